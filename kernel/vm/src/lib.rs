@@ -1,0 +1,2 @@
+//! Verified bytecode to a result: decode once, then run.
+#![no_std]

@@ -1,0 +1,3 @@
+//! Project chores: demo, test, bench, fuzz, captures.
+#![forbid(unsafe_code)]
+fn main() {}
