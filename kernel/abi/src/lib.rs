@@ -1,3 +1,28 @@
-//! What programs, loader and kernel agree on.
+//! What programs, loader and kernel agree on: the one place for every number, name and limit.
+//!
+//! Everything here is `const` data or a plain type. The verifier and the VM read these tables, the C header and the
+//! Rust SDK are checked against them, and the control messages are the wire between the loader and the kernel.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod context;
+pub mod control;
+pub mod errno;
+pub mod helper;
+pub mod hook;
+pub mod insn;
+pub mod limits;
+pub mod map;
+pub mod verdict;
+
+pub use context::{Field, FieldKind, SendContext, StreamContext};
+pub use helper::{Arg, Helper, Resource, Ret};
+pub use hook::{Hook, ProgramType};
+pub use insn::Insn;
+pub use map::{MapDef, MapKind};
+pub use verdict::Verdict;
+
+/// Version of everything in this crate that crosses a boundary: control messages, contexts, helpers, map kinds, verdicts.
+///
+/// It moves whenever one of them changes; a test holds it against a fingerprint of the tables.
+pub const API_VERSION: u16 = 1;

@@ -1,0 +1,488 @@
+//! Control messages: what the loader asks of the kernel, and what it answers.
+//!
+//! A message is a [`Header`] of twelve bytes and a postcard body. The header has the version, the operation with its own
+//! stable number, and the length of the body, so that a malformed message is refused before its body is looked at.
+
+use heapless::{String, Vec};
+use serde::{Deserialize, Serialize};
+
+use crate::hook::{Hook, ProgramType};
+use crate::limits;
+use crate::map::MapDef;
+use crate::verdict::Verdict;
+
+/// Name of a program or a map.
+pub type Name = String<{ limits::MAX_NAME }>;
+/// Id of a map, a program or a link. Never 0 and never given twice in the life of a runtime.
+pub type Id = u32;
+
+/// Bytes of a header on the wire.
+pub const HEADER_SIZE: usize = 12;
+
+/// The start of every request and every reply, little-endian on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// [`crate::API_VERSION`] of the sender.
+    pub version: u16,
+    /// Of a request: the operation. Of a reply: the [`Status`].
+    pub code: u16,
+    /// Bytes of the body, at most [`limits::MAX_MESSAGE`] less the header.
+    pub length: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Header {
+    /// Reads the header at the start of `message` and holds it against the message: version, length, reserved.
+    ///
+    /// # Errors
+    /// [`Status::Malformed`] or [`Status::Version`].
+    pub fn parse(message: &[u8]) -> Result<(Self, &[u8]), Status> {
+        let (head, body) = message.split_first_chunk::<HEADER_SIZE>().ok_or(Status::Malformed)?;
+        let [v0, v1, c0, c1, l0, l1, l2, l3, r0, r1, r2, r3] = *head;
+        let header = Self {
+            version: u16::from_le_bytes([v0, v1]),
+            code: u16::from_le_bytes([c0, c1]),
+            length: u32::from_le_bytes([l0, l1, l2, l3]),
+            reserved: u32::from_le_bytes([r0, r1, r2, r3]),
+        };
+        if header.version != crate::API_VERSION {
+            return Err(Status::Version);
+        }
+        if header.reserved != 0 || header.length as usize != body.len() || message.len() > limits::MAX_MESSAGE
+        {
+            return Err(Status::Malformed);
+        }
+        Ok((header, body))
+    }
+
+    /// The header in its wire form.
+    pub const fn to_bytes(self) -> [u8; HEADER_SIZE] {
+        let (v, c) = (self.version.to_le_bytes(), self.code.to_le_bytes());
+        let (l, r) = (self.length.to_le_bytes(), self.reserved.to_le_bytes());
+        [v[0], v[1], c[0], c[1], l[0], l[1], l[2], l[3], r[0], r[1], r[2], r[3]]
+    }
+}
+
+macro_rules! statuses {
+    ($( $number:literal $name:ident $doc:literal )*) => {
+        /// How a request ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum Status { $( #[doc = $doc] $name = $number, )* }
+
+        impl Status {
+            /// The status with this number.
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number { $( $number => Some(Self::$name), )* _ => None }
+            }
+
+            /// The status in words.
+            pub const fn text(self) -> &'static str {
+                match self { $( Self::$name => $doc, )* }
+            }
+        }
+    };
+}
+
+statuses! {
+    0 Ok "Done."
+    1 Malformed "The message is not well formed: its length, its header or its body."
+    2 Version "The message is of another API version: loader and kernel must be of one release."
+    3 UnknownOperation "No operation has this number."
+    4 ReplyTooLarge "The reply does not fit into the buffer given."
+    5 Invalid "A value in the request is not allowed."
+    6 NotFound "There is no map, program, link or entry of this id or key."
+    7 Exists "The entry or the link exists already."
+    8 Full "The map, the hook or the runtime is full."
+    9 NoMemory "There is not enough memory."
+    10 Busy "The object is in use."
+    11 Refused "The verifier refused the program."
+    12 OverBudget "The worst case of one run costs more than the link's budget."
+    13 ReadOnly "The map is frozen."
+}
+
+/// What a link does with the data when its program can't be run to its end, or an edit or injection fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnError {
+    /// Fail closed: the data is dropped; a stream is reset, since a gap in it can't be told from tampering.
+    #[default]
+    Block,
+    /// Fail open: the data passes unchanged.
+    Permit,
+}
+
+macro_rules! operations {
+    ($( $number:literal $name:ident $(<$life:lifetime>)? { $( $(#[doc = $fdoc:literal])* $field:ident : $ty:ty ),* $(,)? } -> $reply:ty; $doc:literal )*) => {
+        $(
+            #[doc = $doc]
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            pub struct $name $(<$life>)? { $( $(#[doc = $fdoc])* pub $field: $ty, )* }
+
+            impl $(<$life>)? Operation for $name $(<$life>)? {
+                const NUMBER: u16 = $number;
+                type Reply = $reply;
+            }
+        )*
+
+        /// A request, taken apart.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[expect(clippy::large_enum_variant, reason = "it lives on a passive-level stack, and nothing may allocate before it is judged")]
+        pub enum Request<'a> { $( #[doc = $doc] $name(operations!(@type $name $(<$life>)?)), )* }
+
+        /// Name and number of every operation.
+        pub const OPERATIONS: &[(&str, u16)] = &[ $( (stringify!($name), $number), )* ];
+
+        impl<'a> Request<'a> {
+            /// Takes a message apart. Every byte is accounted for, or it is refused.
+            ///
+            /// # Errors
+            /// [`Status::Malformed`], [`Status::Version`] or [`Status::UnknownOperation`].
+            pub fn parse(message: &'a [u8]) -> Result<Self, Status> {
+                let (header, body) = Header::parse(message)?;
+                match header.code {
+                    $( $number => Ok(Self::$name(body_of(body)?)), )*
+                    _ => Err(Status::UnknownOperation),
+                }
+            }
+        }
+    };
+    (@type $name:ident <$life:lifetime>) => { $name<'a> };
+    (@type $name:ident) => { $name };
+}
+
+/// A request with its number and the body of its reply.
+pub trait Operation: Serialize {
+    /// Number in the header; in groups of ten by object.
+    const NUMBER: u16;
+    /// Body of the reply when the status is [`Status::Ok`]. May borrow from the reply's bytes.
+    type Reply;
+}
+
+operations! {
+    0 Version {} -> VersionReply; "Asks what runs on the other side."
+
+    10 MapCreate {
+        /// Name, for people.
+        name: Name,
+        /// What the map is.
+        def: MapDef,
+    } -> Id; "Makes a map. It lives until it is released and no program names it."
+    11 MapRelease {
+        /// The map.
+        map: Id,
+    } -> (); "Gives up a map: it goes when the last program that names it goes."
+    12 MapUpdate<'a> {
+        /// The map.
+        map: Id,
+        /// Its key.
+        /// Arrays: the index, little-endian.
+        key: &'a [u8],
+        /// The value; of a per-CPU array: one after the other for each processor, or one for all.
+        value: &'a [u8],
+        /// As bpf_map_update_elem's.
+        flags: u64,
+    } -> (); "Sets the value of a key, frozen maps excepted."
+    13 MapLookup<'a> {
+        /// The map.
+        map: Id,
+        /// Its key.
+        key: &'a [u8],
+    } -> &'static [u8]; "Asks for the value of a key; of a per-CPU array: the values of all processors, one after the other."
+    14 MapDelete<'a> {
+        /// The map.
+        map: Id,
+        /// Its key.
+        key: &'a [u8],
+    } -> (); "Deletes a key."
+    15 MapNextKey<'a> {
+        /// The map.
+        map: Id,
+        /// The key before, or none for the first.
+        key: Option<&'a [u8]>,
+    } -> &'static [u8]; "Asks for the key that follows; NotFound behind the last."
+    16 MapInfo {
+        /// The map.
+        map: Id,
+    } -> MapInfoReply; "Asks what a map is."
+    17 MapList {
+        /// Ids greater than this.
+        after: Id,
+    } -> IdList; "Asks for the ids of the maps that exist."
+    18 MapFreeze {
+        /// The map.
+        map: Id,
+    } -> (); "Ends all changes of a map by control messages."
+
+    20 ProgramLoad<'a> {
+        /// Name, for people.
+        name: Name,
+        /// What it is written for.
+        program_type: ProgramType,
+        /// Bytecode: whole slots of eight bytes.
+        code: &'a [u8],
+        /// The maps that the code names by index.
+        maps: Vec<Id, { limits::MAX_MAPS }>,
+    } -> Loaded; "Verifies a program and keeps it."
+    21 ProgramUnload {
+        /// The program.
+        program: Id,
+    } -> (); "Gives up a program; Busy while a link runs it."
+    22 ProgramInfo {
+        /// The program.
+        program: Id,
+    } -> ProgramInfoReply; "Asks what a program is."
+    23 ProgramList {
+        /// Ids greater than this.
+        after: Id,
+    } -> IdList; "Asks for the ids of the programs that exist."
+
+    30 LinkAttach {
+        /// The program.
+        program: Id,
+        /// Where it runs.
+        hook: Hook,
+        /// Lower runs earlier; equal ones in the order they were attached.
+        priority: u16,
+        /// What happens when a run fails.
+        on_error: OnError,
+        /// Instructions that one run may take, 1 to 16,777,216.
+        budget: u32,
+    } -> Id; "Runs a program at a hook from now on."
+    31 LinkDetach {
+        /// The link.
+        link: Id,
+    } -> (); "Ends a link."
+    32 LinkReplace {
+        /// The link.
+        link: Id,
+        /// The program that runs from now on, of the same type.
+        program: Id,
+    } -> (); "Puts another program into a link, at once and without a gap."
+    33 LinkInfo {
+        /// The link.
+        link: Id,
+    } -> LinkInfoReply; "Asks what a link is and what it has counted."
+    34 LinkList {
+        /// Where.
+        hook: Hook,
+    } -> IdList; "Asks for the links of a hook in the order that they run."
+
+    40 EventRead {
+        /// A ring buffer.
+        map: Id,
+        /// Bytes of records at most.
+        max: u32,
+    } -> Events<'static>; "Takes the records that wait in a ring buffer."
+}
+
+/// A list of ids, as many as fit: ask again from the last one on.
+pub type IdList = Vec<Id, 256>;
+
+/// Reply to [`Version`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReply {
+    /// [`crate::API_VERSION`].
+    pub api: u16,
+    /// Processors that maps have values for.
+    pub processors: u32,
+}
+
+/// Reply to [`MapInfo`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapInfoReply {
+    /// Name, for people.
+    pub name: Name,
+    /// What the map is.
+    pub def: MapDef,
+    /// Whether control messages may no longer change it.
+    pub frozen: bool,
+    /// Entries that exist; of a ring buffer: bytes that wait.
+    pub entries: u32,
+    /// Ring buffer: records that did not fit, since the map was made.
+    pub dropped: u64,
+}
+
+/// Reply to [`ProgramLoad`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Id of the program.
+    pub program: Id,
+    /// Instructions that one run takes at most.
+    pub max_cost: u64,
+}
+
+/// Body of a reply with [`Status::Refused`]. The same verifier in the loader says it in full, with source lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Stable code of the reason, for example `TG0104`.
+    pub code: String<8>,
+    /// Slot of the instruction.
+    pub insn: u32,
+    /// The reason in words.
+    pub reason: String<200>,
+}
+
+/// Reply to [`ProgramInfo`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramInfoReply {
+    /// Name, for people.
+    pub name: Name,
+    /// What it is written for.
+    pub program_type: ProgramType,
+    /// Slots of its bytecode.
+    pub insns: u32,
+    /// Instructions that one run takes at most.
+    pub max_cost: u64,
+    /// [`crate::helper::Capability`] bits that it uses.
+    pub capabilities: u32,
+    /// The maps that it names.
+    pub maps: Vec<Id, { limits::MAX_MAPS }>,
+}
+
+/// Reply to [`LinkInfo`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkInfoReply {
+    /// The program that it runs.
+    pub program: Id,
+    /// Where.
+    pub hook: Hook,
+    /// Lower runs earlier.
+    pub priority: u16,
+    /// What happens when a run fails.
+    pub on_error: OnError,
+    /// Instructions that one run may take.
+    pub budget: u32,
+    /// What it has counted since it was attached.
+    pub counters: Counters,
+}
+
+/// What a link counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Runs.
+    pub runs: u64,
+    /// Runs by [`Verdict`], in the order of their numbers. Failed runs are in none.
+    pub verdicts: [u64; Verdict::ALL.len()],
+    /// Runs that failed: over budget, an illegal verdict, an edit or an injection that could not be carried out.
+    pub errors: u64,
+    /// Bytes shown.
+    pub bytes_shown: u64,
+    /// Runs whose edits were carried out.
+    pub edited: u64,
+    /// Clones injected.
+    pub injected: u64,
+}
+
+/// Reply to [`EventRead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events<'a> {
+    /// Records that did not fit, since the map was made.
+    pub dropped: u64,
+    /// The records: each its length as a little-endian u32, then its bytes.
+    pub records: &'a [u8],
+}
+
+fn body_of<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Status> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(Status::Malformed),
+    }
+}
+
+/// Writes a message: header, then body. Returns its length.
+///
+/// # Errors
+/// [`Status::ReplyTooLarge`] when it does not fit into `out`.
+pub fn write<T: Serialize + ?Sized>(code: u16, body: &T, out: &mut [u8]) -> Result<usize, Status> {
+    let (head, rest) = out.split_first_chunk_mut::<HEADER_SIZE>().ok_or(Status::ReplyTooLarge)?;
+    let length = postcard::to_slice(body, rest).map_err(|_| Status::ReplyTooLarge)?.len();
+    if HEADER_SIZE + length > limits::MAX_MESSAGE {
+        return Err(Status::ReplyTooLarge);
+    }
+    let header = Header { version: crate::API_VERSION, code, length: length as u32, reserved: 0 };
+    *head = header.to_bytes();
+    Ok(HEADER_SIZE + length)
+}
+
+/// Writes a request. Returns its length.
+///
+/// # Errors
+/// [`Status::ReplyTooLarge`] when it does not fit into `out`.
+pub fn write_request<T: Operation>(request: &T, out: &mut [u8]) -> Result<usize, Status> {
+    write(T::NUMBER, request, out)
+}
+
+/// Takes a reply apart: the body with [`Status::Ok`].
+///
+/// # Errors
+/// The status that the other side gave; [`Status::Malformed`] when the reply can't be read. With [`Status::Refused`], ask
+/// [`refusal`].
+pub fn parse_reply<'a, T: Deserialize<'a>>(reply: &'a [u8]) -> Result<T, Status> {
+    let (header, body) = Header::parse(reply)?;
+    match Status::from_number(header.code) {
+        Some(Status::Ok) => body_of(body),
+        Some(status) => Err(status),
+        None => Err(Status::Malformed),
+    }
+}
+
+/// The verifier's reason in a reply with [`Status::Refused`].
+pub fn refusal(reply: &[u8]) -> Option<Refusal> {
+    let (header, body) = Header::parse(reply).ok()?;
+    (header.code == Status::Refused as u16).then(|| body_of(body).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(code: &[u8]) -> ProgramLoad<'_> {
+        ProgramLoad {
+            name: Name::try_from("p").expect("short"),
+            program_type: ProgramType::Send,
+            code,
+            maps: Vec::from_slice(&[7, 8]).expect("two"),
+        }
+    }
+
+    #[test]
+    fn a_request_comes_out_as_it_went_in() {
+        let mut out = [0; 256];
+        let request = load(&[0x95, 0, 0, 0, 0, 0, 0, 0]);
+        let length = write_request(&request, &mut out).expect("fits");
+        assert_eq!(Request::parse(&out[..length]), Ok(Request::ProgramLoad(request)));
+    }
+
+    #[test]
+    fn a_message_cut_or_lengthened_anywhere_is_refused() {
+        let mut out = [0; 256];
+        let length = write_request(&load(&[1; 24]), &mut out).expect("fits");
+        for cut in 0..length {
+            assert_eq!(Request::parse(&out[..cut]), Err(Status::Malformed), "cut at {cut}");
+        }
+        assert_eq!(Request::parse(&out[..=length]), Err(Status::Malformed));
+    }
+
+    #[test]
+    fn another_version_and_an_unknown_operation_are_told_apart() {
+        let mut out = [0; 64];
+        let length = write_request(&Version {}, &mut out).expect("fits");
+        out[0] ^= 0x80;
+        assert_eq!(Request::parse(&out[..length]), Err(Status::Version));
+        out[0] ^= 0x80;
+        out[2] = 0xff;
+        assert_eq!(Request::parse(&out[..length]), Err(Status::UnknownOperation));
+    }
+
+    #[test]
+    fn numbers_of_operations_are_unique_and_rise() {
+        assert!(OPERATIONS.is_sorted_by(|a, b| a.1 < b.1));
+    }
+
+    #[test]
+    fn a_reply_that_does_not_fit_says_so() {
+        let mut out = [0; 40];
+        assert_eq!(write(0, &[7_u8; 64].as_slice(), &mut out), Err(Status::ReplyTooLarge));
+    }
+}

@@ -1,0 +1,108 @@
+//! Program types, and the hooks (WFP layers) that a link attaches a program to.
+
+use serde::{Deserialize, Serialize};
+
+/// What a program is written for: decides its context and the helpers that it may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum ProgramType {
+    /// Sees the bytes of one direction of a TCP connection, in order.
+    Stream = 0,
+    /// Sees an outgoing datagram or segment, from its transport header on, before it has an IP header.
+    Send = 1,
+}
+
+impl ProgramType {
+    /// Every program type, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Stream, Self::Send];
+
+    /// The name that people type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Send => "send",
+        }
+    }
+
+    /// The ELF section whose functions are programs of this type. More than one program in an object: append `/NAME`.
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Stream => "tidegate/stream",
+            Self::Send => "tidegate/send",
+        }
+    }
+
+    /// The type of the programs in the ELF section `name`, if it is one of Tidegate's.
+    pub fn from_section(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| {
+            name.strip_prefix(kind.section()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// A set with this one type.
+    pub const fn set(self) -> ProgramTypes {
+        ProgramTypes(1 << self as u8)
+    }
+}
+
+/// A set of program types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramTypes(u8);
+
+impl ProgramTypes {
+    /// Every program type.
+    pub const ALL: Self = Self(0b11);
+
+    /// Whether `kind` is in the set.
+    pub const fn contains(self, kind: ProgramType) -> bool {
+        self.0 & kind.set().0 != 0
+    }
+}
+
+/// A place where programs run: one WFP layer of one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Hook {
+    /// `FWPM_LAYER_STREAM_V4`.
+    StreamV4 = 0,
+    /// `FWPM_LAYER_STREAM_V6`.
+    StreamV6 = 1,
+    /// `FWPM_LAYER_OUTBOUND_TRANSPORT_V4`.
+    OutboundTransportV4 = 2,
+    /// `FWPM_LAYER_OUTBOUND_TRANSPORT_V6`.
+    OutboundTransportV6 = 3,
+}
+
+impl Hook {
+    /// Every hook, in the order of their numbers.
+    pub const ALL: [Self; 4] =
+        [Self::StreamV4, Self::StreamV6, Self::OutboundTransportV4, Self::OutboundTransportV6];
+
+    /// The name that people type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StreamV4 => "stream-v4",
+            Self::StreamV6 => "stream-v6",
+            Self::OutboundTransportV4 => "outbound-transport-v4",
+            Self::OutboundTransportV6 => "outbound-transport-v6",
+        }
+    }
+
+    /// The type of program that runs here.
+    pub const fn program_type(self) -> ProgramType {
+        match self {
+            Self::StreamV4 | Self::StreamV6 => ProgramType::Stream,
+            Self::OutboundTransportV4 | Self::OutboundTransportV6 => ProgramType::Send,
+        }
+    }
+
+    /// Index into a table with a row for every hook.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The hook that `name` names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.name() == name)
+    }
+}

@@ -1,0 +1,46 @@
+//! Bounds that every part is designed for. A value over its bound is refused with a status, never cut short.
+
+/// Instructions (8-byte slots) in one program.
+pub const MAX_INSNS: usize = 65_536;
+/// Instructions that one verification may walk.
+pub const MAX_VERIFY_STEPS: u32 = 1_000_000;
+/// Bytes that one verification may allocate unless the caller sets less.
+pub const MAX_VERIFY_MEMORY: usize = 64 << 20;
+/// Nested calls between functions of a program, the entry function included.
+pub const MAX_CALL_DEPTH: usize = 8;
+/// Bytes of stack that each function of a program has.
+pub const STACK_FRAME: usize = 512;
+/// Bytes of program stack that one run may use in all.
+pub const STACK_SIZE: usize = MAX_CALL_DEPTH * STACK_FRAME;
+/// Maps that one program may name.
+pub const MAX_MAPS: usize = 64;
+/// Maps that one runtime holds.
+pub const MAX_RUNTIME_MAPS: usize = 1024;
+/// Programs that one runtime holds.
+pub const MAX_PROGRAMS: usize = 1024;
+/// Links on one hook.
+pub const MAX_LINKS: usize = 64;
+/// Instructions that one run of a link may take unless the link says otherwise.
+pub const DEFAULT_BUDGET: u32 = 65_536;
+/// Largest budget that a link may ask for.
+pub const MAX_BUDGET: u32 = 16_777_216;
+/// Bytes in one control message, header included.
+pub const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes in the name of a program or a map.
+pub const MAX_NAME: usize = 64;
+/// Bytes of a map key.
+pub const MAX_KEY: usize = 512;
+/// Bytes of a map value.
+pub const MAX_VALUE: usize = 65_536;
+/// Bytes of memory that one map may take.
+pub const MAX_MAP_MEMORY: usize = 64 << 20;
+/// Bytes of one indication that a program is shown at once. A longer one is shown in pieces, each with its own verdict.
+pub const MAX_WINDOW: usize = 65_536;
+/// Edits that one run may record.
+pub const MAX_EDITS: usize = 16;
+/// Bytes of new data that the edits of one run may bring.
+pub const MAX_EDIT_BYTES: usize = 2_048;
+/// Clones that one run may hold at a time.
+pub const MAX_CLONES: usize = 1;
+/// Bytes of a pattern that `tidegate_find` takes.
+pub const MAX_PATTERN: usize = 256;

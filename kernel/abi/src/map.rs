@@ -1,0 +1,162 @@
+//! Map kinds and what defines a map.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// The kinds of map, with Linux's numbers (`enum bpf_map_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u32)]
+pub enum MapKind {
+    /// Keys of any bytes; an update of a full map fails.
+    Hash = 1,
+    /// Keys are `u32` indexes below `max_entries`; every entry exists, zeroed, from the start.
+    Array = 2,
+    /// An [`Array`](Self::Array) with a value of its own for each processor.
+    PerCpuArray = 6,
+    /// A [`Hash`](Self::Hash) that forgets the entry that was not used for longest when it is full.
+    LruHash = 9,
+    /// Records from programs to user space, in order; `max_entries` is its size in bytes, a power of two.
+    RingBuf = 27,
+}
+
+impl MapKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Hash, Self::Array, Self::PerCpuArray, Self::LruHash, Self::RingBuf];
+
+    /// The name that people type, bpftool's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Array => "array",
+            Self::PerCpuArray => "percpu_array",
+            Self::LruHash => "lru_hash",
+            Self::RingBuf => "ringbuf",
+        }
+    }
+
+    /// The kind with Linux's number `number`.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
+    }
+
+    /// A set with this one kind.
+    pub const fn set(self) -> MapKinds {
+        MapKinds(1 << self as u32)
+    }
+}
+
+/// A set of map kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapKinds(u64);
+
+impl MapKinds {
+    /// The kinds with keys and values.
+    pub const KEYED: Self = MapKind::Hash
+        .set()
+        .union(MapKind::Array.set())
+        .union(MapKind::PerCpuArray.set())
+        .union(MapKind::LruHash.set());
+    /// The kinds whose entries can be deleted.
+    pub const HASHED: Self = MapKind::Hash.set().union(MapKind::LruHash.set());
+
+    const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether `kind` is in the set.
+    pub const fn contains(self, kind: MapKind) -> bool {
+        self.0 & kind.set().0 != 0
+    }
+}
+
+/// What a map is: its kind and its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapDef {
+    /// Kind of the map.
+    pub kind: MapKind,
+    /// Bytes of a key; 4 for arrays, 0 for ring buffers.
+    pub key_size: u32,
+    /// Bytes of a value; 0 for ring buffers.
+    pub value_size: u32,
+    /// Entries, or the bytes of a ring buffer.
+    pub max_entries: u32,
+    /// Flags, [`RDONLY_PROG`] or zero.
+    pub flags: u32,
+}
+
+/// Map flag: programs may read, not write (Linux's `BPF_F_RDONLY_PROG`).
+pub const RDONLY_PROG: u32 = 1 << 7;
+
+/// Why a definition is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapDefError {
+    /// The key size is not one that the kind allows.
+    KeySize,
+    /// The value size is not one that the kind allows.
+    ValueSize,
+    /// The number of entries is zero, or not a power of two where it must be.
+    MaxEntries,
+    /// An unknown flag is set.
+    Flags,
+    /// The map would take more than [`limits::MAX_MAP_MEMORY`].
+    Memory,
+}
+
+impl MapDefError {
+    /// The reason in words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::KeySize => "key size: arrays take 4, ring buffers 0, hashes 1 to 512 bytes",
+            Self::ValueSize => "value size: ring buffers take 0, the other kinds 1 to 65,536 bytes",
+            Self::MaxEntries => {
+                "max_entries: at least 1, and for a ring buffer a power of two from 4,096 bytes on"
+            }
+            Self::Flags => "flags: only BPF_F_RDONLY_PROG is known",
+            Self::Memory => "memory: one map may take 64 MiB",
+        }
+    }
+}
+
+impl MapDef {
+    /// Whether programs may only read the map's values.
+    pub const fn read_only(&self) -> bool {
+        self.flags & RDONLY_PROG != 0
+    }
+
+    /// Bytes from one value to the next in memory: the value size rounded up to eight.
+    pub const fn stride(&self) -> usize {
+        (self.value_size as usize).next_multiple_of(8)
+    }
+
+    /// Holds the definition against the rules of its kind.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub const fn check(&self) -> Result<(), MapDefError> {
+        let (key_min, key_max) = match self.kind {
+            MapKind::Hash | MapKind::LruHash => (1, limits::MAX_KEY as u32),
+            MapKind::Array | MapKind::PerCpuArray => (4, 4),
+            MapKind::RingBuf => (0, 0),
+        };
+        if self.key_size < key_min || self.key_size > key_max {
+            return Err(MapDefError::KeySize);
+        }
+        let ring = matches!(self.kind, MapKind::RingBuf);
+        if ring != (self.value_size == 0) || self.value_size as usize > limits::MAX_VALUE {
+            return Err(MapDefError::ValueSize);
+        }
+        if self.max_entries == 0 || (ring && (!self.max_entries.is_power_of_two() || self.max_entries < 4096))
+        {
+            return Err(MapDefError::MaxEntries);
+        }
+        if self.flags & !RDONLY_PROG != 0 {
+            return Err(MapDefError::Flags);
+        }
+        let each = if ring { 1 } else { self.stride() as u64 + self.key_size as u64 };
+        if each * self.max_entries as u64 > limits::MAX_MAP_MEMORY as u64 {
+            return Err(MapDefError::Memory);
+        }
+        Ok(())
+    }
+}
