@@ -1,3 +1,41 @@
-//! Project chores: demo, test, bench, fuzz, captures.
+//! Project chores: `cargo xtask VERB`. Each verb is one module; `--help` lists them.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod captures;
+mod programs;
+mod setup;
+mod shell;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Project chores of Tidegate.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Check for the Debian packages that demo, test and bench need, and install those that are missing.
+    Setup,
+    /// Compile the policies of programs/ into target/programs/.
+    Programs,
+    /// Record examples/captures/ anew from real programs talking over loopback.
+    Captures {
+        /// Set on the second call, which runs inside a network namespace of its own.
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().verb {
+        Verb::Setup => setup::need(&[&setup::POLICIES, &setup::BENCHES]),
+        Verb::Programs => programs::build().map(drop),
+        Verb::Captures { inside: false } => captures::enter_namespace(),
+        Verb::Captures { inside: true } => captures::record_all(),
+    }
+}

@@ -1,0 +1,94 @@
+//! Compiles the policies of `programs/` into `target/programs/`.
+//!
+//! A policy is a folder `programs/NAME/`. `NAME.c` becomes `NAME.o` by clang; `NAME.rs` becomes `NAME-rs.o` by a
+//! Rust compiler for BPF, whose output is LLVM bitcode, and the `llc` of the same LLVM.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+use crate::setup;
+use crate::shell;
+
+/// Compiles every policy whose object is older than anything it may be made of, and returns all objects.
+pub(crate) fn build() -> Result<Vec<PathBuf>> {
+    setup::need(&[&setup::POLICIES])?;
+    let programs = shell::root().join("programs");
+    let out = shell::root().join("target/programs");
+    fs::create_dir_all(&out)?;
+    let shared = newest(&programs.join("include"))?.max(newest(&programs.join("sdk"))?);
+
+    let mut objects = Vec::new();
+    for folder in folders(&programs)? {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let newest = newest(&folder)?.max(shared);
+        for (source, object, compile) in [
+            (folder.join(format!("{name}.c")), out.join(format!("{name}.o")), compile_c as Compile),
+            (folder.join(format!("{name}.rs")), out.join(format!("{name}-rs.o")), compile_rust as Compile),
+        ] {
+            if !source.exists() {
+                continue;
+            }
+            if modified(&object).is_none_or(|made| made <= newest) {
+                compile(&source, &object).with_context(|| format!("cannot compile {}", source.display()))?;
+                println!("compiled {}", object.strip_prefix(shell::root())?.display());
+            }
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
+
+type Compile = fn(&Path, &Path) -> Result<()>;
+
+fn compile_c(source: &Path, object: &Path) -> Result<()> {
+    shell::run(
+        shell::command(&["clang-19", "-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
+            .args(["-I", "programs/include", "-c", "-o"])
+            .arg(object)
+            .arg(source),
+    )
+}
+
+fn compile_rust(source: &Path, object: &Path) -> Result<()> {
+    let bitcode = object.with_extension("bc");
+    let options = "--edition 2024 --target bpfel-unknown-none --crate-type lib -C opt-level=3 -C panic=abort \
+                   -C codegen-units=1 -C target-cpu=v3 -C debuginfo=2 --emit=obj -o";
+    // By its path: a `rustc` found by name would be rustup's, which has no `core` for BPF.
+    shell::run(
+        shell::command(&["/usr/bin/rustc"]).args(options.split_whitespace()).arg(&bitcode).arg(source),
+    )?;
+    shell::run(shell::command(&["llc-22", "-mcpu=v3", "-filetype=obj", "-o"]).arg(object).arg(bitcode))
+}
+
+fn folders(of: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    if of.is_dir() {
+        for entry in fs::read_dir(of)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// When the file changed last under `path` that did so most recently; the epoch when there is none.
+fn newest(path: &Path) -> Result<SystemTime> {
+    let mut newest = modified(path).unwrap_or(SystemTime::UNIX_EPOCH);
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            newest = newest.max(self::newest(&entry?.path())?);
+        }
+    }
+    Ok(newest)
+}

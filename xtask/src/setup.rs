@@ -1,0 +1,96 @@
+//! The Debian packages that the verbs need: which are missing, and installing them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// A Debian package, known to be there by a file that it brings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Package {
+    name: &'static str,
+    proof: &'static str,
+}
+
+const fn package(name: &'static str, proof: &'static str) -> Package {
+    Package { name, proof }
+}
+
+/// What compiles the policies: clang for C; for Rust a compiler that has a `core` for BPF, and the `llc` of its LLVM.
+pub(crate) const POLICIES: [Package; 4] = [
+    package("clang-19", "/usr/bin/clang-19"),
+    package("rustc-web", "/usr/bin/rustc"),
+    package("libstd-rust-web-dev-bpf", "/usr/lib/rustlib/bpfel-unknown-none"),
+    package("llvm-22", "/usr/bin/llc-22"),
+];
+
+/// What records the captures: the clients, the servers and the recorder.
+pub(crate) const CAPTURES: [Package; 7] = [
+    package("bind9-dnsutils", "/usr/bin/dig"),
+    package("curl", "/usr/bin/curl"),
+    package("dnsmasq-base", "/usr/sbin/dnsmasq"),
+    package("netcat-openbsd", "/usr/bin/nc.openbsd"),
+    package("nginx-light", "/usr/sbin/nginx"),
+    package("openssl", "/usr/bin/openssl"),
+    package("tcpdump", "/usr/bin/tcpdump"),
+];
+
+/// What counts instructions in the benches.
+pub(crate) const BENCHES: [Package; 1] = [package("valgrind", "/usr/bin/valgrind")];
+
+/// Makes sure that every package of `sets` is there. As root on Debian it installs what is missing, saying so first;
+/// otherwise it fails and shows the command that would.
+pub(crate) fn need(sets: &[&[Package]]) -> Result<()> {
+    let missing = missing(sets, |proof| Path::new(proof).exists());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    let names = names.join(" ");
+    let install = format!("apt-get update && apt-get install --yes --no-install-recommends {names}");
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "these Debian packages are missing: {names}\n\
+             This machine has no apt-get; give it the same programs at the same paths: {}",
+            missing.iter().map(|package| package.proof).collect::<Vec<_>>().join(", ")
+        );
+    }
+    if shell::output(Command::new("id").arg("-u"))?.trim() != "0" {
+        bail!(
+            "these Debian packages are missing: {names}\nInstall them as root, then run this again:\n  {install}"
+        );
+    }
+    println!("Installing Debian packages: {names}");
+    println!("  {install}");
+    // Runlevel 1 keeps a server among them (nginx) from starting as a service of this machine.
+    shell::run(
+        shell::command(&["sh", "-c", &format!("{} >/dev/null", install.replace("apt-get", "apt-get -qq"))])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1"),
+    )
+}
+
+/// The packages of `sets` whose proof `exists` denies, each once.
+fn missing(sets: &[&[Package]], exists: impl Fn(&str) -> bool) -> Vec<Package> {
+    let mut missing: Vec<Package> = Vec::new();
+    for package in sets.iter().copied().flatten() {
+        if !exists(package.proof) && !missing.contains(package) {
+            missing.push(*package);
+        }
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_absent_is_asked_for_and_only_once() {
+        let absent = |proof: &str| proof != "/usr/bin/clang-19" && proof != "/usr/bin/valgrind";
+        let found = missing(&[&POLICIES, &BENCHES, &POLICIES], absent);
+        assert_eq!(found, [POLICIES[0], BENCHES[0]]);
+    }
+}
