@@ -5,6 +5,7 @@ mod captures;
 mod programs;
 mod setup;
 mod shell;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -19,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Check everything: format, policies, lints, tests, documentation, licences.
+    Test,
     /// Check for the Debian packages that demo, test and bench need, and install those that are missing.
     Setup,
     /// Compile the policies of programs/ into target/programs/.
@@ -33,6 +36,7 @@ enum Verb {
 
 fn main() -> Result<()> {
     match Cli::parse().verb {
+        Verb::Test => test::run(),
         Verb::Setup => setup::need(&[&setup::POLICIES, &setup::BENCHES]),
         Verb::Programs => programs::build().map(drop),
         Verb::Captures { inside: false } => captures::enter_namespace(),

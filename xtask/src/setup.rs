@@ -72,6 +72,19 @@ pub(crate) fn need(sets: &[&[Package]]) -> Result<()> {
     )
 }
 
+/// Makes sure that rustup's toolchain has what `cargo fmt` and `cargo clippy` run.
+pub(crate) fn rust_components() -> Result<()> {
+    for (component, verb) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let there = Command::new("cargo").args([verb, "--version"]).output()?.status.success();
+        if !there {
+            bail!(
+                "`cargo {verb}` does not run. Install it, then run this again:\n  rustup component add {component}"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The packages of `sets` whose proof `exists` denies, each once.
 fn missing(sets: &[&[Package]], exists: impl Fn(&str) -> bool) -> Vec<Package> {
     let mut missing: Vec<Package> = Vec::new();

@@ -1,0 +1,201 @@
+//! `cargo xtask test`: everything that must hold before a change lands, in the order in which it fails fastest.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::programs;
+use crate::setup;
+use crate::shell;
+
+/// How many checks and tests held and how many did not.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    }
+}
+
+/// One step: its name and what does it.
+type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
+
+/// Runs every step, stops at the first that fails, and closes with one line `N passed, N failed`.
+pub(crate) fn run() -> Result<()> {
+    setup::rust_components()?;
+    setup::need(&[&setup::POLICIES])?;
+    let licences = Licences::start()?;
+    let steps: Vec<Step<'_>> = vec![
+        ("format", Box::new(|| check("cargo fmt --all --check"))),
+        ("policies", Box::new(|| Ok(Tally { passed: programs::build()?.len() as u64, failed: 0 }))),
+        ("lints", Box::new(|| check("cargo clippy --locked --workspace --all-targets -- -D warnings"))),
+        ("tests", Box::new(|| tests("cargo test --locked --workspace --no-fail-fast"))),
+        ("documentation", Box::new(documentation)),
+        ("licences", Box::new(|| licences.check())),
+    ];
+
+    let mut total = Tally::default();
+    let mut times = Vec::new();
+    let mut failure = None;
+    for (name, step) in steps {
+        println!("== {name}");
+        let start = Instant::now();
+        let tally = step().unwrap_or_else(|error| {
+            eprintln!("{error:#}");
+            Tally { passed: 0, failed: 1 }
+        });
+        times.push((name, start.elapsed(), tally));
+        total = total + tally;
+        if tally.failed > 0 {
+            failure = Some(name);
+            break;
+        }
+    }
+
+    println!("\n{}", summary(&times));
+    println!("{} passed, {} failed", total.passed, total.failed);
+    match failure {
+        Some(name) => bail!("the step `{name}` failed; what it said stands above"),
+        None => Ok(()),
+    }
+}
+
+fn summary(times: &[(&str, Duration, Tally)]) -> String {
+    let rows: Vec<_> = times
+        .iter()
+        .map(|(name, time, tally)| {
+            format!(
+                "{name:<14} {:>7.1} s {:>6} passed {:>4} failed",
+                time.as_secs_f64(),
+                tally.passed,
+                tally.failed
+            )
+        })
+        .collect();
+    rows.join("\n")
+}
+
+/// A command that holds or does not: one check.
+fn check(words: &str) -> Result<Tally> {
+    let words: Vec<_> = words.split_whitespace().collect();
+    shell::run(&mut shell::command(&words))?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+fn documentation() -> Result<Tally> {
+    let mut doc = shell::command(&["cargo", "doc", "--locked", "--workspace", "--no-deps", "--quiet"]);
+    shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+/// Runs a `cargo test` command and counts. What the tests print is shown only when one of them failed.
+fn tests(words: &str) -> Result<Tally> {
+    let words: Vec<_> = words.split_whitespace().collect();
+    let mut command = shell::command(&words);
+    let out = command.stderr(Stdio::inherit()).output().context("cannot start cargo test")?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let tally = text.lines().filter_map(libtest_result).fold(Tally::default(), std::ops::Add::add);
+    if !out.status.success() {
+        println!("{text}");
+        if tally.failed == 0 {
+            bail!("`{}` failed: {}", shell::shown(&command), out.status);
+        }
+    }
+    Ok(tally)
+}
+
+/// The counts of a line such as `test result: ok. 2 passed; 0 failed; 0 ignored; ...`.
+fn libtest_result(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?;
+    let count = |what: &str| {
+        let before = counts.split(what).next()?;
+        before.rsplit([' ', '.']).next()?.parse().ok()
+    };
+    Some(Tally { passed: count(" passed;")?, failed: count(" failed;")? })
+}
+
+/// The licence check by cargo-deny. Compiling that tool is the longest step on a fresh machine, so it starts first and
+/// goes on beside the others.
+struct Licences {
+    tool: PathBuf,
+    install: Option<Child>,
+}
+
+impl Licences {
+    fn start() -> Result<Self> {
+        let tools = shell::root().join("target/tools");
+        let tool = tools.join("bin/cargo-deny");
+        if tool.exists() {
+            return Ok(Self { tool, install: None });
+        }
+        println!("Installing cargo-deny into target/tools (log: target/tools/cargo-deny.log)");
+        fs::create_dir_all(&tools)?;
+        let log = fs::File::create(tools.join("cargo-deny.log"))?;
+        // It runs for a second each time: what counts is how soon it is compiled. No features: no advisories, no network.
+        let mut install =
+            shell::command(&["cargo", "install", "--locked", "--no-default-features", "--root"]);
+        install
+            .arg(&tools)
+            .args(["--target-dir", "target/tools/build", "cargo-deny"])
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "256")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = install.spawn().context("cannot start cargo install")?;
+        Ok(Self { tool, install: Some(child) })
+    }
+
+    fn check(mut self) -> Result<Tally> {
+        if let Some(mut install) = self.install.take()
+            && !install.wait()?.success()
+        {
+            bail!("cargo-deny could not be installed; see target/tools/cargo-deny.log");
+        }
+        let mut deny = Command::new(&self.tool);
+        deny.current_dir(shell::root()).args([
+            "--all-features",
+            "--locked",
+            "check",
+            "licenses",
+            "bans",
+            "sources",
+        ]);
+        shell::run(&mut deny)?;
+        Ok(Tally { passed: 1, failed: 0 })
+    }
+}
+
+impl Drop for Licences {
+    fn drop(&mut self) {
+        if let Some(mut install) = self.install.take() {
+            // An earlier step failed: nobody waits for the tool. Both calls fail only when it is already gone.
+            let _ = install.kill();
+            let _ = install.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_what_libtest_prints() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
+        assert_eq!(libtest_result(line), Some(Tally { passed: 12, failed: 3 }));
+        assert_eq!(libtest_result("test result: nonsense"), None);
+        assert_eq!(libtest_result("running 12 tests"), None);
+    }
+}
