@@ -12,6 +12,7 @@
 #![allow(
     non_camel_case_types,
     non_snake_case,
+    non_upper_case_globals,
     missing_docs,
     reason = "types and members carry the names of the DDI, whose pages describe them"
 )]

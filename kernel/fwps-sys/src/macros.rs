@@ -61,7 +61,7 @@ macro_rules! flags {
             fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
                 let mut rest = self.0;
                 let mut between = "";
-                $(if $value != 0 && rest & $value == $value {
+                $(if rest & $value == $value {
                     write!(f, "{between}{}", stringify!($member))?;
                     rest &= !$value;
                     between = "|";

@@ -13,6 +13,7 @@ use crate::status::NTSTATUS;
 
 /// A list of packets that share their out-of-band information.
 #[repr(C, align(16))]
+#[non_exhaustive]
 pub struct NET_BUFFER_LIST {
     pub Next: *mut NET_BUFFER_LIST,
     pub FirstNetBuffer: *mut NET_BUFFER,
@@ -32,11 +33,11 @@ pub struct NET_BUFFER_LIST {
     pub Status: NTSTATUS,
     /// Indexed by [`NET_BUFFER_LIST_INFO`]; older systems have fewer slots than this.
     pub NetBufferListInfo: [*mut c_void; NET_BUFFER_LIST_INFO::COUNT],
-    _made_by_the_system: (),
 }
 
 /// One packet.
 #[repr(C, align(16))]
+#[non_exhaustive]
 pub struct NET_BUFFER {
     pub Next: *mut NET_BUFFER,
     pub CurrentMdl: *mut MDL,
@@ -58,20 +59,20 @@ pub struct NET_BUFFER {
     pub MiniportReserved: [*mut c_void; 4],
     pub DataPhysicalAddress: u64,
     pub SharedMemoryInfo: *mut c_void,
-    _made_by_the_system: (),
 }
 
 /// Head of the context area of an NBL; the area itself follows `Offset` bytes further.
 #[repr(C, align(16))]
+#[non_exhaustive]
 pub struct NET_BUFFER_LIST_CONTEXT {
     pub Next: *mut NET_BUFFER_LIST_CONTEXT,
     pub Size: u16,
     pub Offset: u16,
-    _made_by_the_system: (),
 }
 
 /// A run of bytes, possibly not mapped yet.
 #[repr(C)]
+#[non_exhaustive]
 pub struct MDL {
     pub Next: *mut MDL,
     pub Size: i16,
@@ -81,7 +82,6 @@ pub struct MDL {
     pub StartVa: *mut c_void,
     pub ByteCount: u32,
     pub ByteOffset: u32,
-    _made_by_the_system: (),
 }
 
 flags! {
@@ -140,10 +140,8 @@ flags! {
 }
 
 /// The maximum segment size in a large-send or UDP-segmentation slot; not 0 means that packets may exceed the MTU.
-pub const fn segmentation_mss(slot: *mut c_void) -> u32 {
-    // A pointer cannot be cast in a constant function, but can be read as the integer that it is.
-    // SAFETY: a raw pointer and usize have the same size and every bit pattern is a usize.
-    (unsafe { core::mem::transmute::<*mut c_void, usize>(slot) } as u32) & 0xf_ffff
+pub fn segmentation_mss(slot: *mut c_void) -> u32 {
+    slot as usize as u32 & 0xf_ffff
 }
 
 impl NET_BUFFER_LIST {
