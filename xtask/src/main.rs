@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod captures;
+mod fuzz;
 mod programs;
 mod setup;
 mod shell;
@@ -26,6 +27,14 @@ enum Verb {
     Setup,
     /// Compile the policies of programs/ into target/programs/.
     Programs,
+    /// Run one fuzz target for a while; a finding is an error.
+    Fuzz {
+        /// What is fuzzed.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Record examples/captures/ anew from real programs talking over loopback.
     Captures {
         /// Set on the second call, which runs inside a network namespace of its own.
@@ -39,6 +48,7 @@ fn main() -> Result<()> {
         Verb::Test => test::run(),
         Verb::Setup => setup::need(&[&setup::POLICIES, &setup::BENCHES]),
         Verb::Programs => programs::build().map(drop),
+        Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Verb::Captures { inside: false } => captures::enter_namespace(),
         Verb::Captures { inside: true } => captures::record_all(),
     }

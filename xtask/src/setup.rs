@@ -40,6 +40,9 @@ pub(crate) const CAPTURES: [Package; 7] = [
 /// What counts instructions in the benches.
 pub(crate) const BENCHES: [Package; 1] = [package("valgrind", "/usr/bin/valgrind")];
 
+/// What compiles libFuzzer.
+pub(crate) const FUZZERS: [Package; 1] = [package("g++", "/usr/bin/c++")];
+
 /// Makes sure that every package of `sets` is there. As root on Debian it installs what is missing, saying so first;
 /// otherwise it fails and shows the command that would.
 pub(crate) fn need(sets: &[&[Package]]) -> Result<()> {
