@@ -5,12 +5,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
 use crate::setup;
 use crate::shell;
+
+const SDK: &str = "programs/sdk/src/lib.rs";
 
 /// Compiles every policy whose object is older than anything it may be made of, and returns all objects.
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
@@ -19,6 +22,10 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
     let out = shell::root().join("target/programs");
     fs::create_dir_all(&out)?;
     let shared = newest(&programs.join("include"))?.max(newest(&programs.join("sdk"))?);
+    let library = out.join("libtidegate_sdk.rlib");
+    if shell::root().join(SDK).exists() && is_stale(&library, shared) {
+        compile_sdk(&library).context("cannot compile the SDK")?;
+    }
 
     let mut objects = Vec::new();
     for folder in folders(&programs)? {
@@ -31,7 +38,7 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
             if !source.exists() {
                 continue;
             }
-            if modified(&object).is_none_or(|made| made <= newest) {
+            if is_stale(&object, newest) {
                 compile(&source, &object).with_context(|| format!("cannot compile {}", source.display()))?;
                 println!("compiled {}", object.strip_prefix(shell::root())?.display());
             }
@@ -52,13 +59,32 @@ fn compile_c(source: &Path, object: &Path) -> Result<()> {
     )
 }
 
-fn compile_rust(source: &Path, object: &Path) -> Result<()> {
-    let bitcode = object.with_extension("bc");
-    let options = "--edition 2024 --target bpfel-unknown-none --crate-type lib -C opt-level=3 -C panic=abort \
-                   -C codegen-units=1 -C target-cpu=v3 -C debuginfo=2 --emit=obj -o";
-    // By its path: a `rustc` found by name would be rustup's, which has no `core` for BPF.
+/// A call of the Rust compiler that has a `core` for BPF: by its path, since a `rustc` found by name would be rustup's.
+fn rustc() -> Command {
+    let options = "--edition 2024 --target bpfel-unknown-none -C opt-level=3 -C panic=abort -C codegen-units=1 \
+                   -C target-cpu=v3 -C debuginfo=2 -D warnings";
+    let mut rustc = shell::command(&["/usr/bin/rustc"]);
+    rustc.args(options.split_whitespace());
+    rustc
+}
+
+/// Compiles the SDK into a library that the policies in Rust are compiled against.
+fn compile_sdk(library: &Path) -> Result<()> {
     shell::run(
-        shell::command(&["/usr/bin/rustc"]).args(options.split_whitespace()).arg(&bitcode).arg(source),
+        rustc().args(["--crate-type", "rlib", "--crate-name", "tidegate_sdk", "-o"]).arg(library).arg(SDK),
+    )
+}
+
+fn compile_rust(source: &Path, object: &Path) -> Result<()> {
+    let library = object.with_file_name("libtidegate_sdk.rlib");
+    let bitcode = object.with_extension("bc");
+    let external = format!("tidegate_sdk={}", library.display());
+    // For this target an "object" of rustc's is LLVM bitcode.
+    shell::run(
+        rustc()
+            .args(["--crate-type", "lib", "--emit=obj", "--extern", &external, "-o"])
+            .arg(&bitcode)
+            .arg(source),
     )?;
     shell::run(shell::command(&["llc-22", "-mcpu=v3", "-filetype=obj", "-o"]).arg(object).arg(bitcode))
 }
@@ -79,6 +105,11 @@ fn folders(of: &Path) -> Result<Vec<PathBuf>> {
 
 fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// Whether `made` is not there or not newer than `newest` of what it is made of.
+fn is_stale(made: &Path, newest: SystemTime) -> bool {
+    modified(made).is_none_or(|made| made <= newest)
 }
 
 /// When the file changed last under `path` that did so most recently; the epoch when there is none.
