@@ -1,2 +1,21 @@
-//! The command line and its library: objects, control, host, scenarios, captures.
+//! The command line and its library: objects, reports, captures, host, scenarios.
 #![forbid(unsafe_code)]
+
+pub mod btf;
+pub mod cli;
+pub mod disasm;
+pub mod error;
+pub mod header;
+pub mod object;
+pub mod report;
+
+pub mod capture;
+pub mod client;
+pub mod flows;
+pub mod host;
+pub mod run;
+pub mod scenario;
+pub mod test;
+
+pub use error::{Error, Exit};
+pub use object::{Object, ObjectError};

@@ -1,0 +1,52 @@
+//! `tidegate abi dump c|rust`.
+
+use std::fmt;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::Report;
+use crate::header;
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Print what a policy is compiled against: programs/include/tidegate.h is this output
+    Dump(Options),
+}
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// The language to print it in
+    language: Language,
+}
+
+#[derive(Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Language {
+    /// A C header that needs no other
+    C,
+    /// Declarations for a `no_std` crate
+    Rust,
+}
+
+#[derive(Serialize)]
+pub(super) struct Dump {
+    language: Language,
+    text: String,
+}
+
+impl Report for Dump {}
+
+impl fmt::Display for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+pub(super) fn dump(options: &Options) -> Dump {
+    let text = match options.language {
+        Language::C => header::c(),
+        Language::Rust => header::rust(),
+    };
+    Dump { language: options.language, text }
+}

@@ -1,0 +1,1 @@
+//! Disassembly of a linked program beside its source.

@@ -1,0 +1,1 @@
+//! Connections of a capture: reassembly into what a hook is shown.

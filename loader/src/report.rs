@@ -1,0 +1,1 @@
+//! What the verifier said about a program, told with the source that it speaks of.

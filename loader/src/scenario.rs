@@ -1,0 +1,1 @@
+//! Scenarios: what a policy is shown, and what must come of it.
