@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+// Gives every HTTP/1 request that leaves this machine one header of the operator's: replaces the header where the
+// request has it, adds it where it has not.
+//
+// The header is entry 0 of the map `header`, as text: "X-Via: tidegate". Requests are followed through a connection by
+// their length (RFC 9112 section 6): none, Content-Length or chunked, so that text in a body is never taken for a header
+// and pipelined requests are all rewritten. What is not HTTP/1, and what follows a CONNECT or an Upgrade, passes as it is.
+
+#include <tidegate.h>
+
+#define LINE 128          /* bytes of the header line in the map, zero-padded */
+#define NAME 32           /* bytes of a header name that are compared */
+#define HEADERS 100       /* lines of one request's header */
+#define HEAD_LIMIT 32768  /* bytes of one request's header */
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, char[LINE]);
+} header SEC(".maps");
+
+/* Where a connection is between two runs. No entry: at the start of a request. */
+enum unit {
+    HEAD,       /* a request line and its headers */
+    BODY,       /* `left` bytes of body */
+    CHUNK,      /* the line with the size of a chunk */
+    CHUNK_END,  /* the line end behind a chunk's data */
+    TRAILER,    /* lines behind the last chunk, up to an empty one */
+    PASS,       /* anything: another protocol */
+};
+
+struct place {
+    __u64 left;
+    __u32 unit;
+    __u32 chunked;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 16384);
+    __type(key, __u64);
+    __type(value, struct place);
+} places SEC(".maps");
+
+static const char CRLF[2] = "\r\n";
+static const char BLANK_LINE[4] = "\r\n\r\n";
+static const char VERSION[8] = " HTTP/1.";
+
+/* What a request's header says about what follows it. */
+struct request {
+    __u64 length;
+    __u32 chunked;
+    __u32 leaves_http; /* CONNECT or Upgrade */
+    __u32 rewritten;
+};
+
+static __always_inline char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
+}
+
+/* Whether `line` starts with the header name `name`, which ends in a colon; names of headers know no case. */
+static __always_inline int has_name(const char *line, const char *name, int limit)
+{
+    for (int i = 0; i < limit; i++) {
+        char want = lower(name[i]);
+
+        if (lower(line[i]) != want)
+            return 0;
+        if (want == ':')
+            return 1;
+    }
+    return 0;
+}
+
+static __always_inline __u64 number(const char *text, int limit)
+{
+    __u64 value = 0;
+
+    for (int i = 0; i < limit; i++) {
+        if (text[i] == ' ' || text[i] == '\t')
+            continue;
+        if (text[i] < '0' || text[i] > '9')
+            break;
+        value = value * 10 + (text[i] - '0');
+    }
+    return value;
+}
+
+static __always_inline __u64 hex_number(const char *text, int limit)
+{
+    __u64 value = 0;
+
+    for (int i = 0; i < limit; i++) {
+        char c = lower(text[i]);
+
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (c - '0');
+        else if (c >= 'a' && c <= 'f')
+            value = value << 4 | (c - 'a' + 10);
+        else
+            break;
+    }
+    return value;
+}
+
+static __always_inline int need_more(struct tidegate_stream *ctx)
+{
+    __u64 shown = (char *)ctx->data_end - (char *)ctx->data;
+
+    if (shown > HEAD_LIMIT || ctx->flags & TIDEGATE_STREAM_NO_MORE_DATA)
+        return TIDEGATE_ALLOW_CONNECTION;
+    return TIDEGATE_NEED_MORE_DATA;
+}
+
+/* Takes `size` of the bytes shown as one unit; the next run starts behind them, in `next`. */
+static __always_inline int take(struct tidegate_stream *ctx, __u32 size, struct place *next)
+{
+    bpf_map_update_elem(&places, &ctx->flow_id, next, BPF_ANY);
+    ctx->bytes_enforced = size;
+    return TIDEGATE_PERMIT;
+}
+
+/* One line of the header, from `at` to `end`. */
+static __always_inline void header_line(struct tidegate_stream *ctx, __u32 at, __u32 end, const char *wanted,
+                    __u32 wanted_size, struct request *request)
+{
+    char line[NAME] = {};
+    __u32 size = end - at;
+
+    if (size == 0)
+        return;
+    if (size > sizeof(line))
+        size = sizeof(line);
+    if (tidegate_load_bytes(ctx, at, line, size))
+        return;
+    if (has_name(line, wanted, NAME)) {
+        /* The first of that name becomes the operator's, the others go with their line ends. */
+        if (request->rewritten)
+            tidegate_remove(ctx, at, end + sizeof(CRLF) - at);
+        else
+            tidegate_replace(ctx, at, end - at, wanted, wanted_size);
+        request->rewritten = 1;
+    } else if (has_name(line, "content-length:", 15)) {
+        request->length = number(line + 15, NAME - 15);
+    } else if (has_name(line, "transfer-encoding:", 18)) {
+        request->chunked = 1;
+    } else if (has_name(line, "upgrade:", 8)) {
+        request->leaves_http = 1;
+    }
+}
+
+static __always_inline int head(struct tidegate_stream *ctx)
+{
+    long first, version, blank, at;
+    struct request request = {};
+    struct place next = {};
+    __u32 zero = 0, size = 0;
+    char start[8];
+    char *wanted;
+
+    first = tidegate_find(ctx, 0, CRLF, sizeof(CRLF));
+    if (first < 0)
+        return need_more(ctx);
+    version = tidegate_find(ctx, 0, VERSION, sizeof(VERSION));
+    if (version < 0 || version > first)
+        return TIDEGATE_ALLOW_CONNECTION;
+    blank = tidegate_find(ctx, first, BLANK_LINE, sizeof(BLANK_LINE));
+    if (blank < 0)
+        return need_more(ctx);
+
+    wanted = bpf_map_lookup_elem(&header, &zero);
+    if (!wanted)
+        return TIDEGATE_ALLOW_CONNECTION;
+    for (int i = 0; i < LINE && wanted[i]; i++)
+        size = i + 1;
+    if (size == 0)
+        return TIDEGATE_ALLOW_CONNECTION;
+
+    at = first + sizeof(CRLF);
+    for (int i = 0; i < HEADERS && at < blank + (long)sizeof(CRLF); i++) {
+        long end = tidegate_find(ctx, at, CRLF, sizeof(CRLF));
+
+        if (end < at)
+            break;
+        header_line(ctx, at, end, wanted, size, &request);
+        at = end + sizeof(CRLF);
+    }
+    if (!request.rewritten) {
+        tidegate_insert(ctx, blank, CRLF, sizeof(CRLF));
+        tidegate_insert(ctx, blank, wanted, size);
+    }
+
+    tidegate_load_bytes(ctx, 0, start, sizeof(start));
+    if (request.leaves_http || !__builtin_memcmp(start, "CONNECT ", sizeof(start))) {
+        next.unit = PASS;
+    } else if (request.chunked) {
+        next.unit = CHUNK;
+        next.chunked = 1;
+    } else if (request.length) {
+        next.unit = BODY;
+        next.left = request.length;
+    }
+    return take(ctx, blank + sizeof(BLANK_LINE), &next);
+}
+
+static __always_inline int body(struct tidegate_stream *ctx, struct place *place)
+{
+    __u64 shown = (char *)ctx->data_end - (char *)ctx->data;
+    struct place next = *place;
+
+    if (shown < place->left) {
+        next.left -= shown;
+        return take(ctx, 0, &next);
+    }
+    next.left = 0;
+    next.unit = place->chunked ? CHUNK_END : HEAD;
+    return take(ctx, place->left, &next);
+}
+
+/* A line of the chunked coding: a size, the end of a chunk, or a trailer. */
+static __always_inline int chunk_line(struct tidegate_stream *ctx, struct place *place)
+{
+    long end = tidegate_find(ctx, 0, CRLF, sizeof(CRLF));
+    struct place next = *place;
+    char line[17] = {};
+    __u32 size;
+
+    if (end < 0)
+        return need_more(ctx);
+    if (place->unit == CHUNK_END) {
+        next.unit = CHUNK;
+    } else if (place->unit == TRAILER) {
+        if (end == 0)
+            next = (struct place){};
+    } else {
+        size = end < 16 ? end : 16;
+        if (size == 0 || tidegate_load_bytes(ctx, 0, line, size))
+            return TIDEGATE_ALLOW_CONNECTION;
+        next.left = hex_number(line, 16);
+        next.unit = next.left ? BODY : TRAILER;
+    }
+    return take(ctx, end + sizeof(CRLF), &next);
+}
+
+SEC("tidegate/stream")
+int http_hdr_rewrite(struct tidegate_stream *ctx)
+{
+    struct place *place;
+
+    if (ctx->opener != TIDEGATE_OUTBOUND || ctx->missed_bytes)
+        return TIDEGATE_ALLOW_CONNECTION;
+    if (ctx->direction != TIDEGATE_OUTBOUND || ctx->data == ctx->data_end)
+        return TIDEGATE_PERMIT;
+
+    place = bpf_map_lookup_elem(&places, &ctx->flow_id);
+    if (!place || place->unit == HEAD)
+        return head(ctx);
+    if (place->unit == PASS)
+        return TIDEGATE_ALLOW_CONNECTION;
+    if (place->unit == BODY)
+        return body(ctx, place);
+    return chunk_line(ctx, place);
+}
