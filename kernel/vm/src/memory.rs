@@ -1,0 +1,315 @@
+//! Memory that a program may touch. The only place where an address of a program becomes a reference.
+//!
+//! Addresses in registers are real ones. What a program was given is a handful of spans: the bytes shown (read-only), its
+//! context, its stack, and the memory of its maps. The checked engine holds every access against them. Maps may change
+//! under a program, as under Linux's: a plain load that races with a store of another processor sees any mix of both.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use tidegate_abi::{SendContext, StreamContext, limits};
+
+use crate::fault::{Cause, Fault};
+
+/// Memory of a map that programs get pointers into: words that live, unmoved, as long as anyone holds them.
+#[derive(Debug)]
+pub struct MapMemory {
+    words: alloc::boxed::Box<[AtomicU64]>,
+}
+
+impl MapMemory {
+    /// Zeroed memory of `words` 64-bit words; `None` when there is not so much.
+    pub fn new(words: usize) -> Option<Arc<Self>> {
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(words).ok()?;
+        memory.resize_with(words, AtomicU64::default);
+        Some(Arc::new(Self { words: memory.into_boxed_slice() }))
+    }
+
+    /// The words.
+    pub fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    /// Address of the first byte, as programs see it.
+    pub fn address(&self) -> u64 {
+        self.words.as_ptr().expose_provenance() as u64
+    }
+
+    fn span(&self) -> Span {
+        Span { start: self.address(), size: size_of_val(&*self.words) as u64 }
+    }
+}
+
+/// What a program's map index stands for in one executable.
+#[derive(Clone, Debug)]
+pub struct MapBinding {
+    /// What helpers get as their map argument. Never an address.
+    pub handle: u64,
+    /// Memory that pointers to the map's values or records lead to; an array's first value is at its start.
+    pub memory: Option<Arc<MapMemory>>,
+    /// Whether programs may write through such pointers.
+    pub writable: bool,
+}
+
+/// The stack of one run: program frames and what calls save. The caller owns it (one for each processor, say), so that it
+/// is not on a kernel stack. What a run finds in it does not matter.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Stack {
+    bytes: [u64; limits::STACK_SIZE / 8],
+    frames: [Frame; limits::MAX_CALL_DEPTH],
+}
+
+/// What a call between functions of a program saves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frame {
+    /// Slot to return to.
+    pub(crate) back: u32,
+    /// r6 to r9.
+    pub(crate) saved: [u64; 4],
+}
+
+impl Stack {
+    /// A stack.
+    pub const fn new() -> Self {
+        const FRAME: Frame = Frame { back: 0, saved: [0; 4] };
+        Self { bytes: [0; limits::STACK_SIZE / 8], frames: [FRAME; limits::MAX_CALL_DEPTH] }
+    }
+
+    pub(crate) fn parts(
+        &mut self,
+    ) -> (&mut [u64; limits::STACK_SIZE / 8], &mut [Frame; limits::MAX_CALL_DEPTH]) {
+        (&mut self.bytes, &mut self.frames)
+    }
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What r1 of a program points to. Implemented for the contexts of the program types, and for [`Raw`] bytes.
+pub trait Context: sealed::Expose {}
+
+mod sealed {
+    /// Keeps [`Context`](super::Context) to plain integers, which may take any bytes.
+    pub trait Expose {
+        /// Points the context at the bytes shown, and gives its address and size.
+        fn expose(&mut self, window: &[u8]) -> (u64, u64);
+    }
+}
+
+macro_rules! context {
+    ($name:ty) => {
+        impl Context for $name {}
+        impl sealed::Expose for $name {
+            #[inline]
+            fn expose(&mut self, window: &[u8]) -> (u64, u64) {
+                self.data = window.as_ptr().expose_provenance() as u64;
+                self.data_end = self.data + window.len() as u64;
+                (ptr::from_mut(self).expose_provenance() as u64, size_of::<Self>() as u64)
+            }
+        }
+    };
+}
+
+context!(StreamContext);
+context!(SendContext);
+
+/// Bytes as a context: r1 is their address, r2 their number. For programs that were not written for a hook.
+#[derive(Debug)]
+pub struct Raw<'a>(pub &'a mut [u8]);
+
+impl Context for Raw<'_> {}
+impl sealed::Expose for Raw<'_> {
+    fn expose(&mut self, _window: &[u8]) -> (u64, u64) {
+        (self.0.as_mut_ptr().expose_provenance() as u64, self.0.len() as u64)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u64,
+    size: u64,
+}
+
+impl Span {
+    #[inline]
+    const fn holds(self, address: u64, size: u64) -> bool {
+        let offset = address.wrapping_sub(self.start);
+        offset <= self.size && self.size - offset >= size
+    }
+}
+
+/// What a program may touch during one run. Helpers read and write their memory arguments through it.
+#[derive(Debug)]
+pub struct Memory<'a> {
+    window: Span,
+    context: Span,
+    stack: Span,
+    maps: &'a [MapBinding],
+    given: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Memory<'a> {
+    #[inline]
+    pub(crate) fn new<C: Context>(
+        window: &'a [u8],
+        context: &'a mut C,
+        stack: &'a mut [u64; limits::STACK_SIZE / 8],
+        maps: &'a [MapBinding],
+    ) -> Self {
+        let (start, size) = context.expose(window);
+        Self {
+            window: Span { start: window.as_ptr().expose_provenance() as u64, size: window.len() as u64 },
+            context: Span { start, size },
+            stack: Span {
+                start: stack.as_mut_ptr().expose_provenance() as u64,
+                size: limits::STACK_SIZE as u64,
+            },
+            maps,
+            given: PhantomData,
+        }
+    }
+
+    /// Address and size of the context: what r1 and r2 are at the start.
+    #[inline]
+    pub(crate) fn context(&self) -> (u64, u64) {
+        (self.context.start, self.context.size)
+    }
+
+    /// Address of the lowest byte of the stack.
+    #[inline]
+    pub(crate) fn stack(&self) -> u64 {
+        self.stack.start
+    }
+
+    /// Zeroes the stack of the function at call depth `depth`.
+    #[inline]
+    pub(crate) fn clear_frame(&mut self, depth: usize) {
+        if depth < limits::MAX_CALL_DEPTH {
+            let frame = self.stack.start as usize + depth * limits::STACK_FRAME;
+            // SAFETY: the frame lies in the stack, which this borrows exclusively.
+            unsafe {
+                ptr::with_exposed_provenance_mut::<u8>(frame).write_bytes(0, limits::STACK_FRAME);
+            }
+        }
+    }
+
+    /// The bytes shown.
+    pub fn window(&self) -> &[u8] {
+        // SAFETY: the span was made of a shared slice that lives and does not change for 'a.
+        unsafe { slice(self.window.start, self.window.size as usize) }
+    }
+
+    /// Reads a helper's argument: `size` bytes at `address`.
+    ///
+    /// # Errors
+    /// [`Cause::Access`] when they are not all the program's.
+    pub fn read(&self, address: u64, size: usize) -> Result<&[u8], Fault> {
+        self.check(address, size as u64, false)?;
+        // SAFETY: the bytes lie in one span of live memory, and `&self` keeps `write` and the program away meanwhile.
+        Ok(unsafe { slice(address, size) })
+    }
+
+    /// Gives a helper an argument to fill: `size` bytes at `address`.
+    ///
+    /// # Errors
+    /// [`Cause::Access`] when they are not all the program's to write.
+    pub fn write(&mut self, address: u64, size: usize) -> Result<&mut [u8], Fault> {
+        self.check(address, size as u64, true)?;
+        // SAFETY: the bytes lie in one span of live, writable memory, and `&mut self` is the only way to it meanwhile.
+        Ok(unsafe {
+            core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(address as usize), size)
+        })
+    }
+
+    fn check(&self, address: u64, size: u64, write: bool) -> Result<(), Fault> {
+        if self.holds(address, size, write) {
+            Ok(())
+        } else {
+            Err(Cause::Access { address, size, write }.into())
+        }
+    }
+
+    /// Whether `size` bytes at `address` are the program's to read, or to write.
+    pub(crate) fn holds(&self, address: u64, size: u64, write: bool) -> bool {
+        let map = |binding: &MapBinding| {
+            let span = binding.memory.as_ref().map(|memory| memory.span());
+            (binding.writable || !write) && span.is_some_and(|span| span.holds(address, size))
+        };
+        address != 0
+            && (self.stack.holds(address, size)
+                || self.context.holds(address, size)
+                || (!write && self.window.holds(address, size))
+                || self.maps.iter().any(map))
+    }
+
+    /// Loads a number. `CHECKED` engines refuse what is not the program's.
+    #[inline(always)]
+    pub(crate) fn load<T: Number, const CHECKED: bool>(&mut self, address: u64) -> Option<T> {
+        if CHECKED && !self.holds(address, size_of::<T>() as u64, false) {
+            return None;
+        }
+        // SAFETY: the bytes are the program's: just checked, or proven by the verifier for this instruction.
+        Some(unsafe { ptr::with_exposed_provenance::<T>(address as usize).read_unaligned() })
+    }
+
+    /// Stores a number. `CHECKED` engines refuse what is not the program's to write.
+    #[inline(always)]
+    pub(crate) fn store<T: Number, const CHECKED: bool>(&mut self, address: u64, value: T) -> Option<()> {
+        if CHECKED && !self.holds(address, size_of::<T>() as u64, true) {
+            return None;
+        }
+        // SAFETY: as for loads, and writable.
+        unsafe { ptr::with_exposed_provenance_mut::<T>(address as usize).write_unaligned(value) };
+        Some(())
+    }
+
+    /// The cell of an atomic operation, at an aligned address. `CHECKED` engines refuse what is not the program's.
+    #[inline(always)]
+    pub(crate) fn atomic<T: Number, const CHECKED: bool>(
+        &mut self,
+        address: u64,
+    ) -> Result<&T::Atomic, Cause> {
+        let size = size_of::<T>() as u64;
+        if CHECKED && !self.holds(address, size, true) {
+            return Err(Cause::Access { address, size, write: true });
+        }
+        if !address.is_multiple_of(size) {
+            return Err(Cause::Unaligned { address });
+        }
+        // SAFETY: aligned, and writable memory of the program as for stores.
+        Ok(unsafe { &*ptr::with_exposed_provenance::<T::Atomic>(address as usize) })
+    }
+}
+
+/// # Safety
+/// The bytes must be live, and nobody may write them through another way for `'a`.
+unsafe fn slice<'a>(address: u64, size: usize) -> &'a [u8] {
+    // SAFETY: what this function asks for.
+    unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(address as usize), size) }
+}
+
+/// The sizes of memory accesses.
+pub(crate) trait Number: Copy {
+    type Atomic;
+}
+
+impl Number for u8 {
+    type Atomic = ();
+}
+impl Number for u16 {
+    type Atomic = ();
+}
+impl Number for u32 {
+    type Atomic = AtomicU32;
+}
+impl Number for u64 {
+    type Atomic = AtomicU64;
+}
