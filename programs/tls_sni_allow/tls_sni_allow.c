@@ -22,8 +22,8 @@ struct {
 } allowed SEC(".maps");
 
 struct refusal {
-    __u64 flow_id;
     char name[NAME]; /* empty: there was none */
+    __u64 flow_id;
 };
 
 struct {

@@ -15,8 +15,8 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 
 #[repr(C)]
 pub struct Refusal {
-    flow_id: u64,
     name: [u8; NAME],
+    flow_id: u64,
 }
 
 maps! {
