@@ -338,6 +338,8 @@ pub struct ProgramInfoReply {
     pub capabilities: u32,
     /// The maps that it names.
     pub maps: Vec<Id, { limits::MAX_MAPS }>,
+    /// What its links have counted, past ones included.
+    pub counters: Counters,
 }
 
 /// Reply to [`LinkInfo`].

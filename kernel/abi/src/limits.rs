@@ -34,6 +34,10 @@ pub const MAX_KEY: usize = 512;
 pub const MAX_VALUE: usize = 65_536;
 /// Bytes of memory that one map may take.
 pub const MAX_MAP_MEMORY: usize = 64 << 20;
+/// Bytes of one record in a ring buffer.
+pub const MAX_RECORD: usize = 65_536;
+/// Records of ring buffers that one run may hold reserved at a time.
+pub const MAX_RESERVED: usize = 8;
 /// Bytes of one indication that a program is shown at once. A longer one is shown in pieces, each with its own verdict.
 pub const MAX_WINDOW: usize = 65_536;
 /// Edits that one run may record.

@@ -1,0 +1,68 @@
+//! Chains: what runs at a hook, as a snapshot that nobody waits for.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use tidegate_abi::control::Status;
+
+use crate::link::Link;
+use crate::memory::{room, shared, vector};
+use crate::platform::Platform;
+use crate::spin::{Padded, Spin};
+
+/// The links of a hook at one moment, in the order that they run. It keeps them, their programs and maps alive; an attach,
+/// detach or replace that happens meanwhile is seen by the next chain.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Option<Arc<Vec<Arc<Link>>>>);
+
+impl Chain {
+    /// The links, by priority, then by age.
+    pub fn links(&self) -> &[Arc<Link>] {
+        self.0.as_ref().map_or(&[], |links| links)
+    }
+}
+
+/// Where a hook's chain is published: a copy for each processor.
+///
+/// A reader takes the lock of its processor's copy for as long as it takes to count one reference up, at `DISPATCH_LEVEL`: two
+/// atomic operations on a cache line that no other reader writes, and one more to give the chain back. A writer builds the new copies
+/// first, then swaps each under its lock; during the swaps processors may see different chains, each of them whole.
+#[derive(Debug)]
+pub(crate) struct Published(Vec<Padded<Spin<Chain>>>);
+
+/// Copies of a new chain, one for each processor, made before anything changes.
+pub(crate) struct Prepared(Vec<Chain>);
+
+impl Prepared {
+    pub(crate) fn new(links: &[Arc<Link>], platform: &Platform) -> Result<Self, Status> {
+        let mut copies = room(platform.count())?;
+        for _ in 0..platform.count() {
+            let mut copy = room(links.len())?;
+            copy.extend(links.iter().cloned());
+            copies.push(Chain(if copy.is_empty() { None } else { Some(shared(copy)?) }));
+        }
+        Ok(Self(copies))
+    }
+}
+
+impl Published {
+    pub(crate) fn new(platform: &Platform) -> Result<Self, Status> {
+        Ok(Self(vector(platform.count(), || Padded(Spin::new(Chain::default())))?))
+    }
+
+    /// The chain as it is now. IRQL <= `DISPATCH_LEVEL`.
+    pub(crate) fn chain(&self, platform: &Platform) -> Chain {
+        // A thread that moves to another processor in between finds a right chain too, only not an uncontended one.
+        self.0
+            .get(platform.index())
+            .map_or_else(Chain::default, |copy| copy.0.with(platform, |chain| chain.clone()))
+    }
+
+    /// Puts new copies in place; gives back the old ones, to be dropped outside of all locks.
+    pub(crate) fn publish(&self, mut prepared: Prepared, platform: &Platform) -> Prepared {
+        for (copy, new) in self.0.iter().zip(&mut prepared.0) {
+            copy.0.with(platform, |chain| core::mem::swap(chain, new));
+        }
+        prepared
+    }
+}

@@ -1,0 +1,155 @@
+//! The answers to control messages.
+//!
+//! A request is taken apart whole before anything is done, and what it asks for is done whole or not at all: every refused
+//! message changes nothing. Everything here runs at `PASSIVE_LEVEL`.
+
+use alloc::vec::Vec;
+
+use tidegate_abi::control::{
+    self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, Status, VersionReply,
+};
+use tidegate_abi::limits;
+
+use crate::Runtime;
+use crate::map::Map;
+use crate::memory::{room, shared, vector};
+use crate::objects::Objects;
+use crate::program::{LoadError, Program, in_words};
+
+/// Bytes that a reply to a change may take. A buffer that has not so many is refused before the change is made, so that
+/// no id gets lost on its way back.
+const SMALL_REPLY: usize = HEADER_SIZE + 20;
+/// Bytes of a reply to `EventRead` beside the records: header, count and length at their longest.
+const EVENTS_HEAD: usize = HEADER_SIZE + 10 + 5;
+
+impl Runtime {
+    /// Answers a control message: takes the `request` apart, does what it says, and writes the reply. Returns the bytes of the
+    /// reply; 0 when not even its header fits. `PASSIVE_LEVEL`. Requests may come from several threads at a time.
+    ///
+    /// A request that is answered with another status than [`Status::Ok`] has changed nothing.
+    pub fn handle(&self, request: &[u8], reply: &mut [u8]) -> usize {
+        let done = if reply.len() < SMALL_REPLY {
+            Err(Status::ReplyTooLarge)
+        } else {
+            Request::parse(request).and_then(|request| self.answer(&request, reply))
+        };
+        done.or_else(|status| control::write(status as u16, &(), reply)).unwrap_or(0)
+    }
+
+    fn answer(&self, request: &Request<'_>, reply: &mut [u8]) -> Result<usize, Status> {
+        const OK: u16 = Status::Ok as u16;
+        match request {
+            Request::Version(_) => {
+                let processors = self.platform.count() as u32;
+                control::write(OK, &VersionReply { api: tidegate_abi::API_VERSION, processors }, reply)
+            }
+
+            Request::MapCreate(request) => {
+                let id = self.objects(Objects::new_id)?;
+                let map = shared(Map::new(id, request.name.clone(), request.def, self.platform)?)?;
+                self.objects(|objects| objects.add_map(map))?;
+                control::write(OK, &id, reply)
+            }
+            Request::MapRelease(request) => {
+                drop(self.objects(|objects| objects.release_map(request.map))?);
+                control::write(OK, &(), reply)
+            }
+            Request::MapUpdate(request) => {
+                self.map(request.map)?.control_update(request.key, request.value, request.flags)?;
+                control::write(OK, &(), reply)
+            }
+            Request::MapLookup(request) => {
+                let map = self.map(request.map)?;
+                let mut value = vector(map.control_value_size(), || 0_u8)?;
+                map.control_lookup(request.key, &mut value)?;
+                control::write(OK, value.as_slice(), reply)
+            }
+            Request::MapDelete(request) => {
+                self.map(request.map)?.control_delete(request.key)?;
+                control::write(OK, &(), reply)
+            }
+            Request::MapNextKey(request) => {
+                let map = self.map(request.map)?;
+                let mut key = vector(map.def.key_size as usize, || 0_u8)?;
+                map.next_key(request.key, &mut key)?;
+                control::write(OK, key.as_slice(), reply)
+            }
+            Request::MapInfo(request) => control::write(OK, &self.map(request.map)?.info(), reply),
+            Request::MapList(request) => {
+                control::write(OK, &self.objects(|objects| objects.map_ids(request.after)), reply)
+            }
+            Request::MapFreeze(request) => {
+                self.map(request.map)?.freeze();
+                control::write(OK, &(), reply)
+            }
+
+            Request::ProgramLoad(request) => match self.load(request) {
+                Ok(loaded) => control::write(OK, &loaded, reply),
+                Err(LoadError::Status(status)) => Err(status),
+                Err(LoadError::Refused(refusal)) => {
+                    control::write(Status::Refused as u16, &in_words(&refusal), reply)
+                }
+            },
+            Request::ProgramUnload(request) => {
+                drop(self.objects(|objects| objects.remove_program(request.program))?);
+                control::write(OK, &(), reply)
+            }
+            Request::ProgramInfo(request) => {
+                let program = self.objects(|objects| objects.program(request.program))?;
+                control::write(OK, &program.info(), reply)
+            }
+            Request::ProgramList(request) => {
+                control::write(OK, &self.objects(|objects| objects.program_ids(request.after)), reply)
+            }
+
+            Request::LinkAttach(request) => {
+                let id = self.objects(Objects::new_id)?;
+                drop(self.objects(|objects| objects.attach(id, request, &self.chains, &self.platform))?);
+                control::write(OK, &id, reply)
+            }
+            Request::LinkDetach(request) => {
+                drop(self.objects(|objects| objects.detach(request.link, &self.chains, &self.platform))?);
+                control::write(OK, &(), reply)
+            }
+            Request::LinkReplace(request) => {
+                let (link, program) = (request.link, request.program);
+                drop(self.objects(|objects| objects.replace(link, program, &self.chains, &self.platform))?);
+                control::write(OK, &(), reply)
+            }
+            Request::LinkInfo(request) => {
+                let link = self.objects(|objects| objects.link(request.link))?;
+                control::write(OK, &link.info(), reply)
+            }
+            Request::LinkList(request) => {
+                control::write(OK, &self.objects(|objects| objects.link_ids(request.hook)), reply)
+            }
+
+            Request::EventRead(request) => {
+                let fits = reply.len().min(limits::MAX_MESSAGE).saturating_sub(EVENTS_HEAD);
+                self.map(request.map)?.read_events(fits.min(request.max as usize), |dropped, records| {
+                    control::write(OK, &Events { dropped, records }, reply)
+                })
+            }
+        }
+    }
+
+    /// Verifies outside of the lock: it may take long, and nobody waits for it.
+    fn load(&self, request: &ProgramLoad<'_>) -> Result<Loaded, LoadError> {
+        let mut maps: Vec<_> = room(request.maps.len())?;
+        for id in &request.maps {
+            maps.push(self.map(*id)?);
+        }
+        let id = self.objects(Objects::new_id)?;
+        let program = shared(Program::load(id, request, maps, &self.platform)?)?;
+        self.objects(|objects| objects.add_program(&program))?;
+        Ok(Loaded { program: id, max_cost: program.max_cost })
+    }
+
+    fn map(&self, id: Id) -> Result<alloc::sync::Arc<Map>, Status> {
+        self.objects(|objects| objects.map(id))
+    }
+
+    fn objects<R>(&self, section: impl FnOnce(&mut Objects) -> R) -> R {
+        self.objects.with(&self.platform, section)
+    }
+}

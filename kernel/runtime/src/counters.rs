@@ -1,0 +1,71 @@
+//! Counting runs without processors getting in each other's way.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tidegate_abi::Verdict;
+use tidegate_abi::control::{Counters, Status};
+
+use crate::memory::vector;
+use crate::platform::Platform;
+use crate::spin::Padded;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Count {
+    /// A run that ended with this verdict.
+    Verdict(Verdict),
+    Error,
+    BytesShown,
+    Edited,
+    Injected,
+}
+
+const VERDICTS: usize = Verdict::ALL.len();
+
+impl Count {
+    const fn index(self) -> usize {
+        match self {
+            Self::Verdict(verdict) => verdict as usize,
+            Self::Error => VERDICTS,
+            Self::BytesShown => VERDICTS + 1,
+            Self::Edited => VERDICTS + 2,
+            Self::Injected => VERDICTS + 3,
+        }
+    }
+}
+
+/// Counters, with cache lines of its own for each processor. Reading adds them up.
+#[derive(Debug)]
+pub(crate) struct Tally(Vec<Padded<[AtomicU64; VERDICTS + 4]>>);
+
+impl Tally {
+    pub(crate) fn new(platform: &Platform) -> Result<Self, Status> {
+        Ok(Self(vector(platform.count(), Padded::default)?))
+    }
+
+    /// Adds `amount` on the current processor. IRQL <= `DISPATCH_LEVEL`.
+    pub(crate) fn add(&self, platform: &Platform, count: Count, amount: u64) {
+        if let Some(cell) = self.0.get(platform.index()).and_then(|cells| cells.0.get(count.index())) {
+            cell.fetch_add(amount, Relaxed);
+        }
+    }
+
+    /// The sums over all processors. Each is right on its own; together they may be of slightly different moments.
+    pub(crate) fn read(&self) -> Counters {
+        let sum = |count: Count| {
+            let cells = self.0.iter().filter_map(|cells| cells.0.get(count.index()));
+            cells.fold(0_u64, |sum, cell| sum.wrapping_add(cell.load(Relaxed)))
+        };
+        let verdicts = Verdict::ALL.map(|verdict| sum(Count::Verdict(verdict)));
+        let errors = sum(Count::Error);
+        Counters {
+            runs: verdicts.iter().fold(errors, |runs, count| runs.wrapping_add(*count)),
+            verdicts,
+            errors,
+            bytes_shown: sum(Count::BytesShown),
+            edited: sum(Count::Edited),
+            injected: sum(Count::Injected),
+        }
+    }
+}

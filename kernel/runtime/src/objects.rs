@@ -1,0 +1,258 @@
+//! The tables of maps, programs and links, and the rules by which they come and go.
+//!
+//! All changes of the tables happen under one lock (the runtime's), and each either happens whole or not at all. The tables
+//! have their room from the start. What a change takes out is handed back, so that its memory is given up outside the lock.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use tidegate_abi::Hook;
+use tidegate_abi::control::{Id, IdList, LinkAttach, Status};
+use tidegate_abi::limits;
+
+use crate::chain::{Prepared, Published};
+use crate::counters::Tally;
+use crate::link::Link;
+use crate::map::Map;
+use crate::memory::{room, shared};
+use crate::platform::Platform;
+use crate::program::Program;
+
+/// Hooks that there are.
+pub(crate) const HOOKS: usize = Hook::ALL.len();
+
+#[derive(Debug)]
+pub(crate) struct Objects {
+    last: Id,
+    /// By id.
+    maps: Vec<MapEntry>,
+    /// By id.
+    programs: Vec<Arc<Program>>,
+    /// In the order that they run.
+    links: [Vec<Arc<Link>>; HOOKS],
+}
+
+#[derive(Debug)]
+struct MapEntry {
+    map: Arc<Map>,
+    /// Not yet released by whoever made it.
+    held: bool,
+    /// Programs that name it.
+    users: usize,
+}
+
+/// What a change took out: drop it outside of all locks.
+#[derive(Default)]
+#[must_use]
+#[expect(dead_code, reason = "the fields are there to be dropped")]
+pub(crate) struct Removed {
+    maps: Vec<Arc<Map>>,
+    program: Option<Arc<Program>>,
+    links: Vec<Arc<Link>>,
+    chains: Option<Prepared>,
+}
+
+impl Objects {
+    pub(crate) fn new() -> Result<Self, Status> {
+        let links = || room(limits::MAX_LINKS);
+        Ok(Self {
+            last: 0,
+            maps: room(limits::MAX_RUNTIME_MAPS)?,
+            programs: room(limits::MAX_PROGRAMS)?,
+            links: [links()?, links()?, links()?, links()?],
+        })
+    }
+
+    /// An id that was never given before. It is used up, whatever becomes of the object.
+    pub(crate) fn new_id(&mut self) -> Result<Id, Status> {
+        self.last = self.last.checked_add(1).ok_or(Status::Full)?;
+        Ok(self.last)
+    }
+
+    fn map_entry(&mut self, id: Id) -> Result<(usize, &mut MapEntry), Status> {
+        let at = self.maps.binary_search_by_key(&id, |entry| entry.map.id).map_err(|_| Status::NotFound)?;
+        self.maps.get_mut(at).map(|entry| (at, entry)).ok_or(Status::NotFound)
+    }
+
+    pub(crate) fn map(&mut self, id: Id) -> Result<Arc<Map>, Status> {
+        Ok(Arc::clone(&self.map_entry(id)?.1.map))
+    }
+
+    pub(crate) fn add_map(&mut self, map: Arc<Map>) -> Result<(), Status> {
+        if self.maps.len() >= limits::MAX_RUNTIME_MAPS {
+            return Err(Status::Full);
+        }
+        let at = self.maps.partition_point(|entry| entry.map.id < map.id);
+        self.maps.insert(at, MapEntry { map, held: true, users: 0 });
+        Ok(())
+    }
+
+    /// Whoever made the map gives it up; a second time there is no one to.
+    pub(crate) fn release_map(&mut self, id: Id) -> Result<Removed, Status> {
+        let (at, entry) = self.map_entry(id)?;
+        let mut maps = room(1)?;
+        if !core::mem::take(&mut entry.held) {
+            return Err(Status::NotFound);
+        }
+        if entry.users == 0 {
+            maps.push(self.maps.remove(at).map);
+        }
+        Ok(Removed { maps, ..Removed::default() })
+    }
+
+    pub(crate) fn map_ids(&self, after: Id) -> IdList {
+        list(self.maps.iter().map(|entry| entry.map.id), after)
+    }
+
+    pub(crate) fn program(&self, id: Id) -> Result<Arc<Program>, Status> {
+        let at = self.programs.binary_search_by_key(&id, |program| program.id);
+        at.ok().and_then(|at| self.programs.get(at)).cloned().ok_or(Status::NotFound)
+    }
+
+    /// Adds a program, unless one of its maps went while it was verified.
+    pub(crate) fn add_program(&mut self, program: &Arc<Program>) -> Result<(), Status> {
+        if self.programs.len() >= limits::MAX_PROGRAMS {
+            return Err(Status::Full);
+        }
+        for map in &program.maps {
+            self.map_entry(map.id)?;
+        }
+        for map in &program.maps {
+            self.map_entry(map.id)?.1.users += 1;
+        }
+        let at = self.programs.partition_point(|other| other.id < program.id);
+        self.programs.insert(at, Arc::clone(program));
+        Ok(())
+    }
+
+    pub(crate) fn remove_program(&mut self, id: Id) -> Result<Removed, Status> {
+        let at = self.programs.binary_search_by_key(&id, |program| program.id);
+        let at = at.map_err(|_| Status::NotFound)?;
+        if self.links.iter().flatten().any(|link| link.program.id == id) {
+            return Err(Status::Busy);
+        }
+        let mut maps = room(limits::MAX_MAPS)?;
+        let program = self.programs.remove(at);
+        for map in &program.maps {
+            let Ok((at, entry)) = self.map_entry(map.id) else { continue };
+            entry.users = entry.users.saturating_sub(1);
+            if entry.users == 0 && !entry.held {
+                maps.push(self.maps.remove(at).map);
+            }
+        }
+        Ok(Removed { maps, program: Some(program), ..Removed::default() })
+    }
+
+    pub(crate) fn program_ids(&self, after: Id) -> IdList {
+        list(self.programs.iter().map(|program| program.id), after)
+    }
+
+    pub(crate) fn link(&self, id: Id) -> Result<Arc<Link>, Status> {
+        self.links.iter().flatten().find(|link| link.id == id).cloned().ok_or(Status::NotFound)
+    }
+
+    pub(crate) fn link_ids(&self, hook: Hook) -> IdList {
+        list(self.links.get(hook.index()).into_iter().flatten().map(|link| link.id), 0)
+    }
+
+    pub(crate) fn attach(
+        &mut self,
+        id: Id,
+        request: &LinkAttach,
+        published: &[Published; HOOKS],
+        platform: &Platform,
+    ) -> Result<Removed, Status> {
+        if request.budget == 0 || request.budget > limits::MAX_BUDGET {
+            return Err(Status::Invalid);
+        }
+        let program = self.program(request.program)?;
+        fits(&program, request.hook, request.budget)?;
+        let link = shared(Link {
+            id,
+            hook: request.hook,
+            priority: request.priority,
+            on_error: request.on_error,
+            budget: request.budget,
+            program,
+            tally: shared(Tally::new(platform)?)?,
+            platform: *platform,
+        })?;
+        self.change(request.hook, published, platform, |links| {
+            if links.len() >= limits::MAX_LINKS {
+                return Err(Status::Full);
+            }
+            links.insert(links.partition_point(|other| other.priority <= link.priority), link);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn detach(
+        &mut self,
+        id: Id,
+        published: &[Published; HOOKS],
+        platform: &Platform,
+    ) -> Result<Removed, Status> {
+        let hook = self.link(id)?.hook;
+        self.change(hook, published, platform, |links| {
+            links.retain(|link| link.id != id);
+            Ok(())
+        })
+    }
+
+    /// Puts another program into a link, which keeps its id, place and counters.
+    pub(crate) fn replace(
+        &mut self,
+        id: Id,
+        program: Id,
+        published: &[Published; HOOKS],
+        platform: &Platform,
+    ) -> Result<Removed, Status> {
+        let (old, program) = (self.link(id)?, self.program(program)?);
+        fits(&program, old.hook, old.budget)?;
+        let new = shared(Link { program, tally: Arc::clone(&old.tally), ..*old })?;
+        self.change(old.hook, published, platform, |links| {
+            links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Arc::clone(&new));
+            Ok(())
+        })
+    }
+
+    /// Changes the links of a hook: the new ones are made beside the old ones and take their place at once.
+    fn change(
+        &mut self,
+        hook: Hook,
+        published: &[Published; HOOKS],
+        platform: &Platform,
+        change: impl FnOnce(&mut Vec<Arc<Link>>) -> Result<(), Status>,
+    ) -> Result<Removed, Status> {
+        let (links, published) =
+            self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
+        let mut new = room(limits::MAX_LINKS)?;
+        new.extend(links.iter().cloned());
+        change(&mut new)?;
+        let chains = published.publish(Prepared::new(&new, platform)?, platform);
+        let links = core::mem::replace(links, new);
+        Ok(Removed { links, chains: Some(chains), ..Removed::default() })
+    }
+}
+
+/// Whether `program` may run at `hook` within `budget`.
+fn fits(program: &Program, hook: Hook, budget: u32) -> Result<(), Status> {
+    if program.program_type != hook.program_type() {
+        return Err(Status::Invalid);
+    }
+    if program.max_cost > u64::from(budget) {
+        return Err(Status::OverBudget);
+    }
+    Ok(())
+}
+
+/// As many ids greater than `after` as fit into a list.
+fn list(ids: impl Iterator<Item = Id>, after: Id) -> IdList {
+    let mut list = IdList::new();
+    for id in ids.filter(|id| *id > after) {
+        if list.push(id).is_err() {
+            break;
+        }
+    }
+    list
+}

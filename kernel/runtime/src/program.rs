@@ -1,0 +1,100 @@
+//! Programs: verified, compiled, and bound to their maps.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+
+use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status};
+use tidegate_abi::{MapDef, ProgramType};
+use tidegate_verifier as verifier;
+
+use crate::counters::Tally;
+use crate::map::Map;
+use crate::memory::room;
+use crate::platform::Platform;
+
+/// A program that was verified, ready to run.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) id: Id,
+    pub(crate) program_type: ProgramType,
+    /// Instructions that one run takes at most: proven.
+    pub(crate) max_cost: u64,
+    /// The maps that the bytecode names by index. They live as long as the program.
+    pub(crate) maps: Vec<Arc<Map>>,
+    pub(crate) tally: Tally,
+    name: Name,
+    insns: u32,
+    capabilities: u32,
+}
+
+/// Why a program was not loaded.
+#[derive(Debug)]
+pub(crate) enum LoadError {
+    Status(Status),
+    Refused(verifier::Refusal),
+}
+
+impl From<Status> for LoadError {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Program {
+    /// Verifies and compiles a program. `PASSIVE_LEVEL`; takes as long as the verifier's bounds allow.
+    pub(crate) fn load(
+        id: Id,
+        request: &ProgramLoad<'_>,
+        maps: Vec<Arc<Map>>,
+        platform: &Platform,
+    ) -> Result<Self, LoadError> {
+        let mut defs: Vec<MapDef> = room(maps.len())?;
+        defs.extend(maps.iter().map(|map| map.def));
+        let program =
+            verifier::Program { program_type: request.program_type, code: request.code, maps: &defs };
+        let verified =
+            verifier::verify(&program, &verifier::Options::default()).map_err(LoadError::Refused)?;
+        Ok(Self {
+            id,
+            program_type: request.program_type,
+            max_cost: verified.max_cost(),
+            tally: Tally::new(platform)?,
+            name: request.name.clone(),
+            insns: verified.insns().len() as u32,
+            capabilities: verified.capabilities().0,
+            maps,
+        })
+    }
+
+    pub(crate) fn info(&self) -> ProgramInfoReply {
+        ProgramInfoReply {
+            name: self.name.clone(),
+            program_type: self.program_type,
+            insns: self.insns,
+            max_cost: self.max_cost,
+            capabilities: self.capabilities,
+            maps: self.maps.iter().map(|map| map.id).collect(),
+            counters: self.tally.read(),
+        }
+    }
+}
+
+/// The verifier's refusal as a message: a reason that is too long is cut.
+pub(crate) fn in_words(refusal: &verifier::Refusal) -> Refusal {
+    let mut message =
+        Refusal { code: Default::default(), insn: refusal.insn as u32, reason: Default::default() };
+    // Writing stops at the first character that does not fit: that is the cut.
+    let _ = write!(Cut(|c| message.code.push(c).is_ok()), "{}", refusal.code);
+    let _ = write!(Cut(|c| message.reason.push(c).is_ok()), "{refusal}");
+    message
+}
+
+/// Text, character by character, for as long as the function takes it.
+struct Cut<F: FnMut(char) -> bool>(F);
+
+impl<F: FnMut(char) -> bool> Write for Cut<F> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.chars().all(&mut self.0) { Ok(()) } else { Err(fmt::Error) }
+    }
+}
