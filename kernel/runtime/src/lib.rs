@@ -6,15 +6,16 @@
 //! instructions at `DISPATCH_LEVEL`.
 #![no_std]
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the helpers that reach maps need the machine that calls them")]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod calls;
 mod chain;
 mod control;
 mod counters;
+mod dice;
 mod link;
 mod map;
 mod memory;
@@ -23,8 +24,9 @@ mod platform;
 mod program;
 mod spin;
 
+pub use calls::Calls;
 pub use chain::Chain;
-pub use link::Link;
+pub use link::{Link, RunError};
 pub use platform::Platform;
 
 use tidegate_abi::Hook;

@@ -1,9 +1,11 @@
 //! Links: a program at a hook, with a place in the order and a rule for failures.
 
 use alloc::sync::Arc;
+use core::fmt;
 
 use tidegate_abi::control::{Id, LinkInfoReply, OnError};
 use tidegate_abi::{Hook, ProgramType, Verdict};
+use tidegate_vm::{Context, Fault, Host, Stack};
 
 use crate::counters::{Count, Tally};
 use crate::platform::Platform;
@@ -48,6 +50,27 @@ impl Link {
         self.budget
     }
 
+    /// Runs the program over `window` and counts the run; `host` answers its helpers, with [`crate::Calls`] for those that are
+    /// not about the data. Takes at most [`budget`](Self::budget) instructions. IRQL <= `DISPATCH_LEVEL`.
+    ///
+    /// # Errors
+    /// Why there is no verdict. The run is counted as failed then.
+    pub fn run<C: Context, H: Host>(
+        &self,
+        host: &mut H,
+        stack: &mut Stack,
+        context: &mut C,
+        window: &[u8],
+    ) -> Result<Verdict, RunError> {
+        let r0 = self.program.executable.run(host, stack, context, window, self.budget);
+        let verdict = r0
+            .map_err(RunError::Fault)
+            .and_then(|r0| Verdict::from_r0(self.program_type(), r0).ok_or(RunError::Verdict(r0)));
+        self.add(Count::BytesShown, window.len() as u64);
+        self.add(verdict.map_or(Count::Error, Count::Verdict), 1);
+        verdict
+    }
+
     /// Counts a run whose edits were carried out. IRQL <= `DISPATCH_LEVEL`, as for its kin.
     pub fn count_edited(&self) {
         self.add(Count::Edited, 1);
@@ -80,3 +103,23 @@ impl Link {
         }
     }
 }
+
+/// Why a run gave no verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunError {
+    /// The run did not come to its end.
+    Fault(Fault),
+    /// The program returned this, which is no verdict that its type may give.
+    Verdict(u64),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(fault) => fault.fmt(f),
+            Self::Verdict(r0) => write!(f, "the program returned {r0}, which is no verdict of its type"),
+        }
+    }
+}
+
+impl core::error::Error for RunError {}

@@ -6,6 +6,7 @@ use core::cmp::Ordering;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tidegate_abi::control::Status;
+use tidegate_vm::MapMemory;
 
 /// A vector of `count` values of `make`, or [`Status::NoMemory`].
 pub(crate) fn vector<T>(count: usize, make: impl FnMut() -> T) -> Result<Vec<T>, Status> {
@@ -47,38 +48,38 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
 /// Each word is read and written whole; a value of several words can be seen while another thread is halfway through it,
 /// as with the maps of Linux. A range that does not lie in the memory is cut to what does.
 #[derive(Debug)]
-pub(crate) struct Words(Vec<AtomicU64>);
+pub(crate) struct Words(Arc<MapMemory>);
 
 impl Words {
     /// `count` zeroed words, or [`Status::NoMemory`].
     pub(crate) fn new(count: usize) -> Result<Self, Status> {
-        Ok(Self(vector(count, AtomicU64::default)?))
+        MapMemory::new(count).map(Self).ok_or(Status::NoMemory)
     }
 
-    /// Words that there are.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    /// The memory as the machine takes it.
+    pub(crate) fn memory(&self) -> &Arc<MapMemory> {
+        &self.0
     }
 
     /// Address of the word `at`, for programs. The memory does not move while it lives.
     pub(crate) fn address(&self, at: usize) -> u64 {
-        self.0.as_ptr().wrapping_add(at).expose_provenance() as u64
+        self.0.address() + at as u64 * 8
     }
 
     /// The word whose address is `address`, if there is one.
     pub(crate) fn at(&self, address: u64) -> Option<usize> {
         let bytes = address.checked_sub(self.address(0))?;
         let at = usize::try_from(bytes / 8).ok()?;
-        (bytes % 8 == 0 && at < self.len()).then_some(at)
+        (bytes % 8 == 0 && at < self.0.words().len()).then_some(at)
     }
 
     /// One word.
     pub(crate) fn word(&self, at: usize) -> Option<&AtomicU64> {
-        self.0.get(at)
+        self.0.words().get(at)
     }
 
     fn range(&self, at: usize, bytes: usize) -> &[AtomicU64] {
-        let from = self.0.get(at..).unwrap_or_default();
+        let from = self.0.words().get(at..).unwrap_or_default();
         from.get(..bytes.div_ceil(8)).unwrap_or(from)
     }
 

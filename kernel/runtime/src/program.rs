@@ -7,8 +7,10 @@ use core::fmt::{self, Write};
 use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status};
 use tidegate_abi::{MapDef, ProgramType};
 use tidegate_verifier as verifier;
+use tidegate_vm::{CompileError, Executable, MapBinding};
 
 use crate::counters::Tally;
+use crate::dice::Dice;
 use crate::map::Map;
 use crate::memory::room;
 use crate::platform::Platform;
@@ -20,9 +22,11 @@ pub(crate) struct Program {
     pub(crate) program_type: ProgramType,
     /// Instructions that one run takes at most: proven.
     pub(crate) max_cost: u64,
-    /// The maps that the bytecode names by index. They live as long as the program.
+    /// The maps that the bytecode names by index; a map's handle is its index and one. They live as long as the program.
     pub(crate) maps: Vec<Arc<Map>>,
+    pub(crate) executable: Executable,
     pub(crate) tally: Tally,
+    pub(crate) dice: Dice,
     name: Name,
     insns: u32,
     capabilities: u32,
@@ -55,11 +59,20 @@ impl Program {
             verifier::Program { program_type: request.program_type, code: request.code, maps: &defs };
         let verified =
             verifier::verify(&program, &verifier::Options::default()).map_err(LoadError::Refused)?;
+        let mut bindings: Vec<MapBinding> = room(maps.len())?;
+        bindings.extend((1..).zip(&maps).map(|(handle, map)| map.binding(handle)));
+        let executable = Executable::new(&verified, &bindings).map_err(|error| match error {
+            CompileError::NoMemory => Status::NoMemory,
+            // The verifier takes nothing that the machine does not: the two would disagree.
+            _ => Status::Invalid,
+        })?;
         Ok(Self {
             id,
             program_type: request.program_type,
             max_cost: verified.max_cost(),
+            executable,
             tally: Tally::new(platform)?,
+            dice: Dice::new(platform)?,
             name: request.name.clone(),
             insns: verified.insns().len() as u32,
             capabilities: verified.capabilities().0,

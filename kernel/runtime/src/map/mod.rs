@@ -8,10 +8,12 @@ mod hash;
 mod ring;
 mod table;
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_abi::control::{Id, MapInfoReply, Name, Status};
 use tidegate_abi::{MapDef, MapKind, errno, limits};
+use tidegate_vm::MapBinding;
 
 use self::array::Array;
 pub(crate) use self::ring::Ring;
@@ -124,12 +126,18 @@ impl Map {
     }
 
     /// The memory that pointers into the map may touch: its values, or a ring buffer's records with their headers.
-    pub(crate) fn memory(&self) -> &Words {
+    fn memory(&self) -> &Words {
         match &self.kind {
             Kind::Array(array) => &array.values,
             Kind::Table(table) => &table.values,
             Kind::Ring(ring) => &ring.data,
         }
+    }
+
+    /// The map as the machine takes it: programs hand `handle` to helpers.
+    pub(crate) fn binding(&self, handle: u64) -> MapBinding {
+        let writable = !self.def.read_only() || self.ring().is_some();
+        MapBinding { handle, memory: Some(Arc::clone(self.memory().memory())), writable }
     }
 
     /// The ring buffer, if it is one.
@@ -275,3 +283,6 @@ impl Map {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

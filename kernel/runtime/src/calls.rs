@@ -1,0 +1,126 @@
+//! The helpers that every program type has: maps, ring buffers, time, randomness, processor.
+
+use tidegate_abi::limits::MAX_RESERVED;
+use tidegate_abi::{errno, helper};
+use tidegate_vm::{Cause, Fault, Memory};
+
+use crate::link::Link;
+use crate::map::{Map, MapError, Ring};
+
+/// Answers the helper calls of one run of a link that are not about the data shown. Holds the records that the run
+/// reserved: when it goes, those that are left (the run failed) are discarded, so that they don't hold up the reader.
+#[derive(Debug)]
+pub struct Calls<'a> {
+    link: &'a Link,
+    reserved: [Option<Record<'a>>; MAX_RESERVED],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record<'a> {
+    ring: &'a Ring,
+    address: u64,
+}
+
+impl<'a> Calls<'a> {
+    /// Calls of one run of `link`.
+    pub fn new(link: &'a Link) -> Self {
+        Self { link, reserved: [None; MAX_RESERVED] }
+    }
+
+    /// Carries out helper `number`, or returns `None` when it is not one of these. IRQL <= `DISPATCH_LEVEL`.
+    ///
+    /// # Errors
+    /// A fault ends the run: an argument is not what the helper's row in [`helper::HELPERS`] asks for. Verified programs
+    /// don't do that.
+    #[inline]
+    pub fn call(
+        &mut self,
+        number: u32,
+        args: [u64; 5],
+        memory: &mut Memory<'_>,
+    ) -> Option<Result<u64, Fault>> {
+        Some(match number {
+            helper::MAP_LOOKUP_ELEM => self.lookup(args, memory),
+            helper::MAP_UPDATE_ELEM => self.update(args, memory),
+            helper::MAP_DELETE_ELEM => self.delete(args, memory),
+            helper::KTIME_GET_NS => Ok((self.link.platform.now_ns)()),
+            helper::GET_PRANDOM_U32 => Ok(u64::from(self.link.program.dice.roll(&self.link.platform))),
+            helper::GET_SMP_PROCESSOR_ID => Ok(self.link.platform.index() as u64),
+            helper::RINGBUF_OUTPUT => self.output(args, memory),
+            helper::RINGBUF_RESERVE => self.reserve(args),
+            helper::RINGBUF_SUBMIT => self.consume(args, Ring::submit),
+            helper::RINGBUF_DISCARD => self.consume(args, Ring::discard),
+            helper::RINGBUF_QUERY => self.ring(args[0]).map(|ring| ring.query(args[1])),
+            _ => return None,
+        })
+    }
+
+    fn lookup(&self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+        let map = self.map(map)?;
+        Ok(map.lookup(memory.read(key, map.sizes().0)?).unwrap_or(0))
+    }
+
+    fn update(&self, [map, key, value, flags, _]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+        let map = self.map(map)?;
+        let (key_size, value_size) = map.sizes();
+        let (key, value) = (memory.read(key, key_size)?, memory.read(value, value_size)?);
+        Ok(map.update(key, value, flags).map_or_else(MapError::result, |()| 0))
+    }
+
+    fn delete(&self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+        let map = self.map(map)?;
+        let key = memory.read(key, map.sizes().0)?;
+        Ok(map.delete(key).map_or_else(MapError::result, |()| 0))
+    }
+
+    fn output(&self, [ring, data, size, flags, _]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+        let ring = self.ring(ring)?;
+        let record = memory.read(data, usize::try_from(size).map_err(|_| misuse())?)?;
+        if flags != 0 {
+            return Err(misuse());
+        }
+        let written = ring.output(record, &self.link.platform);
+        Ok(if written { 0 } else { errno::ENOMEM.wrapping_neg() as u64 })
+    }
+
+    fn reserve(&mut self, [ring, size, ..]: [u64; 5]) -> Result<u64, Fault> {
+        let ring = self.ring(ring)?;
+        let Some(place) = self.reserved.iter_mut().find(|place| place.is_none()) else {
+            ring.drop_one();
+            return Ok(0);
+        };
+        *place = ring.reserve(size, &self.link.platform).map(|address| Record { ring, address });
+        Ok(place.map_or(0, |record| record.address))
+    }
+
+    /// Ends the reservation of a record that this run holds.
+    fn consume(&mut self, [address, ..]: [u64; 5], end: fn(&Ring, u64) -> bool) -> Result<u64, Fault> {
+        let held = |place: &&mut Option<Record<'_>>| place.is_some_and(|record| record.address == address);
+        let record = self.reserved.iter_mut().find(held).and_then(Option::take).ok_or_else(misuse)?;
+        end(record.ring, record.address);
+        Ok(0)
+    }
+
+    fn map(&self, handle: u64) -> Result<&'a Map, Fault> {
+        let index = handle.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        let map = index.and_then(|index| self.link.program.maps.get(index));
+        map.map(|map| &**map).ok_or_else(misuse)
+    }
+
+    fn ring(&self, handle: u64) -> Result<&'a Ring, Fault> {
+        self.map(handle)?.ring().ok_or_else(misuse)
+    }
+}
+
+impl Drop for Calls<'_> {
+    fn drop(&mut self) {
+        for record in self.reserved.iter_mut().filter_map(Option::take) {
+            record.ring.discard(record.address);
+        }
+    }
+}
+
+/// An argument that no verified program passes.
+fn misuse() -> Fault {
+    Cause::Helper { status: errno::EINVAL as i32 }.into()
+}
