@@ -58,22 +58,29 @@ pub struct Connection {
     pub notes: Notes,
 }
 
-/// Something that a stream hook is shown.
+/// Something that became visible in a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Frame that made it visible.
     pub frame: u64,
     /// Time of that frame.
     pub time: Duration,
-    /// Whose bytes these are.
+    /// What it is.
+    pub step: Step,
+}
+
+/// One thing that a stream hook is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which way it goes.
     pub direction: Direction,
-    /// Bytes of this direction right before these that the capture does not have.
+    /// Bytes of this direction right before it that nobody has.
     pub missed: u64,
     /// What it is.
     pub kind: Kind,
 }
 
-/// The kinds of [`Event`].
+/// The kinds of [`Step`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Bytes, never none.
@@ -112,8 +119,8 @@ impl Connection {
     /// Everything that `direction` carried, holes left out.
     pub fn bytes(&self, direction: Direction) -> Vec<u8> {
         let mut all = Vec::new();
-        for event in self.events.iter().filter(|event| event.direction == direction) {
-            if let Kind::Data { bytes, .. } = &event.kind {
+        for step in self.events.iter().map(|event| &event.step).filter(|step| step.direction == direction) {
+            if let Kind::Data { bytes, .. } = &step.kind {
                 all.extend_from_slice(bytes);
             }
         }
@@ -168,6 +175,26 @@ pub fn connections(capture: &Capture, local: &[IpAddr]) -> Vec<Connection> {
         groups[at].segments.push(Segment { packet, sequence, flags });
     }
     groups.iter().filter_map(|group| group.assemble(local)).collect()
+}
+
+/// The UDP packets that this machine sends, in the order of the capture; those of which it kept only a part left out.
+///
+/// This machine is the sender whose address is in `local`; when that says nothing, whoever sent the first packet between
+/// two endpoints.
+pub fn outgoing<'a>(capture: &'a Capture, local: &[IpAddr]) -> Vec<&'a Packet> {
+    let mut first: HashMap<(SocketAddr, SocketAddr), SocketAddr> = HashMap::new();
+    let datagrams = capture.packets.iter().filter(|packet| packet.transport == Transport::Udp);
+    let here = datagrams.filter(|packet| {
+        let ends = (packet.source, packet.destination);
+        let key = if ends.0 <= ends.1 { ends } else { (ends.1, ends.0) };
+        let opener = *first.entry(key).or_insert(packet.source);
+        match (local.contains(&packet.source.ip()), local.contains(&packet.destination.ip())) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => packet.source == opener,
+        }
+    });
+    here.filter(|packet| packet.cut == 0).collect()
 }
 
 /// A TCP packet.
@@ -245,7 +272,7 @@ impl Group<'_> {
             let assembly = if direction == Direction::Outbound { outbound } else { inbound };
             let mut show = |missed, kind| {
                 let (frame, time) = (segment.packet.frame, segment.packet.time);
-                connection.events.push(Event { frame, time, direction, missed, kind });
+                connection.events.push(Event { frame, time, step: Step { direction, missed, kind } });
             };
             assembly.take(&(*segment).into(), &mut connection.notes, &mut show);
             if segment.flags.rst {
@@ -254,7 +281,7 @@ impl Group<'_> {
         }
         connection.notes.stray +=
             behind.iter().filter(|segment| !segment.packet.payload.is_empty()).count() as u64;
-        connection.notes.missing = connection.events.iter().map(|event| event.missed).sum();
+        connection.notes.missing = connection.events.iter().map(|event| event.step.missed).sum();
         Some(connection)
     }
 }

@@ -56,10 +56,10 @@ fn only(packets: impl IntoIterator<Item = Packet>) -> Connection {
 
 /// Events in short: `>` outbound, `<` inbound, `!n` bytes missed, then the bytes, FIN or RST.
 fn story(connection: &Connection) -> Vec<String> {
-    let tell = |event: &Event| {
-        let arrow = if event.direction == Direction::Outbound { ">" } else { "<" };
-        let missed = if event.missed > 0 { format!("!{} ", event.missed) } else { String::new() };
-        let what = match &event.kind {
+    let tell = |Event { step, .. }: &Event| {
+        let arrow = if step.direction == Direction::Outbound { ">" } else { "<" };
+        let missed = if step.missed > 0 { format!("!{} ", step.missed) } else { String::new() };
+        let what = match &step.kind {
             Kind::Data { bytes, .. } => String::from_utf8_lossy(bytes).into_owned(),
             Kind::Fin => "FIN".to_string(),
             Kind::Reset => "RST".to_string(),
@@ -240,8 +240,8 @@ proptest! {
         packets.insert(fin_at.index(packets.len() + 1), client(position(stream.len()), "FA", b""));
         let connection = only(packets);
         prop_assert_eq!(connection.bytes(Direction::Outbound), stream);
-        prop_assert_eq!(&connection.events.last().expect("an end").kind, &Kind::Fin);
-        prop_assert!(connection.events.iter().all(|event| event.missed == 0));
+        prop_assert_eq!(&connection.events.last().expect("an end").step.kind, &Kind::Fin);
+        prop_assert!(connection.events.iter().all(|event| event.step.missed == 0));
         prop_assert_eq!(connection.notes.conflicts, 0);
     }
 
@@ -262,9 +262,9 @@ proptest! {
         let data = segments.iter().map(|(at, bytes)| client(first.wrapping_add(*at as u32), "A", bytes));
         let connection = only([client(isn, "S", b"")].into_iter().chain(data));
         let mut at = 0;
-        for event in &connection.events {
-            at += event.missed as usize;
-            let Kind::Data { bytes, .. } = &event.kind else { panic!("only data was sent") };
+        for Event { step, .. } in &connection.events {
+            at += step.missed as usize;
+            let Kind::Data { bytes, .. } = &step.kind else { panic!("only data was sent") };
             for byte in bytes {
                 shown[at] = Some(*byte);
                 at += 1;
