@@ -1,57 +1,61 @@
 //! BTF: the types and the line table that compilers put beside bytecode.
+//!
+//! The bytes come from files that anyone may have made: every offset is checked, recursion is bounded, and nothing is
+//! allocated that is not in proportion to the file.
 
-/// A type of data in a map, complete in itself: what is needed to read and write a key or a value by its C form.
+mod lines;
+mod shape;
+mod types;
+
+pub use lines::{LineInfo, Lines};
+pub use shape::{Member, Shape};
+pub use types::{Btf, Type, Variable};
+
+use std::fmt;
+
+/// What is wrong with the BTF of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// An integer of so many bytes (1, 2, 4, 8 or 16), in the machine's (little-endian) order.
-    Int {
-        /// Bytes.
-        size: u32,
-        /// Whether it has a sign.
-        signed: bool,
-        /// Whether it is text: the type is called `char`.
-        character: bool,
-    },
-    /// So many elements, one behind the other.
-    Array {
-        /// The type of each.
-        element: Box<Shape>,
-        /// How many.
-        count: u32,
-    },
-    /// A structure or a union.
-    Struct {
-        /// Its name, empty when it has none.
-        name: String,
-        /// Bytes.
-        size: u32,
-        /// Its members, in the order of the source.
-        members: Vec<Member>,
-    },
-    /// Bytes that have no form that we know (a float, a bit field, a type nested too deeply).
-    Opaque {
-        /// Bytes.
-        size: u32,
-    },
+pub struct BtfError(String);
+
+impl BtfError {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
 }
 
-/// A member of a [`Shape::Struct`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its name, empty when it has none.
-    pub name: String,
-    /// Bytes from the start of the structure.
-    pub offset: u32,
-    /// Its type.
-    pub shape: Shape,
+impl fmt::Display for BtfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
-impl Shape {
-    /// Bytes that a value of this type takes.
-    pub fn size(&self) -> u64 {
-        match self {
-            Self::Int { size, .. } | Self::Struct { size, .. } | Self::Opaque { size } => u64::from(*size),
-            Self::Array { element, count } => element.size().saturating_mul(u64::from(*count)),
+impl std::error::Error for BtfError {}
+
+/// The 32-bit number at `offset`.
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    let bytes = bytes.get(offset..offset.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// `length` bytes from `offset`, numbers as the format gives them.
+fn range(bytes: &[u8], offset: u64, length: u32) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    bytes.get(start..start.checked_add(length as usize)?)
+}
+
+/// The parts that the headers of `.BTF` and `.BTF.ext` share: magic, version, flags, and the header's own length.
+fn header_length(bytes: &[u8], section: &str) -> Result<u32, BtfError> {
+    const MAGIC: u16 = 0xeb9f;
+    const VERSION: u8 = 1;
+    match bytes {
+        [low, high, version, _flags, ..] if u16::from_le_bytes([*low, *high]) == MAGIC => {
+            if *version != VERSION {
+                return Err(BtfError::new(format!(
+                    "{section} has version {version}, and {VERSION} is known"
+                )));
+            }
+            u32_at(bytes, 4).ok_or_else(|| BtfError::new(format!("{section} ends in its header")))
         }
+        _ => Err(BtfError::new(format!("{section} does not start with the BTF magic"))),
     }
 }

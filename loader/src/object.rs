@@ -1,15 +1,27 @@
 //! Objects: an ELF file of a BPF compiler becomes programs in the wire form of the ABI, and the maps that they use.
+//!
+//! The file may come from anywhere: whatever is wrong with it is an [`ObjectError`], never a panic, and the memory and the
+//! time that it takes are in proportion to its size.
+
+mod elf;
+mod error;
+mod link;
+mod maps;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use tidegate_abi::{Insn, MapDef, ProgramType};
 
 use crate::btf::Shape;
 use crate::error::Error;
 
+pub(crate) use elf::text_at;
+pub use error::ObjectError;
+
 /// What an ELF object holds. Programs are linked: relocated, with the functions that they call behind them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Object {
     programs: Vec<Program>,
     maps: Vec<Map>,
@@ -47,13 +59,13 @@ pub struct Line {
     /// The first slot that it speaks of; it holds up to the next line or function.
     pub slot: usize,
     /// The file, as the compiler was told.
-    pub file: String,
+    pub file: Arc<str>,
     /// Line, from 1.
     pub line: u32,
     /// Column, from 1; 0 when it is not known.
     pub column: u32,
     /// The text of the line as it was compiled; empty when it is not known.
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 /// A map of an object.
@@ -69,17 +81,6 @@ pub struct Map {
     pub key: Option<Shape>,
     /// The type of its values, when BTF tells it.
     pub value: Option<Shape>,
-}
-
-/// Why a file is not an object that can be loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectError {
-    /// Stable name of the kind of error.
-    pub code: &'static str,
-    /// What is wrong, and in which section or symbol.
-    pub message: String,
-    /// What to do about it.
-    pub help: String,
 }
 
 impl Object {
@@ -99,15 +100,12 @@ impl Object {
     /// # Errors
     /// The bytes are not an ELF object for BPF, or something in it can't be loaded; the error says what and where.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
-        let _elf = goblin::elf::Elf::parse(bytes).map_err(|error| ObjectError {
-            code: "object-elf",
-            message: format!("not an ELF object: {error}"),
-            help: "compile the policy with clang -target bpf, or rustc and llc".into(),
-        })?;
-        Ok(Self::default())
+        let file = elf::File::parse(bytes)?;
+        let (programs, maps) = link::link(&file)?;
+        Ok(Self { programs, maps })
     }
 
-    /// The programs, in the order of the object's symbols.
+    /// The programs, in the order of their sections and of the functions there. There is at least one.
     pub fn programs(&self) -> &[Program] {
         &self.programs
     }
@@ -117,7 +115,7 @@ impl Object {
         self.programs.iter().find(|program| program.name == name)
     }
 
-    /// Every map that a program of this object uses or that the object defines.
+    /// Every map that the object defines, and the global data that its programs use.
     pub fn maps(&self) -> &[Map] {
         &self.maps
     }

@@ -1,0 +1,183 @@
+//! Objects of both compilers, whole and damaged.
+
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use tidegate::btf::Shape;
+use tidegate::object::{Object, Program};
+use tidegate_abi::insn::{call, pseudo};
+use tidegate_abi::map::RDONLY_PROG;
+use tidegate_abi::{Insn, MapKind, ProgramType};
+
+const C: &[u8] = include_bytes!("fixtures/features.o");
+const RUST: &[u8] = include_bytes!("fixtures/features-rs.o");
+
+static C_OBJECT: LazyLock<Object> = LazyLock::new(|| Object::parse(C).expect("clang's object loads"));
+static RUST_OBJECT: LazyLock<Object> = LazyLock::new(|| Object::parse(RUST).expect("rustc's object loads"));
+
+fn names(object: &Object) -> Vec<(&str, ProgramType)> {
+    object.programs().iter().map(|program| (program.name.as_str(), program.program_type)).collect()
+}
+
+fn functions(program: &Program) -> Vec<&str> {
+    program.functions.iter().map(|function| function.name.as_str()).collect()
+}
+
+/// The slots that calls and code addresses of `program` lead to.
+fn targets(program: &Program) -> Vec<usize> {
+    let calls =
+        program.insns.iter().enumerate().filter(|(_, insn)| insn.opcode == 0x85 && insn.src() == call::LOCAL);
+    calls.map(|(slot, insn)| slot.wrapping_add_signed(insn.imm as isize + 1)).collect()
+}
+
+/// The source and the two immediates of every 64-bit load of `program`.
+fn loads(program: &Program) -> Vec<(u8, usize, i32)> {
+    let pairs = program.insns.windows(2).filter(|pair| pair[0].opcode == 0x18);
+    pairs.map(|pair| (pair[0].src(), pair[0].imm as usize, pair[1].imm)).collect()
+}
+
+#[test]
+fn every_global_function_of_a_program_section_is_a_program() {
+    assert_eq!(
+        names(&C_OBJECT),
+        [("beside", ProgramType::Stream), ("watch", ProgramType::Stream), ("second", ProgramType::Send)]
+    );
+    assert_eq!(names(&RUST_OBJECT), [("watch", ProgramType::Send)]);
+}
+
+#[test]
+fn the_functions_that_a_program_reaches_lie_behind_it_and_no_others() {
+    let watch = C_OBJECT.program("watch").unwrap();
+    assert_eq!(functions(watch), ["watch", "count", "beside", "is_watched"]);
+    assert_eq!(functions(C_OBJECT.program("second").unwrap()), ["second", "is_watched"]);
+    assert_eq!(
+        functions(&RUST_OBJECT.programs()[0]),
+        ["watch", "features::count"],
+        "and not the panic handler"
+    );
+}
+
+#[test]
+fn calls_lead_to_functions_whatever_form_the_compiler_chose() {
+    // clang: a symbol (count, beside), a section and an addend (second), already resolved in the section (is_watched).
+    for program in C_OBJECT.programs().iter().chain(RUST_OBJECT.programs()) {
+        let starts: Vec<usize> = program.functions.iter().map(|function| function.slot).collect();
+        let mut called = targets(program);
+        called.sort_unstable();
+        called.dedup();
+        assert_eq!(called, starts[1..], "{}", program.name);
+    }
+}
+
+#[test]
+fn maps_have_the_definition_and_the_types_of_the_source() {
+    let map = |name: &str| C_OBJECT.maps().iter().find(|map| map.name == name).unwrap();
+    let counts = map("counts");
+    assert_eq!(counts.def.kind, MapKind::Hash);
+    assert_eq!((counts.def.key_size, counts.def.value_size, counts.def.max_entries), (16, 8, 16));
+    let Some(Shape::Struct { name, members, .. }) = &counts.key else { panic!("{:?}", counts.key) };
+    assert_eq!(name, "pair");
+    assert_eq!(
+        members.iter().map(|member| (member.name.as_str(), member.offset)).collect::<Vec<_>>(),
+        [("port", 0), ("zero", 2), ("name", 4)]
+    );
+    let character = Shape::Int { size: 1, signed: true, character: true };
+    assert_eq!(members[2].shape, Shape::Array { element: Box::new(character), count: 12 });
+    assert_eq!(counts.value, Some(Shape::Int { size: 8, signed: false, character: false }));
+
+    let settings = map("settings");
+    assert_eq!(settings.def.kind, MapKind::Array);
+    assert_eq!((settings.def.value_size, settings.def.flags), (24, RDONLY_PROG));
+
+    let counts = &RUST_OBJECT.maps()[0];
+    assert_eq!((counts.name.as_str(), counts.def.key_size, counts.def.max_entries), ("counts", 16, 16));
+    assert!(matches!(&counts.key, Some(Shape::Struct { members, .. }) if members[1].name == "name"));
+}
+
+#[test]
+fn global_data_is_an_array_of_one_entry() {
+    let watch = C_OBJECT.program("watch").unwrap();
+    let map = |own: usize| &C_OBJECT.maps()[watch.maps[own]];
+    let named: Vec<_> =
+        loads(watch).into_iter().map(|(src, own, offset)| (src, map(own).name.as_str(), offset)).collect();
+    assert_eq!(
+        named,
+        [
+            (pseudo::MAP_IDX_VALUE, ".data", 0),
+            (pseudo::MAP_IDX_VALUE, ".rodata", 0),
+            (pseudo::MAP_IDX_VALUE, ".data", 0),
+            (pseudo::MAP_IDX_VALUE, ".rodata.str1.1", 0),
+            (pseudo::MAP_IDX, "counts", 0),
+            (pseudo::MAP_IDX_VALUE, ".bss", 0),
+            (pseudo::MAP_IDX, "settings", 0),
+            (pseudo::MAP_IDX_VALUE, ".rodata.str2.2", 0),
+        ]
+    );
+    let data = |name: &str| C_OBJECT.maps().iter().find(|map| map.name == name).unwrap();
+    assert_eq!(data(".data").initial.as_deref(), Some([7, 0, 0, 0].as_slice()));
+    assert_eq!(data(".bss").initial.as_deref(), Some([0; 8].as_slice()));
+    assert_eq!(data(".rodata.str1.1").initial.as_deref(), Some(b"needle\0".as_slice()));
+    assert_eq!((data(".data").def.flags, data(".rodata").def.flags), (0, RDONLY_PROG));
+}
+
+#[test]
+fn every_instruction_has_the_line_that_it_came_from() {
+    let watch = C_OBJECT.program("watch").unwrap();
+    let find = watch.insns.iter().position(|insn| *insn == Insn::new(0x85, 0, 0, 0, 0x10003)).unwrap();
+    let line = watch.line(find).unwrap();
+    assert!(line.file.ends_with("features.c"), "{}", line.file);
+    assert!(line.text.contains("tidegate_find(ctx, 0, \"needle\", 6)"), "{}", line.text);
+    let callee = watch.functions.iter().find(|function| function.name == "is_watched").unwrap();
+    assert!(watch.line(callee.slot).unwrap().text.contains("watched[at & 3] == port"));
+    assert!(RUST_OBJECT.programs()[0].line(0).unwrap().file.ends_with("features.rs"));
+}
+
+/// Whatever the bytes are, loading ends with an object or with an error in words.
+fn load(bytes: &[u8]) {
+    if let Err(error) = Object::parse(bytes) {
+        assert!(error.code.starts_with("object-") && !error.message.is_empty() && !error.help.is_empty());
+    }
+}
+
+#[test]
+fn an_object_that_is_cut_anywhere_is_refused() {
+    for object in [C, RUST] {
+        for end in 0..object.len() {
+            assert!(Object::parse(&object[..end]).is_err(), "cut to {end} bytes");
+        }
+    }
+}
+
+#[test]
+fn an_object_with_any_bit_flipped_loads_or_is_refused() {
+    for object in [C, RUST] {
+        let mut bytes = object.to_vec();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                load(&bytes);
+                bytes[at] ^= 1 << bit;
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_object_with_many_wrong_bytes_loads_or_is_refused(
+        rust: bool,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+    ) {
+        let mut bytes = if rust { RUST } else { C }.to_vec();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        load(&bytes);
+    }
+
+    #[test]
+    fn bytes_that_are_no_object_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        prop_assert!(Object::parse(&bytes).is_err());
+    }
+}
