@@ -1,1 +1,182 @@
-//! The typed client of a runtime's control messages.
+//! The typed client of a runtime's control messages: the bytes that cross into a kernel, without a kernel.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use tidegate_abi::control::{self, EventRead, Events, Id, Operation, Refusal, Status};
+use tidegate_abi::limits;
+use tidegate_runtime::Runtime;
+
+/// Speaks to a runtime of this process.
+pub struct Client {
+    runtime: Arc<Runtime>,
+    request: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+/// A request that was refused. It changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub status: Status,
+    /// What the verifier said, when it was the one that refused.
+    pub refusal: Option<Refusal>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.refusal {
+            Some(refusal) => {
+                write!(f, "{} at instruction {}: {}", refusal.code, refusal.insn, refusal.reason)
+            }
+            None => f.write_str(self.status.text()),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Bytes of a message to start with. A longer one is tried again with more room.
+const ROOM: usize = 4096;
+
+impl Client {
+    /// A client of `runtime`.
+    pub fn new(runtime: Arc<Runtime>) -> Self {
+        Self { runtime, request: vec![0; ROOM], reply: vec![0; ROOM] }
+    }
+
+    /// Asks for something whose answer stands on its own.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn call<O: Operation<Reply: DeserializeOwned>>(&mut self, request: &O) -> Result<O::Reply, Refused> {
+        let length = self.exchange(request)?;
+        self.answer(control::parse_reply(&self.reply[..length]), length)
+    }
+
+    /// Asks for bytes: a key or a value.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn call_bytes<O>(&mut self, request: &O) -> Result<Vec<u8>, Refused>
+    where
+        O: Operation<Reply = &'static [u8]>,
+    {
+        let length = self.exchange(request)?;
+        let answer = control::parse_reply::<&[u8]>(&self.reply[..length]).map(<[u8]>::to_vec);
+        self.answer(answer, length)
+    }
+
+    /// Takes the records that wait in the ring buffer `map`. Returns them, and the number that did not fit since the map
+    /// was made.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn events(&mut self, map: Id) -> Result<(Vec<Vec<u8>>, u64), Refused> {
+        let mut all = Vec::new();
+        loop {
+            let length = self.exchange(&EventRead { map, max: u32::MAX })?;
+            let answer = control::parse_reply::<Events<'_>>(&self.reply[..length]);
+            let taken = answer.map(|events| (records(events.records), events.dropped));
+            let (records, dropped) = self.answer(taken, length)?;
+            if records.is_empty() {
+                return Ok((all, dropped));
+            }
+            all.extend(records);
+        }
+    }
+
+    /// Sends `request`, with room for it and for its reply. Returns the length of the reply.
+    fn exchange<O: Operation>(&mut self, request: &O) -> Result<usize, Refused> {
+        let length = loop {
+            match control::write_request(request, &mut self.request) {
+                Ok(length) => break length,
+                Err(status) => self.request = self.larger(self.request.len(), status)?,
+            }
+        };
+        loop {
+            let answered = self.runtime.handle(&self.request[..length], &mut self.reply);
+            let short = control::parse_reply::<()>(&self.reply[..answered]) == Err(Status::ReplyTooLarge);
+            if !short {
+                return Ok(answered);
+            }
+            self.reply = self.larger(self.reply.len(), Status::ReplyTooLarge)?;
+        }
+    }
+
+    fn larger(&self, size: usize, status: Status) -> Result<Vec<u8>, Refused> {
+        if size >= limits::MAX_MESSAGE {
+            return Err(Refused { status, refusal: None });
+        }
+        Ok(vec![0; (size * 4).min(limits::MAX_MESSAGE)])
+    }
+
+    fn answer<T>(&self, answer: Result<T, Status>, length: usize) -> Result<T, Refused> {
+        answer.map_err(|status| Refused { status, refusal: control::refusal(&self.reply[..length]) })
+    }
+}
+
+/// The records in an answer: each behind its length.
+fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some((record, behind)) = rest.split_at_checked(length) else { break };
+        records.push(record.to_vec());
+        bytes = behind;
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_abi::control::{
+        LinkInfo, MapCreate, MapInfo, MapLookup, MapNextKey, MapUpdate, Name, Version,
+    };
+    use tidegate_abi::{API_VERSION, MapDef, MapKind};
+
+    use super::*;
+    use crate::host::platform;
+
+    fn client() -> Client {
+        Client::new(Arc::new(Runtime::new(platform()).expect("a runtime")))
+    }
+
+    fn map(client: &mut Client, kind: MapKind, key_size: u32, value_size: u32, max_entries: u32) -> Id {
+        let def = MapDef { kind, key_size, value_size, max_entries, flags: 0 };
+        client.call(&MapCreate { name: Name::try_from("m").expect("short"), def }).expect("a map")
+    }
+
+    #[test]
+    fn what_is_stored_is_found_again_whatever_its_size() {
+        let mut client = client();
+        assert_eq!(client.call(&Version {}).expect("an answer").api, API_VERSION);
+        let map = map(&mut client, MapKind::Hash, 3, limits::MAX_VALUE as u32, 4);
+        let value: Vec<u8> = (0..limits::MAX_VALUE).map(|at| at as u8).collect();
+        client.call(&MapUpdate { map, key: b"abc", value: &value, flags: 0 }).expect("stored");
+        assert_eq!(client.call_bytes(&MapLookup { map, key: b"abc" }), Ok(value));
+        assert_eq!(client.call_bytes(&MapNextKey { map, key: None }), Ok(b"abc".to_vec()));
+        assert_eq!(client.call(&MapInfo { map }).expect("an answer").entries, 1);
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let mut client = client();
+        let refused = client.call(&LinkInfo { link: 99 }).expect_err("no such link");
+        assert_eq!(refused.status, Status::NotFound);
+        let hash = map(&mut client, MapKind::Hash, 3, 1, 4);
+        let missing = client.call_bytes(&MapLookup { map: hash, key: b"xyz" }).expect_err("no such key");
+        assert_eq!(missing.status, Status::NotFound);
+        assert_eq!(client.events(hash).expect_err("no ring buffer").refusal, None);
+    }
+
+    #[test]
+    fn records_come_apart_by_their_lengths() {
+        assert_eq!(
+            records(b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c"),
+            [b"ab".to_vec(), b"".to_vec(), b"c".to_vec()]
+        );
+        assert_eq!(records(b"\x05\0\0\0ab"), Vec::<Vec<u8>>::new());
+    }
+}

@@ -304,7 +304,7 @@ impl Reader<'_> {
         let at = entry.span().start;
         let scenario = entry.get_ref();
         let traffic = match &scenario.capture {
-            Some(capture) if scenario.steps.is_empty() => self.from_capture(scenario, capture)?,
+            Some(capture) if scenario.steps.is_empty() => self.captured(scenario, capture)?,
             Some(capture) => {
                 return Err(
                     self.error(capture.span().start, "a scenario has `steps` or a `capture`, not both")
@@ -314,7 +314,7 @@ impl Reader<'_> {
                 return Err(self
                     .error(at, format!("scenario `{}` has neither `steps` nor a `capture`", scenario.name)));
             }
-            None => vec![self.from_steps(scenario)?],
+            None => vec![self.written(scenario)?],
         };
         Ok(Scenario {
             name: scenario.name.clone(),
@@ -361,7 +361,7 @@ impl Reader<'_> {
         Ok((local, remote))
     }
 
-    fn from_steps(&self, scenario: &file::Scenario) -> Result<Traffic, Error> {
+    fn written(&self, scenario: &file::Scenario) -> Result<Traffic, Error> {
         let (local, remote) = self.ends(scenario)?;
         let is_packet = |step: &file::Step| step.udp.is_some() || step.tcp.is_some();
         let packets = scenario.steps.iter().filter(|step| is_packet(step.get_ref())).count();
@@ -417,7 +417,9 @@ impl Reader<'_> {
             (None, None, Some(of), None) => (way(of), Kind::Fin),
             (None, None, None, Some(of)) => (way(of), Kind::Reset),
             _ => {
-                return Err(self.error(at, "a step is one of `send`, `receive`, `fin`, `reset`, `udp`, `tcp`"));
+                return Err(
+                    self.error(at, "a step is one of `send`, `receive`, `fin`, `reset`, `udp`, `tcp`")
+                );
             }
         };
         Ok(Step { direction, missed: step.missed.unwrap_or(0), kind })
@@ -487,7 +489,7 @@ impl Reader<'_> {
         Ok(flags)
     }
 
-    fn from_capture(&self, scenario: &file::Scenario, name: &Spanned<String>) -> Result<Vec<Traffic>, Error> {
+    fn captured(&self, scenario: &file::Scenario, name: &Spanned<String>) -> Result<Vec<Traffic>, Error> {
         let at = name.span().start;
         let absolute = fs::canonicalize(self.folder()).unwrap_or_default();
         let above = absolute.ancestors().map(|folder| folder.join("examples/captures"));

@@ -87,17 +87,26 @@ pub fn data(value: &Value, size: usize, shape: Option<&Shape>) -> Result<Vec<u8>
             bytes.resize(size, 0);
             Ok(bytes)
         }
+        (Value::Array(items), Some(Shape::Struct { name, members, .. })) => {
+            if items.len() > members.len() {
+                return Err(format!("{} members, struct {name} has {}", items.len(), members.len()));
+            }
+            let named = members.iter().map(|member| member.name.clone()).zip(items.iter().cloned());
+            data(&Value::Table(named.collect()), size, shape)
+        }
         (Value::Array(items), _) => {
             let mut bytes = Vec::new();
+            let mut pads = false;
             for item in items {
                 let text =
                     item.as_str().ok_or("in a list each item says its size, as \"u32:1\" or \"hex:00ff\"")?;
-                let (encoded, _) = prefixed(text)?.ok_or_else(|| {
+                let (encoded, may_pad) = prefixed(text)?.ok_or_else(|| {
                     format!("`{text}` needs a prefix that says its size, as `u32:` or `hex:`")
                 })?;
                 bytes.extend(encoded);
+                pads = may_pad;
             }
-            exact(bytes, size)
+            if pads { padded(bytes, size) } else { exact(bytes, size) }
         }
         (other, _) => Err(format!("a {} can't be a key or a value", other.type_str())),
     }
@@ -331,6 +340,7 @@ mod tests {
         assert_eq!(key("\"cidr:10.0.0.0/8\"", 8).unwrap(), [8, 0, 0, 0, 10, 0, 0, 0]);
         assert_eq!(key("\"dns:a\"", 5).unwrap(), b"\x01a\0\0\0");
         assert_eq!(key("[\"u32:1\", \"str:ab\", \"hex:0000\"]", 8).unwrap(), b"\x01\0\0\0ab\0\0");
+        assert_eq!(key("[\"u32:1\", \"str:ab\"]", 8).unwrap(), b"\x01\0\0\0ab\0\0");
     }
 
     #[test]
@@ -360,6 +370,12 @@ mod tests {
         assert_eq!(
             data(&value("to = \"ab\"\naction = 2"), 16, Some(&rule)).unwrap(),
             b"\x02\0\0\0\0\0\0\0ab\0\0\0\0\0\0"
+        );
+        let items =
+            |items: &[&str]| Value::Array(items.iter().map(|item| Value::String((*item).into())).collect());
+        assert_eq!(
+            data(&items(&["u32:2", "str:ab"]), 16, Some(&rule)),
+            data(&value("to = \"ab\"\naction = 2"), 16, Some(&rule))
         );
         let unknown = data(&value("too = 1"), 16, Some(&rule)).unwrap_err();
         assert_eq!(unknown, "struct rule has no member `too`; it has action, to");

@@ -1,0 +1,362 @@
+//! A policy in a runtime: its maps made and filled, its programs verified and attached, through control messages only.
+
+use std::collections::BTreeMap;
+
+use tidegate_abi::control::{
+    Counters, Id, LinkAttach, LinkInfo, MapCreate, MapDelete, MapFreeze, MapLookup, MapNextKey, MapUpdate,
+    Name, OnError, ProgramLoad, Status,
+};
+use tidegate_abi::{Hook, MapDef, MapKind, limits};
+use toml::{Table, Value};
+
+use crate::btf::Shape;
+use crate::client::{Client, Refused};
+use crate::error::{Error, Exit};
+use crate::object::{Map, Object, Program};
+use crate::scenario::{Contents, literal};
+
+/// How a policy is set up.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Programs to attach, in this order; none: the only one that the object has.
+    pub programs: Vec<String>,
+    /// What a failed run does.
+    pub on_error: OnError,
+    /// Contents of its maps.
+    pub maps: Contents,
+    /// Values of its constants.
+    pub globals: Table,
+}
+
+/// A policy that is attached to the hooks of both address families.
+pub struct Loaded {
+    maps: Vec<LoadedMap>,
+    links: Vec<Link>,
+}
+
+struct LoadedMap {
+    id: Id,
+    name: String,
+    def: MapDef,
+    key: Option<Shape>,
+    value: Option<Shape>,
+    /// What it holds at the start of a run.
+    start: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// A program at a hook.
+pub struct Link {
+    /// Name of the program.
+    pub program: String,
+    /// Where it runs.
+    pub hook: Hook,
+    id: Id,
+}
+
+impl Loaded {
+    /// Loads the programs of `object` that `setup` names, with their maps, and attaches them.
+    ///
+    /// # Errors
+    /// The setup does not fit the object, or the runtime refuses: then the error has the exit code of a refused program.
+    pub fn new(client: &mut Client, object: &Object, setup: &Setup) -> Result<Self, Error> {
+        let programs = chosen(object, &setup.programs)?;
+        let mut maps = Vec::new();
+        for map in object.maps() {
+            let name = name(&map.name)?;
+            let id =
+                client.call(&MapCreate { name, def: map.def }).map_err(|error| of_map(&map.name, &error))?;
+            maps.push(LoadedMap {
+                id,
+                name: map.name.clone(),
+                def: map.def,
+                key: map.key.clone(),
+                value: map.value.clone(),
+                start: start(map)?,
+            });
+        }
+        let mut loaded = Self { maps, links: Vec::new() };
+        loaded.set_globals(&setup.globals)?;
+        loaded.set_contents(&setup.maps)?;
+        loaded.reset(client)?;
+        for map in loaded.maps.iter().filter(|map| map.def.read_only() && map.name.starts_with('.')) {
+            client.call(&MapFreeze { map: map.id }).map_err(|error| of_map(&map.name, &error))?;
+        }
+        for (priority, program) in (0..).zip(programs) {
+            loaded.attach(client, program, priority, setup.on_error)?;
+        }
+        Ok(loaded)
+    }
+
+    fn attach(
+        &mut self,
+        client: &mut Client,
+        program: &Program,
+        priority: u16,
+        on_error: OnError,
+    ) -> Result<(), Error> {
+        let maps = program.maps.iter().filter_map(|at| self.maps.get(*at)).map(|map| map.id).collect();
+        let code = program.code();
+        let request =
+            ProgramLoad { name: name(&program.name)?, program_type: program.program_type, code: &code, maps };
+        let id = client.call(&request).map_err(|refused| refusal(program, &refused))?.program;
+        for hook in Hook::ALL.into_iter().filter(|hook| hook.program_type() == program.program_type) {
+            let request =
+                LinkAttach { program: id, hook, priority, on_error, budget: limits::DEFAULT_BUDGET };
+            let id = client.call(&request).map_err(|refused| refusal(program, &refused))?;
+            self.links.push(Link { program: program.name.clone(), hook, id });
+        }
+        Ok(())
+    }
+
+    /// The links, by priority.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// What `link` has counted.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn counters(&self, client: &mut Client, link: &Link) -> Result<Counters, Error> {
+        let info =
+            client.call(&LinkInfo { link: link.id }).map_err(|error| of_program(&link.program, &error))?;
+        Ok(info.counters)
+    }
+
+    /// Puts every map that a program may have written back to its start.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn reset(&self, client: &mut Client) -> Result<(), Error> {
+        for map in &self.maps {
+            map.reset(client).map_err(|error| of_map(&map.name, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the records of all ring buffers, by the name of the map.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn events(&self, client: &mut Client) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Error> {
+        let rings = self.maps.iter().filter(|map| map.def.kind == MapKind::RingBuf);
+        let take = |map: &LoadedMap| {
+            let (records, _) = client.events(map.id).map_err(|error| of_map(&map.name, &error))?;
+            Ok((map.name.clone(), records))
+        };
+        rings.map(take).collect()
+    }
+
+    /// Holds the contents of the maps against `expected`: what is different, in words.
+    ///
+    /// # Errors
+    /// `expected` does not fit the maps.
+    pub fn differences(&self, client: &mut Client, expected: &Contents) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        for (name, entries) in expected {
+            let map = self.map(name)?;
+            for (text, value) in entries {
+                let key = map.key_of(text)?;
+                let held = match client.call_bytes(&MapLookup { map: map.id, key: &key }) {
+                    Ok(held) => Some(held),
+                    Err(Refused { status: Status::NotFound, .. }) => None,
+                    Err(error) => return Err(of_map(name, &error)),
+                };
+                let wanted = match value.as_str() {
+                    Some("absent") => None,
+                    _ => Some(map.value_of(text, value)?),
+                };
+                if held != wanted {
+                    let show = |value: Option<&[u8]>| value.map_or("absent".into(), |value| map.show(value));
+                    let (held, wanted) = (show(held.as_deref()), show(wanted.as_deref()));
+                    found.push(format!("map {name}: `{text}` is {held}, expected {wanted}"));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn map(&self, name: &str) -> Result<&LoadedMap, Error> {
+        self.maps.iter().find(|map| map.name == name).ok_or_else(|| self.no_map(name))
+    }
+
+    fn no_map(&self, name: &str) -> Error {
+        let known: Vec<_> =
+            self.maps.iter().map(|map| map.name.as_str()).filter(|name| !name.starts_with('.')).collect();
+        let help =
+            if known.is_empty() { "it has no maps".into() } else { format!("it has {}", known.join(", ")) };
+        Error::new("map-unknown", Exit::NotFound, format!("the object has no map `{name}`")).with_help(help)
+    }
+
+    fn set_contents(&mut self, contents: &Contents) -> Result<(), Error> {
+        for (name, entries) in contents {
+            let Some(at) = self.maps.iter().position(|map| map.name == *name) else {
+                return Err(self.no_map(name));
+            };
+            let map = &mut self.maps[at];
+            if map.def.kind == MapKind::RingBuf {
+                return Err(Error::usage(
+                    "map-data",
+                    format!("map `{name}` is a ring buffer: only programs write to it"),
+                ));
+            }
+            for (text, value) in entries {
+                let entry = (map.key_of(text)?, map.value_of(text, value)?);
+                map.start.extend([entry]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets constants: variables in the object's read-only data, known by BTF.
+    fn set_globals(&mut self, globals: &Table) -> Result<(), Error> {
+        for (name, value) in globals {
+            let found = self.maps.iter_mut().find_map(|map| {
+                let Some(Shape::Struct { members, .. }) = &map.value else { return None };
+                let member =
+                    members.iter().find(|member| map.name.starts_with('.') && member.name == *name)?.clone();
+                Some((map.start.values_mut().next()?, member))
+            });
+            let Some((bytes, member)) = found else {
+                let help = "constants are declared `const volatile` and need debug information (-g)";
+                return Err(Error::new(
+                    "global-unknown",
+                    Exit::NotFound,
+                    format!("the object has no variable `{name}`"),
+                )
+                .with_help(help));
+            };
+            let (at, size) = (member.offset as usize, member.shape.size() as usize);
+            let encoded = literal::data(value, size, Some(&member.shape))
+                .map_err(|error| Error::usage("map-data", format!("variable `{name}`: {error}")))?;
+            if let Some(place) = bytes.get_mut(at..at + size) {
+                place.copy_from_slice(&encoded);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LoadedMap {
+    fn key_of(&self, text: &str) -> Result<Vec<u8>, Error> {
+        literal::data(&Value::String(text.into()), self.def.key_size as usize, self.key.as_ref())
+            .map_err(|error| Error::usage("map-data", format!("map `{}`, key `{text}`: {error}", self.name)))
+    }
+
+    fn value_of(&self, key: &str, value: &Value) -> Result<Vec<u8>, Error> {
+        literal::data(value, self.def.value_size as usize, self.value.as_ref()).map_err(|error| {
+            Error::usage("map-data", format!("map `{}`, value of `{key}`: {error}", self.name))
+        })
+    }
+
+    fn show(&self, value: &[u8]) -> String {
+        match (&self.value, value) {
+            (Some(Shape::Int { character: false, .. }) | None, value)
+                if matches!(value.len(), 1 | 2 | 4 | 8) =>
+            {
+                value.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)).to_string()
+            }
+            (_, value) => literal::show(value),
+        }
+    }
+
+    fn reset(&self, client: &mut Client) -> Result<(), Refused> {
+        let map = self.id;
+        match self.def.kind {
+            MapKind::RingBuf => client.events(map).map(|_| ()),
+            // Every entry exists and starts as zeros.
+            MapKind::Array | MapKind::PerCpuArray => {
+                let zeros = vec![0; self.def.value_size as usize];
+                for index in 0..self.def.max_entries {
+                    let key = index.to_le_bytes();
+                    let value = self.start.get(&key[..]).unwrap_or(&zeros);
+                    if client.call_bytes(&MapLookup { map, key: &key })? != *value {
+                        client.call(&MapUpdate { map, key: &key, value, flags: 0 })?;
+                    }
+                }
+                Ok(())
+            }
+            MapKind::Hash | MapKind::LruHash => {
+                let mut keys: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    match client.call_bytes(&MapNextKey { map, key: keys.last().map(Vec::as_slice) }) {
+                        Ok(key) => keys.push(key),
+                        Err(Refused { status: Status::NotFound, .. }) => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                for key in keys.iter().filter(|key| !self.start.contains_key(*key)) {
+                    client.call(&MapDelete { map, key })?;
+                }
+                for (key, value) in &self.start {
+                    client.call(&MapUpdate { map, key, value, flags: 0 })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The programs of `object` that `names` names.
+fn chosen<'a>(object: &'a Object, names: &[String]) -> Result<Vec<&'a Program>, Error> {
+    let known =
+        || object.programs().iter().map(|program| program.name.as_str()).collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        return match object.programs() {
+            [only] => Ok(vec![only]),
+            [] => Err(Error::usage("program-none", "the object has no program")
+                .with_help("programs are functions in the sections tidegate/stream and tidegate/send")),
+            _ => Err(Error::usage("program-several", "the object has several programs")
+                .with_help(format!("name the one to run: {}", known()))),
+        };
+    }
+    let find = |name: &String| {
+        object.program(name).ok_or_else(|| {
+            Error::new("program-unknown", Exit::NotFound, format!("the object has no program `{name}`"))
+                .with_help(format!("it has {}", known()))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+/// What a map holds before anyone writes to it.
+fn start(map: &Map) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+    let Some(initial) = &map.initial else { return Ok(BTreeMap::new()) };
+    let mut value = initial.clone();
+    if value.len() > map.def.value_size as usize {
+        let message =
+            format!("section {} has {} bytes, its map {}", map.name, value.len(), map.def.value_size);
+        return Err(Error::usage("map-data", message));
+    }
+    value.resize(map.def.value_size as usize, 0);
+    Ok([(vec![0; 4], value)].into())
+}
+
+fn name(text: &str) -> Result<Name, Error> {
+    Name::try_from(text).map_err(|_| {
+        let message = format!("the name `{text}` is longer than {} bytes", limits::MAX_NAME);
+        Error::usage("name-too-long", message)
+    })
+}
+
+fn of_map(name: &str, refused: &Refused) -> Error {
+    Error::new("map-refused", Exit::Usage, format!("map `{name}`: {refused}"))
+}
+
+fn of_program(name: &str, refused: &Refused) -> Error {
+    Error::new("link-refused", Exit::Usage, format!("program `{name}`: {refused}"))
+}
+
+/// A program that the runtime did not take: told with the source line.
+fn refusal(program: &Program, refused: &Refused) -> Error {
+    let mut message = format!("program `{}` was refused: {refused}", program.name);
+    if let Some(line) = refused.refusal.as_ref().and_then(|refusal| program.line(refusal.insn as usize)) {
+        message += &format!("\n  {}:{}: {}", line.file, line.line, line.text.trim());
+    }
+    let exit = if refused.status == Status::Refused || refused.status == Status::OverBudget {
+        Exit::Refused
+    } else {
+        Exit::Usage
+    };
+    Error::new("program-refused", exit, message).with_help("`tidegate verify` says more about it")
+}
