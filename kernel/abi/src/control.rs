@@ -175,10 +175,9 @@ operations! {
     12 MapUpdate<'a> {
         /// The map.
         map: Id,
-        /// Its key.
-        /// Arrays: the index, little-endian.
+        /// Its key; of arrays: the index, little-endian.
         key: &'a [u8],
-        /// The value; of a per-CPU array: one after the other for each processor, or one for all.
+        /// The value; of a per-CPU array: one for all processors, or one for each, one after the other without gaps.
         value: &'a [u8],
         /// As bpf_map_update_elem's.
         flags: u64,
@@ -188,7 +187,7 @@ operations! {
         map: Id,
         /// Its key.
         key: &'a [u8],
-    } -> &'static [u8]; "Asks for the value of a key; of a per-CPU array: the values of all processors, one after the other."
+    } -> &'static [u8]; "Asks for the value of a key; of a per-CPU array: the values of all processors, one after the other without gaps."
     14 MapDelete<'a> {
         /// The map.
         map: Id,
@@ -200,7 +199,7 @@ operations! {
         map: Id,
         /// The key before, or none for the first.
         key: Option<&'a [u8]>,
-    } -> &'static [u8]; "Asks for the key that follows; NotFound behind the last."
+    } -> &'static [u8]; "Asks for the key that follows in the map's own order; NotFound behind the last. The key before need not exist any more."
     16 MapInfo {
         /// The map.
         map: Id,

@@ -2,9 +2,9 @@
 
 /// No such entry.
 pub const ENOENT: i64 = 2;
-/// The argument list or the edits of this run are full.
+/// The map or the edits of this run are full, or an index lies behind the end of an array.
 pub const E2BIG: i64 = 7;
-/// No memory, or no free element.
+/// No memory, or no room in a ring buffer.
 pub const ENOMEM: i64 = 12;
 /// The entry exists already.
 pub const EEXIST: i64 = 17;

@@ -9,12 +9,16 @@ use crate::limits;
 #[repr(u32)]
 pub enum MapKind {
     /// Keys of any bytes; an update of a full map fails.
+    ///
+    /// All entries have their memory from the start. A pointer to a value stays valid memory, but when its entry is deleted
+    /// the value may become that of another key, as with Linux's preallocated maps.
     Hash = 1,
     /// Keys are `u32` indexes below `max_entries`; every entry exists, zeroed, from the start.
     Array = 2,
     /// An [`Array`](Self::Array) with a value of its own for each processor.
     PerCpuArray = 6,
-    /// A [`Hash`](Self::Hash) that forgets the entry that was not used for longest when it is full.
+    /// A [`Hash`](Self::Hash) that forgets the entry that was not used for longest when it is full. Uses are the lookups of
+    /// programs and all updates; lookups by control messages are not.
     LruHash = 9,
     /// Records from programs to user space, in order; `max_entries` is its size in bytes, a power of two.
     RingBuf = 27,

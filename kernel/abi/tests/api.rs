@@ -1,0 +1,196 @@
+//! Holds everything that crosses a boundary against the fingerprint that its version was given.
+//!
+//! The fingerprint is a hash over the tables (helpers, contexts, verdicts, map kinds, program types, hooks, statuses, error
+//! numbers, limits, operations) and over one message of each operation with its reply, as bytes. Descriptions don't count.
+
+use std::fmt::Debug;
+
+use serde::Serialize;
+use tidegate_abi::control::*;
+use tidegate_abi::helper::HELPERS;
+use tidegate_abi::{API_HISTORY, API_VERSION, Hook, MapDef, MapKind, ProgramType, Verdict, control};
+
+/// FNV-1a over lines of text.
+struct Fingerprint(u64);
+
+impl Fingerprint {
+    fn line(&mut self, line: &str) {
+        for byte in line.bytes().chain([b'\n']) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn add(&mut self, what: &[&dyn Debug]) {
+        self.line(&format!("{what:?}"));
+    }
+
+    fn message<T: Serialize + ?Sized>(&mut self, code: u16, body: &T) {
+        let mut bytes = [0; 1024];
+        // The header's version is left out: moving it must not change the fingerprint.
+        let length = write(code, body, &mut bytes).expect("golden messages are small");
+        self.add(&[&code, &&bytes[2..length]]);
+    }
+
+    /// One operation: what is asked, and what is answered.
+    fn operation<O: Operation>(&mut self, request: &O, reply: &O::Reply)
+    where
+        O::Reply: Serialize,
+    {
+        self.message(O::NUMBER, request);
+        self.message(0, reply);
+    }
+
+    /// The constants of a source file, by name and value.
+    fn constants(&mut self, source: &str) {
+        source.lines().filter(|line| line.starts_with("pub const ")).for_each(|line| self.line(line));
+    }
+}
+
+fn fingerprint() -> u64 {
+    let mut all = Fingerprint(0xcbf2_9ce4_8422_2325);
+    for helper in HELPERS {
+        let params: Vec<_> = helper.params.iter().map(|param| (param.name, param.arg)).collect();
+        all.add(&[&helper.number, &helper.name, &params, &helper.ret]);
+        all.add(&[&helper.program_types, &helper.capability]);
+    }
+    for kind in ProgramType::ALL {
+        all.add(&[&kind.name(), &(kind as u8), &kind.section(), &kind.context_name(), &kind.context_size()]);
+        for field in kind.fields() {
+            all.add(&[&field.name, &field.offset, &field.size, &field.kind, &field.writable]);
+        }
+        kind.flags().iter().for_each(|flag| all.add(&[&flag.name, &flag.bit]));
+    }
+    for hook in Hook::ALL {
+        all.add(&[&hook.name(), &(hook as u8), &hook.program_type()]);
+    }
+    for verdict in Verdict::ALL {
+        all.add(&[&verdict.name(), &(verdict as u8), &verdict.program_types()]);
+    }
+    for kind in MapKind::ALL {
+        all.add(&[&kind.name(), &(kind as u32)]);
+    }
+    for (number, status) in (0..=u16::MAX).filter_map(|number| Some((number, Status::from_number(number)?))) {
+        all.add(&[&number, &status]);
+    }
+    all.constants(include_str!("../src/limits.rs"));
+    all.constants(include_str!("../src/errno.rs"));
+    all.constants(include_str!("../src/map.rs"));
+    all.add(&[&OPERATIONS]);
+    operations(&mut all);
+    all.0
+}
+
+/// One message of each operation and its reply, with a value of its own in every field.
+fn operations(all: &mut Fingerprint) {
+    let name = || Name::try_from("golden").expect("short");
+    let ids = |ids: &[Id]| ids.iter().copied().collect();
+    let maps = || [0x0101, 0x0202].into_iter().collect();
+    let def = |kind| MapDef { kind, key_size: 4, value_size: 300, max_entries: 70_000, flags: 128 };
+    let counters = Counters {
+        runs: 1 << 40,
+        verdicts: [1, 2, 3, 4, 5, 6],
+        errors: 7,
+        bytes_shown: 1 << 50,
+        edited: 8,
+        injected: 9,
+    };
+    let map = 0x0001_0203;
+    let (key, value): (&[u8], &[u8]) = (&[1, 2, 3], &[4; 130]);
+
+    all.operation(&control::Version {}, &VersionReply { api: 1, processors: 300 });
+    for kind in MapKind::ALL {
+        all.operation(&MapCreate { name: name(), def: def(kind) }, &map);
+    }
+    all.operation(&MapRelease { map }, &());
+    all.operation(&MapUpdate { map, key, value, flags: 1 << 35 }, &());
+    all.operation(&MapLookup { map, key }, &b"value".as_slice());
+    all.operation(&MapDelete { map, key }, &());
+    all.operation(&MapNextKey { map, key: None }, &b"key".as_slice());
+    all.operation(&MapNextKey { map, key: Some(key) }, &b"key".as_slice());
+    let info = MapInfoReply {
+        name: name(),
+        def: def(MapKind::Hash),
+        frozen: true,
+        entries: 70_001,
+        dropped: 1 << 36,
+    };
+    all.operation(&MapInfo { map }, &info);
+    all.operation(&MapList { after: 130 }, &ids(&[131, 132]));
+    all.operation(&MapFreeze { map }, &());
+
+    for program_type in ProgramType::ALL {
+        let load = ProgramLoad { name: name(), program_type, code: value, maps: maps() };
+        all.operation(&load, &Loaded { program: 0x0405, max_cost: 1 << 33 });
+    }
+    all.operation(&ProgramUnload { program: 0x0506 }, &());
+    let info = ProgramInfoReply {
+        name: name(),
+        program_type: ProgramType::Send,
+        insns: 4096,
+        max_cost: 1 << 34,
+        capabilities: 0xf,
+        maps: maps(),
+        counters,
+    };
+    all.operation(&ProgramInfo { program: 0x0607 }, &info);
+    all.operation(&ProgramList { after: 140 }, &ids(&[141]));
+    let refusal = Refusal {
+        code: "TG0104".try_into().expect("short"),
+        insn: 200,
+        reason: "in words".try_into().expect("short"),
+    };
+    all.message(Status::Refused as u16, &refusal);
+
+    for hook in Hook::ALL {
+        for on_error in [OnError::Block, OnError::Permit] {
+            let attach = LinkAttach { program: 0x0708, hook, priority: 400, on_error, budget: 65_536 };
+            all.operation(&attach, &0x0809);
+        }
+        all.operation(&LinkList { hook }, &ids(&[150, 151, 152]));
+    }
+    all.operation(&LinkDetach { link: 0x0910 }, &());
+    all.operation(&LinkReplace { link: 0x1011, program: 0x1112 }, &());
+    let info = LinkInfoReply {
+        program: 0x1213,
+        hook: Hook::OutboundTransportV6,
+        priority: 500,
+        on_error: OnError::Permit,
+        budget: 65_537,
+        counters,
+    };
+    all.operation(&LinkInfo { link: 0x1314 }, &info);
+    all.operation(&EventRead { map, max: 70_002 }, &Events { dropped: 160, records: b"\x01\0\0\0r" });
+}
+
+#[test]
+fn the_wire_is_the_one_of_its_version() {
+    let (now, last) = (fingerprint(), API_HISTORY.last().expect("there is a version"));
+    assert_eq!(last.0, API_VERSION, "the last row of API_HISTORY must be of API_VERSION");
+    assert_eq!(
+        last.1,
+        now,
+        "the wire changed: move API_VERSION and set the fingerprint to {now:#018x}, that is, append ({}, {now:#018x}) to \
+         API_HISTORY. Programs, loaders and drivers of different versions refuse each other.",
+        API_VERSION + 1
+    );
+}
+
+#[test]
+fn every_version_has_a_wire_of_its_own() {
+    assert!(API_HISTORY.is_sorted_by(|a, b| a.0 < b.0), "versions rise");
+    for (at, row) in API_HISTORY.iter().enumerate() {
+        assert!(
+            API_HISTORY[..at].iter().all(|before| before.1 != row.1),
+            "version {} changed nothing",
+            row.0
+        );
+    }
+}
+
+#[test]
+fn every_operation_has_a_golden_message() {
+    let source = include_str!("api.rs");
+    for (name, _) in OPERATIONS {
+        assert!(source.contains(&format!("{name} {{")), "add {name} to `operations`");
+    }
+}
