@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use serde::Serialize;
 use tidegate_abi::control::*;
 use tidegate_abi::helper::HELPERS;
-use tidegate_abi::{API_HISTORY, API_VERSION, Hook, MapDef, MapKind, ProgramType, Verdict, control};
+use tidegate_abi::{API_HISTORY, API_VERSION, Hook, MapDef, MapKind, ProgramType, Verdict};
 
 /// FNV-1a over lines of text.
 struct Fingerprint(u64);
@@ -97,7 +97,7 @@ fn operations(all: &mut Fingerprint) {
     let map = 0x0001_0203;
     let (key, value): (&[u8], &[u8]) = (&[1, 2, 3], &[4; 130]);
 
-    all.operation(&control::Version {}, &VersionReply { api: 1, processors: 300 });
+    all.operation(&Version {}, &VersionReply { api: 1, processors: 300 });
     for kind in MapKind::ALL {
         all.operation(&MapCreate { name: name(), def: def(kind) }, &map);
     }
