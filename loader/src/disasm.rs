@@ -1,1 +1,242 @@
-//! Disassembly of a linked program beside its source.
+//! Disassembly of a linked program: one line of text an instruction, with the names of maps, helpers and functions.
+
+use tidegate_abi::insn::{alu, atomic, call, class, jmp, mode, pseudo, size, source};
+use tidegate_abi::{Insn, helper};
+
+use crate::object::{Object, Program};
+
+/// One instruction of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Its first slot.
+    pub slot: usize,
+    /// Its slots: two for a 64-bit load.
+    pub slots: usize,
+    /// What it does, as C would say it.
+    pub text: String,
+}
+
+/// The instructions of `program`, in the order of their slots.
+pub fn program<'a>(object: &'a Object, program: &'a Program) -> impl Iterator<Item = Instruction> + 'a {
+    let mut slot = 0;
+    std::iter::from_fn(move || {
+        let instruction = instruction(object, program, slot)?;
+        slot += instruction.slots;
+        Some(instruction)
+    })
+}
+
+/// The instruction of `program` that starts at `slot`.
+pub fn instruction(object: &Object, program: &Program, slot: usize) -> Option<Instruction> {
+    let insn = *program.insns.get(slot)?;
+    let next = program.insns.get(slot + 1).copied();
+    let names = Names { object, program };
+    let is_wide = insn.opcode == class::LD | mode::IMM | size::DW;
+    let (text, slots) = match (is_wide, next) {
+        (true, Some(next)) => (names.wide(slot, insn, next), 2),
+        _ => (names.narrow(slot, insn).unwrap_or_else(|| unknown(insn)), 1),
+    };
+    Some(Instruction { slot, slots, text })
+}
+
+/// An instruction that is none, as its bytes.
+fn unknown(insn: Insn) -> String {
+    format!("not an instruction: {}", bytes(&[insn]))
+}
+
+/// Slots in their wire form, as hexadecimal bytes.
+pub fn bytes(insns: &[Insn]) -> String {
+    let bytes = insns.iter().flat_map(|insn| insn.to_bytes());
+    bytes.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+struct Names<'a> {
+    object: &'a Object,
+    program: &'a Program,
+}
+
+impl Names<'_> {
+    fn map(&self, own: i32) -> Option<&str> {
+        let index = self.program.maps.get(usize::try_from(own).ok()?)?;
+        Some(&self.object.maps().get(*index)?.name)
+    }
+
+    fn function(&self, slot: usize, distance: i32) -> String {
+        let target = target(slot, distance.into());
+        let start = usize::try_from(target).ok();
+        let function = start
+            .and_then(|start| self.program.function(start))
+            .filter(|function| Some(function.slot) == start);
+        function.map_or_else(|| format!("slot {target}"), |function| function.name.clone())
+    }
+
+    fn wide(&self, slot: usize, insn: Insn, next: Insn) -> String {
+        let dst = register(insn.dst(), true);
+        let named = match insn.src() {
+            pseudo::NUMBER => {
+                let value = u64::from(insn.imm as u32) | u64::from(next.imm as u32) << 32;
+                Some(format!("{dst} = {value:#x} ll"))
+            }
+            pseudo::FUNC => Some(format!("{dst} = &{}", self.function(slot, insn.imm))),
+            pseudo::MAP_IDX => self.map(insn.imm).map(|map| format!("{dst} = map {map}")),
+            pseudo::MAP_IDX_VALUE => {
+                self.map(insn.imm).map(|map| format!("{dst} = &{map}[{}]", next.imm as u32))
+            }
+            _ => None,
+        };
+        named.unwrap_or_else(|| format!("not an instruction: {}", bytes(&[insn, next])))
+    }
+
+    fn narrow(&self, slot: usize, insn: Insn) -> Option<String> {
+        match insn.class() {
+            class::ALU => arithmetic(insn, false),
+            class::ALU64 => arithmetic(insn, true),
+            class::JMP => self.jump(slot, insn, true),
+            class::JMP32 => self.jump(slot, insn, false),
+            class::LDX => {
+                let signed = match insn.opcode & 0xe0 {
+                    mode::MEM => "u",
+                    mode::MEMSX => "s",
+                    _ => return None,
+                };
+                Some(format!("{} = {}", register(insn.dst(), true), memory(signed, insn, insn.src())))
+            }
+            class::ST if insn.opcode & 0xe0 == mode::MEM => {
+                Some(format!("{} = {}", memory("u", insn, insn.dst()), insn.imm))
+            }
+            class::STX => match insn.opcode & 0xe0 {
+                mode::MEM => {
+                    Some(format!("{} = {}", memory("u", insn, insn.dst()), register(insn.src(), true)))
+                }
+                mode::ATOMIC => atomic_text(insn),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn jump(&self, slot: usize, insn: Insn, wide: bool) -> Option<String> {
+        let operation = insn.opcode & 0xf0;
+        match operation {
+            jmp::EXIT if wide => return Some("exit".into()),
+            jmp::CALL if wide && insn.opcode & 0x08 == source::X => {
+                return Some(format!("call {}", register(insn.dst(), true)));
+            }
+            jmp::CALL if wide => {
+                return match insn.src() {
+                    call::HELPER => {
+                        let name = helper::by_number(insn.imm as u32).map(|helper| helper.name.to_string());
+                        Some(format!("call {}", name.unwrap_or_else(|| format!("helper {:#x}", insn.imm))))
+                    }
+                    call::LOCAL => Some(format!("call {}", self.function(slot, insn.imm))),
+                    _ => None,
+                };
+            }
+            jmp::JA => {
+                let distance = if wide { i64::from(insn.offset) } else { i64::from(insn.imm) };
+                return Some(format!("goto {}", target(slot, distance)));
+            }
+            _ => {}
+        }
+        let compare = match operation {
+            jmp::JEQ => "==",
+            jmp::JNE => "!=",
+            jmp::JGT => ">",
+            jmp::JGE => ">=",
+            jmp::JLT => "<",
+            jmp::JLE => "<=",
+            jmp::JSGT => "s>",
+            jmp::JSGE => "s>=",
+            jmp::JSLT => "s<",
+            jmp::JSLE => "s<=",
+            jmp::JSET => "&",
+            _ => return None,
+        };
+        let left = register(insn.dst(), wide);
+        let target = target(slot, insn.offset.into());
+        Some(format!("if {left} {compare} {} goto {target}", operand(insn, wide)))
+    }
+}
+
+fn target(slot: usize, distance: i64) -> i64 {
+    (slot as i64 + 1).saturating_add(distance)
+}
+
+fn register(number: u8, wide: bool) -> String {
+    format!("{}{number}", if wide { 'r' } else { 'w' })
+}
+
+fn operand(insn: Insn, wide: bool) -> String {
+    if insn.opcode & 0x08 == source::X { register(insn.src(), wide) } else { insn.imm.to_string() }
+}
+
+/// `*(u32 *)(r1 + 8)`.
+fn memory(sign: &str, insn: Insn, base: u8) -> String {
+    let bits = match insn.opcode & 0x18 {
+        size::B => 8,
+        size::H => 16,
+        size::W => 32,
+        _ => 64,
+    };
+    let (way, offset) =
+        if insn.offset < 0 { ('-', insn.offset.unsigned_abs()) } else { ('+', insn.offset as u16) };
+    format!("*({sign}{bits} *)({} {way} {offset})", register(base, true))
+}
+
+fn arithmetic(insn: Insn, wide: bool) -> Option<String> {
+    let dst = register(insn.dst(), wide);
+    let operation = match insn.opcode & 0xf0 {
+        alu::MOV => {
+            let source = operand(insn, wide);
+            return Some(match insn.offset {
+                0 => format!("{dst} = {source}"),
+                bits @ (8 | 16 | 32) => format!("{dst} = (s{bits}){source}"),
+                _ => return None,
+            });
+        }
+        alu::NEG => return Some(format!("{dst} = -{dst}")),
+        alu::END => return Some(byte_order(insn, wide)),
+        alu::ADD => "+=",
+        alu::SUB => "-=",
+        alu::MUL => "*=",
+        alu::DIV if insn.offset == 1 => "s/=",
+        alu::DIV => "/=",
+        alu::MOD if insn.offset == 1 => "s%=",
+        alu::MOD => "%=",
+        alu::OR => "|=",
+        alu::AND => "&=",
+        alu::XOR => "^=",
+        alu::LSH => "<<=",
+        alu::RSH => ">>=",
+        alu::ARSH => "s>>=",
+        _ => return None,
+    };
+    Some(format!("{dst} {operation} {}", operand(insn, wide)))
+}
+
+fn byte_order(insn: Insn, wide: bool) -> String {
+    let dst = register(insn.dst(), true);
+    let how = match (wide, insn.opcode & 0x08) {
+        (true, _) => "bswap",
+        (false, source::K) => "le",
+        (false, _) => "be",
+    };
+    format!("{dst} = {how}{} {dst}", insn.imm)
+}
+
+fn atomic_text(insn: Insn) -> Option<String> {
+    let place = memory("u", insn, insn.dst());
+    let source = register(insn.src(), true);
+    let fetches = insn.imm & atomic::FETCH != 0;
+    let operation = match insn.imm {
+        atomic::XCHG => return Some(format!("{source} = atomic_exchange({place}, {source})")),
+        atomic::CMPXCHG => return Some(format!("r0 = atomic_compare_exchange({place}, r0, {source})")),
+        imm if imm & !atomic::FETCH == i32::from(alu::ADD) => "+=",
+        imm if imm & !atomic::FETCH == i32::from(alu::OR) => "|=",
+        imm if imm & !atomic::FETCH == i32::from(alu::AND) => "&=",
+        imm if imm & !atomic::FETCH == i32::from(alu::XOR) => "^=",
+        _ => return None,
+    };
+    let text = format!("atomic {place} {operation} {source}");
+    Some(if fetches { format!("{source} = {text}") } else { text })
+}

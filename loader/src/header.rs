@@ -368,7 +368,7 @@ fn constant(name: &str) -> String {
 }
 
 /// Helper numbers as people know them: Linux's in decimal, Tidegate's own in hexadecimal.
-fn number(number: u32) -> String {
+pub fn number(number: u32) -> String {
     if number < helper::TIDEGATE_BASE { number.to_string() } else { format!("{number:#x}") }
 }
 

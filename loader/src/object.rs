@@ -8,7 +8,8 @@ mod error;
 mod link;
 mod maps;
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ use crate::error::Error;
 
 pub(crate) use elf::text_at;
 pub use error::ObjectError;
+
+/// Bytes of the largest file that is read as an object; debug information makes them larger than their code.
+const MAX_FILE: u64 = 64 << 20;
 
 /// What an ELF object holds. Programs are linked: relocated, with the functions that they call behind them.
 #[derive(Clone, Debug)]
@@ -89,7 +93,12 @@ impl Object {
     /// # Errors
     /// The file can't be read, or [`parse`](Self::parse) fails; the error names the file.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let bytes = fs::read(path).map_err(|error| Error::file("read", path, &error))?;
+        let bytes = read_at_most(path, MAX_FILE).map_err(|error| Error::file("read", path, &error))?;
+        if bytes.len() as u64 > MAX_FILE {
+            let message = format!("{}: more than {} MiB", path.display(), MAX_FILE >> 20);
+            return Err(Error::usage("object-too-large", message)
+                .with_help("give an object, not an archive or a device"));
+        }
         Self::parse(&bytes).map_err(|error| {
             Error::usage(error.code, format!("{}: {}", path.display(), error.message)).with_help(error.help)
         })
@@ -124,6 +133,13 @@ impl Object {
     pub fn map_defs(&self, program: &Program) -> Vec<MapDef> {
         program.maps.iter().filter_map(|at| self.maps.get(*at)).map(|map| map.def).collect()
     }
+}
+
+/// The bytes of a file, or one more than `limit`: a device or a pipe has no end that one can wait for.
+fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Program {

@@ -172,7 +172,7 @@ impl fmt::Display for Features {
         if let Some(helpers) = &self.helpers {
             writeln!(f, "helpers")?;
             for row in helpers {
-                writeln!(f, "  {:<8} {}", row.number, row.prototype)?;
+                writeln!(f, "  {:<8} {}", header::number(row.number), row.prototype)?;
                 writeln!(f, "           {} [{}]", row.doc, row.program_types.join(", "))?;
             }
         }

@@ -1,0 +1,162 @@
+//! The command line as scripts see it: exit codes, text, JSON.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+const C: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/features.o");
+const RUST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/features-rs.o");
+
+struct Ran {
+    exit: i32,
+    out: String,
+    err: String,
+}
+
+fn tidegate(args: &[&str]) -> Ran {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(args).output().expect("the command starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is text");
+    Ran {
+        exit: output.status.code().expect("it ends by itself"),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
+}
+
+fn json(ran: &Ran) -> Value {
+    assert!(ran.err.is_empty(), "a JSON answer is on the standard output: {}", ran.err);
+    let document: Value = serde_json::from_str(&ran.out).expect("one JSON document");
+    assert_eq!(document["schema"], 1);
+    document
+}
+
+/// A file of this test alone, with `bytes`.
+fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, bytes).expect("the file can be written");
+    path
+}
+
+/// The object of the C fixture with the call of `tidegate_find` made into something that is no instruction.
+fn broken(name: &str) -> PathBuf {
+    let mut bytes = fs::read(C).expect("the fixture is there");
+    let call = [0x85, 0, 0, 0, 3, 0, 1, 0];
+    let at = bytes.windows(8).position(|slot| slot == call).expect("the fixture calls tidegate_find");
+    bytes[at] = 0xff;
+    file(name, &bytes)
+}
+
+#[test]
+fn verify_says_what_was_accepted_and_what_it_may_do() {
+    for object in [C, RUST] {
+        let ran = tidegate(&["verify", object]);
+        assert_eq!(ran.exit, 0, "{}{}", ran.out, ran.err);
+        assert!(ran.out.contains("watch") && ran.out.contains("accepted"), "{}", ran.out);
+        assert!(ran.out.contains("counts (hash, 16 entries, 16 bytes to 8)"), "{}", ran.out);
+    }
+    let document = json(&tidegate(&["-j", "verify", C]));
+    assert_eq!(document["accepted"], 3);
+    let watch = &document["programs"][1];
+    assert_eq!(
+        (&watch["name"], &watch["type"], &watch["verdict"]),
+        (&"watch".into(), &"stream".into(), &"accepted".into())
+    );
+    assert!(watch["max_cost"].as_u64() > Some(0), "{watch}");
+}
+
+#[test]
+fn a_refused_program_is_shown_with_its_source_line_and_a_hint() {
+    let object = broken("refused.o");
+    let object = object.to_str().unwrap();
+    let ran = tidegate(&["verify", object]);
+    assert_eq!(ran.exit, 2);
+    for part in [
+        "error[TG0101]",
+        "features.c:63",
+        "return tidegate_find(ctx, 0, \"needle\", 6) >= 0",
+        "in watch: not an instruction: ff",
+        "help: ",
+        "2 accepted, 1 refused",
+    ] {
+        assert!(ran.out.contains(part), "{part:?} is missing in:\n{}", ran.out);
+    }
+    let document = json(&tidegate(&["-j", "verify", object]));
+    let diagnosis = &document["programs"][1]["diagnosis"];
+    assert_eq!((&diagnosis["code"], &diagnosis["source"]["line"]), (&"TG0101".into(), &63.into()));
+    assert_eq!(tidegate(&["-j", "verify", object]).exit, 2);
+}
+
+#[test]
+fn a_dump_shows_the_source_the_names_and_on_request_the_bytes() {
+    let ran = tidegate(&["prog", "dump", C]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    for part in
+        ["map counts", "call bpf_map_lookup_elem", "call is_watched", "&.rodata.str1.1[0]", "seen += 1;"]
+    {
+        assert!(ran.out.contains(part), "{part:?} is missing in:\n{}", ran.out);
+    }
+    assert!(!ran.out.contains("85 00 00 00 03 00 01 00"));
+    let ran = tidegate(&["prog", "dump", C, "opcodes", "--program", "watch"]);
+    assert!(ran.out.contains("85 00 00 00 03 00 01 00"), "{}", ran.out);
+    assert!(!ran.out.contains("program second"), "only the program that was asked for");
+    let document = json(&tidegate(&["-j", "prog", "dump", RUST]));
+    assert_eq!(document["programs"][0]["functions"][1]["name"], "features::count");
+}
+
+#[test]
+fn the_abi_dump_in_c_is_the_committed_header() {
+    let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/include/tidegate.h");
+    assert_eq!(tidegate(&["abi", "dump", "c"]).out, fs::read_to_string(header).unwrap());
+    assert!(tidegate(&["abi", "dump", "rust"]).out.contains("pub struct StreamContext"));
+}
+
+#[test]
+fn features_and_versions_come_from_the_tables() {
+    let document = json(&tidegate(&["-j", "feature", "list"]));
+    let helpers = document["helpers"].as_array().unwrap();
+    assert_eq!(helpers.len(), tidegate_abi::helper::HELPERS.len());
+    assert_eq!(document["verdicts"].as_array().unwrap().len(), tidegate_abi::Verdict::ALL.len());
+    let document = json(&tidegate(&["-j", "feature", "list", "maps"]));
+    assert!(document.get("helpers").is_none() && document["maps"].is_array());
+    assert_eq!(json(&tidegate(&["-j", "version"]))["abi"], tidegate_abi::API_VERSION);
+}
+
+#[test]
+fn errors_have_a_code_an_exit_and_a_way_out() {
+    let empty = file("empty.o", b"");
+    let cut = file("cut.o", &fs::read(C).unwrap()[..3000]);
+    let (empty, cut) = (empty.to_str().unwrap(), cut.to_str().unwrap());
+    for (args, exit, code) in [
+        (["verify", "no-such-file.o"].as_slice(), 5, "file-not-found"),
+        (&["verify", empty], 1, "object-elf"),
+        (&["verify", cut], 1, "object-damaged"),
+        (&["verify", env!("CARGO_MANIFEST_DIR")], 1, "file-io"),
+        (&["verify", env!("CARGO_BIN_EXE_tidegate")], 1, "object-elf"),
+        (&["prog", "dump", C, "--program", "nobody"], 5, "program-not-found"),
+        (&["frobnicate"], 1, "usage"),
+        (&["verify"], 1, "usage"),
+        (&["abi", "dump", "fortran"], 1, "usage"),
+    ] {
+        let ran = tidegate(args);
+        assert_eq!(ran.exit, exit, "{args:?}: {}{}", ran.out, ran.err);
+        assert!(ran.out.is_empty() && ran.err.starts_with("error"), "{args:?}: {}{}", ran.out, ran.err);
+        let ran = tidegate(&[&["-j"], args].concat());
+        assert_eq!(ran.exit, exit, "{args:?}");
+        let error = &json(&ran)["error"];
+        assert_eq!((&error["code"], &error["exit"]), (&code.into(), &exit.into()), "{args:?}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn help_is_a_result_and_names_every_verb() {
+    let ran = tidegate(&["--help"]);
+    assert_eq!(ran.exit, 0);
+    for verb in ["verify", "prog", "test", "abi", "feature", "version", "Exit codes"] {
+        assert!(ran.out.contains(verb), "{verb}");
+    }
+    assert_eq!(tidegate(&["help", "prog", "dump"]).exit, 0);
+}
