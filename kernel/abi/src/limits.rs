@@ -48,3 +48,6 @@ pub const MAX_EDIT_BYTES: usize = 2_048;
 pub const MAX_CLONES: usize = 1;
 /// Bytes of a pattern that `tidegate_find` takes.
 pub const MAX_PATTERN: usize = 256;
+/// Bytes that the helpers of one run may search or copy out of what is shown: a budget of their own, since an instruction's
+/// cost does not tell how far `tidegate_find` looks.
+pub const MAX_SCAN: usize = 16 * MAX_WINDOW;

@@ -1,2 +1,259 @@
 //! The WFP side: classify to context, chain, verdict, edit and injection.
+//!
+//! ```text
+//! filter engine --classify--> layer      what the engine says about the data, by layer
+//!   -> packet                            its bytes: a window, not copied when they lie together
+//!   -> stream | send                     the chain of programs is run, host answers their helpers
+//!   -> edit                              what the programs want changed, as a plan
+//!   -> outcome, injection                the answer, and the owners of what is sent instead
+//! filter engine --complete--> injection  everything is freed
+//! ```
+//!
+//! [`Callouts::register`] makes one callout for each [`Hook`] known to the filter engine. The functions called are those that
+//! `fwps-sys` declares: on Windows fwpkclnt.sys answers them, everywhere else the simulator, and the code here is the same.
+//!
+//! Nothing allocates while data is permitted or blocked, and nothing of a program's size is on the stack. An edit allocates,
+//! and when that fails, or anything else that the edit needs, the link's `on_error` decides.
 #![no_std]
+
+extern crate alloc;
+#[cfg(any(test, not(windows)))]
+extern crate std;
+
+mod checksum;
+mod classify;
+mod counters;
+mod edit;
+mod engine;
+mod handles;
+mod host;
+mod injection;
+mod instances;
+mod layer;
+mod memory;
+#[cfg(not(windows))]
+pub mod os;
+mod outcome;
+mod packet;
+mod queue;
+mod scratch;
+mod send;
+mod stream;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ffi::c_void;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use fwps_sys::{FWP_CALLOUT_FLAG, FWPS_CALLOUT1, FWPS_INJECTION_TYPE, GUID, NTSTATUS};
+use tidegate_abi::Hook;
+use tidegate_runtime::Runtime;
+
+use crate::counters::Counters;
+use crate::engine::{Engine, Handles};
+use crate::handles::{InjectionHandle, NblPool, NdisObject, Registered, WorkItem};
+use crate::memory::NoMemory;
+use crate::queue::SendQueue;
+use crate::scratch::Scratch;
+
+pub use crate::counters::Counts;
+
+/// The key of a hook's callout, as filters name it.
+pub const fn key(hook: Hook) -> GUID {
+    GUID::from_u128(match hook {
+        Hook::StreamV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c001,
+        Hook::StreamV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c002,
+        Hook::OutboundTransportV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c003,
+        Hook::OutboundTransportV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c004,
+    })
+}
+
+/// The driver's own objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Objects {
+    /// `DRIVER_OBJECT`: owner of the pool that packets are made from.
+    pub driver: *mut c_void,
+    /// `DEVICE_OBJECT`: whose callouts and work items they are.
+    pub device: *mut c_void,
+}
+
+/// Why nothing was registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// There is not enough memory.
+    NoMemory,
+    /// The system refused.
+    System(NTSTATUS),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemory => f.write_str("there is not enough memory"),
+            Self::System(status) => write!(f, "the system refused: {status}"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<NoMemory> for Error {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl From<NTSTATUS> for Error {
+    fn from(status: NTSTATUS) -> Self {
+        Self::System(status)
+    }
+}
+
+/// The callouts can't be unregistered yet: try again later.
+#[derive(Debug)]
+pub struct Busy {
+    /// Still registered, in part. From now on they permit everything.
+    pub callouts: Callouts,
+    /// What the filter engine said; `DEVICE_BUSY` when packets wait for the worker.
+    pub status: NTSTATUS,
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the callouts are in use: {}", self.status)
+    }
+}
+
+impl core::error::Error for Busy {}
+
+/// A callout at every hook. End it with [`Callouts::unregister`]: dropped otherwise, everything stays registered for ever,
+/// since what a callback may still reach can't be freed.
+#[must_use]
+pub struct Callouts {
+    number: u64,
+    engine: Arc<Engine>,
+    registered: Vec<Registered>,
+    /// Taken when the last callout is unregistered.
+    system: Option<System>,
+}
+
+/// What was taken from the system, given back in this order.
+struct System {
+    _stream: InjectionHandle,
+    _transport: InjectionHandle,
+    _work_item: WorkItem,
+    _pool: NblPool,
+    _owner: NdisObject,
+}
+
+impl Callouts {
+    /// Registers a callout for each hook, which runs the hook's chain of `runtime`. `PASSIVE_LEVEL`.
+    ///
+    /// Filters lead to them by [`key`] and carry [`Callouts::context`].
+    ///
+    /// # Errors
+    /// No memory, or a refusal of the system. Nothing is left behind then.
+    pub fn register(objects: Objects, runtime: Arc<Runtime>) -> Result<Self, Error> {
+        let platform = *runtime.platform();
+        let scratch = Scratch::new(platform.processors)?;
+        let owner = NdisObject::new(objects.driver)?;
+        let pool = NblPool::new(&owner)?;
+        let work_item = WorkItem::new(objects.device)?;
+        let transport = InjectionHandle::new(FWPS_INJECTION_TYPE::TRANSPORT)?;
+        let stream = InjectionHandle::new(FWPS_INJECTION_TYPE::STREAM)?;
+        let mut registered = memory::vec(Hook::ALL.len())?;
+
+        let engine = Arc::new(Engine {
+            runtime,
+            platform,
+            scratch,
+            counters: Counters::default(),
+            sends: SendQueue::new(work_item.0),
+            handles: Handles { stream: stream.0, transport: transport.0, pool: pool.0 },
+            closing: AtomicBool::new(false),
+        });
+        let number = instances::add(Arc::as_ptr(&engine))?;
+        let system = System {
+            _stream: stream,
+            _transport: transport,
+            _work_item: work_item,
+            _pool: pool,
+            _owner: owner,
+        };
+        let mut callouts = Self { number, engine, registered: Vec::new(), system: Some(system) };
+        for hook in Hook::ALL {
+            let callout = FWPS_CALLOUT1 {
+                calloutKey: key(hook),
+                // None: the stack turns off the offloads that programs could not see through.
+                flags: FWP_CALLOUT_FLAG::NONE,
+                classifyFn: Some(classify::classify),
+                notifyFn: Some(classify::notify),
+                flowDeleteFn: None,
+            };
+            // SAFETY: what the callbacks reach lives until `unregister` has succeeded.
+            match unsafe { Registered::new(objects.device, &callout) } {
+                Ok(one) => registered.push(one),
+                Err(status) => {
+                    callouts.registered = registered;
+                    // No filter can lead to them yet, so that nothing holds them.
+                    let _ = callouts.unregister();
+                    return Err(status.into());
+                }
+            }
+        }
+        callouts.registered = registered;
+        Ok(callouts)
+    }
+
+    /// What every filter that leads to these callouts has as its context (`FWPM_FILTER0::rawContext`).
+    pub fn context(&self) -> u64 {
+        self.number
+    }
+
+    /// What was counted beside the links' own counters. Any IRQL.
+    pub fn counts(&self) -> Counts {
+        self.engine.counters.read()
+    }
+
+    /// Unregisters the callouts, waits for pending injections and gives everything back. `PASSIVE_LEVEL`.
+    ///
+    /// # Errors
+    /// [`Busy`]: a classify runs, or the worker has packets. Everything passes from now on; call again a moment later.
+    pub fn unregister(mut self) -> Result<(), Busy> {
+        match self.close() {
+            Ok(()) => Ok(()),
+            Err(status) => Err(Busy { callouts: self, status }),
+        }
+    }
+
+    /// The order matters: after the callouts nobody injects, after the worker nobody but completions has an injection, and
+    /// destroying the injection handles waits for those.
+    fn close(&mut self) -> Result<(), NTSTATUS> {
+        self.engine.closing.store(true, Ordering::Release);
+        while let Some(last) = self.registered.last() {
+            last.unregister()?;
+            self.registered.pop();
+        }
+        if !self.engine.sends.is_idle() {
+            return Err(NTSTATUS::DEVICE_BUSY);
+        }
+        instances::remove(self.number);
+        drop(self.system.take());
+        Ok(())
+    }
+}
+
+impl Drop for Callouts {
+    fn drop(&mut self) {
+        if let Some(system) = self.system.take() {
+            core::mem::forget((system, Arc::clone(&self.engine)));
+        }
+    }
+}
+
+impl fmt::Debug for Callouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callouts").field("number", &self.number).field("counts", &self.counts()).finish()
+    }
+}

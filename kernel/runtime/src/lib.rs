@@ -58,6 +58,11 @@ impl Runtime {
         })
     }
 
+    /// The system's functions that it was made with.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// What runs at `hook`, as a snapshot. IRQL <= `DISPATCH_LEVEL`; never allocates, never waits for a control request.
     pub fn chain(&self, hook: Hook) -> Chain {
         self.chains.get(hook.index()).map_or_else(Chain::default, |chains| chains.chain(&self.platform))

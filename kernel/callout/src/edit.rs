@@ -1,0 +1,232 @@
+//! The plan of edits of one run: which of the bytes shown are kept, and what is new between them.
+//!
+//! A plan is only a plan: it names ranges and owns the new bytes, and nothing is cloned, allocated or changed until the
+//! run is over and its verdict says that the edits count.
+
+use core::ops::Range;
+
+use tidegate_abi::errno;
+use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_EDITS};
+
+/// One edit. Its new bytes follow those of the edit before in [`Plan::bytes`].
+#[derive(Clone, Copy)]
+struct Edit {
+    offset: u32,
+    remove: u32,
+    new: u16,
+}
+
+/// Edits in the order of their offsets. Fixed size, so that recording one never allocates.
+pub(crate) struct Plan {
+    edits: [Edit; MAX_EDITS],
+    count: usize,
+    bytes: [u8; MAX_EDIT_BYTES],
+    used: usize,
+}
+
+/// A stretch of what comes out when a plan is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// These of the bytes shown.
+    Keep(Range<usize>),
+    /// These of the plan's new bytes ([`Plan::new_bytes`]).
+    New(Range<usize>),
+}
+
+impl Plan {
+    /// No edits.
+    pub(crate) const fn new() -> Self {
+        Self {
+            edits: [Edit { offset: 0, remove: 0, new: 0 }; MAX_EDITS],
+            count: 0,
+            bytes: [0; MAX_EDIT_BYTES],
+            used: 0,
+        }
+    }
+
+    /// Forgets every edit.
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+        self.used = 0;
+    }
+
+    /// True when there is nothing to carry out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Every new byte, in the order of the edits.
+    pub(crate) fn new_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or(&[])
+    }
+
+    /// Behind the last of the bytes shown that an edit touches.
+    pub(crate) fn end(&self) -> usize {
+        self.edits().last().map_or(0, Edit::end)
+    }
+
+    /// Replaces `remove` of the `shown` bytes from `offset` on with `new`. An edit that does nothing is not recorded.
+    ///
+    /// # Errors
+    /// What a helper negates: `EINVAL` for a range that is not within the bytes shown or that begins before the end of the
+    /// edit before, `E2BIG` when the edits or their bytes are too many. The plan is then as it was.
+    pub(crate) fn record(&mut self, shown: usize, offset: u64, remove: u64, new: &[u8]) -> Result<(), i64> {
+        let end = offset.checked_add(remove).ok_or(errno::EINVAL)?;
+        if end > shown as u64 || offset < self.end() as u64 {
+            return Err(errno::EINVAL);
+        }
+        if remove == 0 && new.is_empty() {
+            return Ok(());
+        }
+        let (Ok(offset), Ok(remove)) = (u32::try_from(offset), u32::try_from(remove)) else {
+            return Err(errno::EINVAL);
+        };
+        let used = self.used + new.len();
+        let (Some(edit), Some(bytes)) = (self.edits.get_mut(self.count), self.bytes.get_mut(self.used..used))
+        else {
+            return Err(errno::E2BIG);
+        };
+        bytes.copy_from_slice(new);
+        *edit = Edit { offset, remove, new: new.len() as u16 };
+        self.count += 1;
+        self.used = used;
+        Ok(())
+    }
+
+    /// What comes out of the first `cover` bytes shown, in order and without empty pieces. No edit lies behind them.
+    pub(crate) fn pieces(&self, cover: usize) -> impl Iterator<Item = Piece> + '_ {
+        let (mut kept, mut new) = (0, 0);
+        let edited = self.edits().iter().flat_map(move |edit| {
+            let keep = Piece::Keep(kept..edit.offset as usize);
+            let fresh = Piece::New(new..new + edit.new as usize);
+            kept = edit.end();
+            new += edit.new as usize;
+            [keep, fresh]
+        });
+        edited.chain([Piece::Keep(self.end()..cover)]).filter(|piece| piece.len() != 0)
+    }
+
+    /// Bytes that come out of the first `cover` bytes shown.
+    pub(crate) fn output_len(&self, cover: usize) -> usize {
+        self.pieces(cover).map(|piece| piece.len()).sum()
+    }
+
+    fn edits(&self) -> &[Edit] {
+        self.edits.get(..self.count).unwrap_or(&[])
+    }
+}
+
+impl Edit {
+    fn end(&self) -> usize {
+        self.offset as usize + self.remove as usize
+    }
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        let (Self::Keep(range) | Self::New(range)) = self;
+        range.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn carry_out(plan: &Plan, shown: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for piece in plan.pieces(shown.len()) {
+            match piece {
+                Piece::Keep(range) => out.extend_from_slice(&shown[range]),
+                Piece::New(range) => out.extend_from_slice(&plan.new_bytes()[range]),
+            }
+        }
+        assert_eq!(plan.output_len(shown.len()), out.len());
+        out
+    }
+
+    /// The same edits on a plain vector, from the last to the first so that offsets stay true.
+    fn model(shown: &[u8], edits: &[(usize, usize, Vec<u8>)]) -> Vec<u8> {
+        let mut out = shown.to_vec();
+        for (offset, remove, new) in edits.iter().rev() {
+            out.splice(*offset..offset + remove, new.iter().copied());
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_does_what_splicing_a_vector_does(
+            shown in vec(any::<u8>(), 0..200),
+            wanted in vec((0..40_usize, 0..40_usize, vec(any::<u8>(), 0..200)), 0..24),
+        ) {
+            let mut plan = Plan::new();
+            let mut done = Vec::new();
+            let (mut end, mut used) = (0, 0);
+            for (gap, remove, new) in wanted {
+                let offset = end + gap;
+                let fits = offset + remove <= shown.len();
+                let room = done.len() < MAX_EDITS && used + new.len() <= MAX_EDIT_BYTES;
+                let answer = plan.record(shown.len(), offset as u64, remove as u64, &new);
+                match (fits, remove == 0 && new.is_empty(), room) {
+                    (false, _, _) => prop_assert_eq!(answer, Err(errno::EINVAL)),
+                    (true, true, _) => prop_assert_eq!(answer, Ok(())),
+                    (true, false, false) => prop_assert_eq!(answer, Err(errno::E2BIG)),
+                    (true, false, true) => {
+                        prop_assert_eq!(answer, Ok(()));
+                        end = offset + remove;
+                        used += new.len();
+                        done.push((offset, remove, new));
+                    }
+                }
+            }
+            prop_assert_eq!(plan.end(), end);
+            prop_assert_eq!(plan.is_empty(), done.is_empty());
+            prop_assert_eq!(carry_out(&plan, &shown), model(&shown, &done));
+        }
+    }
+
+    #[test]
+    fn inserts_at_one_place_come_out_in_the_order_they_were_made() {
+        let mut plan = Plan::new();
+        assert_eq!(plan.record(4, 2, 0, b"one"), Ok(()));
+        assert_eq!(plan.record(4, 2, 0, b"two"), Ok(()));
+        assert_eq!(plan.record(4, 4, 0, b"end"), Ok(()));
+        assert_eq!(carry_out(&plan, b"abcd"), b"abonetwocdend");
+    }
+
+    #[test]
+    fn edits_neither_go_back_nor_overlap() {
+        let mut plan = Plan::new();
+        assert_eq!(plan.record(9, 3, 3, b"x"), Ok(()));
+        assert_eq!(plan.record(9, 2, 0, b"y"), Err(errno::EINVAL));
+        assert_eq!(plan.record(9, 5, 2, b"y"), Err(errno::EINVAL));
+        assert_eq!(plan.record(9, 3, 0, b"y"), Err(errno::EINVAL));
+        assert_eq!(plan.record(9, 6, 0, b"y"), Ok(()));
+        assert_eq!(carry_out(&plan, b"abcdefghi"), b"abcxyghi");
+    }
+
+    #[test]
+    fn offsets_that_do_not_fit_a_number_are_refused() {
+        let mut plan = Plan::new();
+        assert_eq!(plan.record(9, u64::MAX, 1, b""), Err(errno::EINVAL));
+        assert_eq!(plan.record(9, 1, u64::MAX, b""), Err(errno::EINVAL));
+        assert_eq!(plan.record(9, 1 << 32, 0, b"x"), Err(errno::EINVAL));
+        assert!(plan.is_empty());
+    }
+
+    #[test]
+    fn a_cleared_plan_changes_nothing() {
+        let mut plan = Plan::new();
+        assert_eq!(plan.record(3, 0, 3, b"new"), Ok(()));
+        plan.clear();
+        assert_eq!(carry_out(&plan, b"abc"), b"abc");
+        assert_eq!(plan.record(3, 0, 1, b"A"), Ok(()));
+        assert_eq!(carry_out(&plan, b"abc"), b"Abc");
+    }
+}

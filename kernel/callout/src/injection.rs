@@ -1,0 +1,367 @@
+//! Owners of what is injected: one value has the NBL, the MDLs, the memory and the references of an injection.
+//!
+//! Injecting consumes the owner. When the system takes the NBL, the owner goes with it as the completion's context and
+//! comes back in the completion, exactly once; when the system refuses, the owner comes back as the error. Dropping an owner
+//! frees everything, so there is no third way.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ffi::c_void;
+use core::ops::Range;
+use core::ptr::{self, NonNull};
+
+use fwps_sys::{
+    ADDRESS_FAMILY, BOOLEAN, COMPARTMENT_ID, FALSE, FWPS_STREAM_FLAG, FWPS_TRANSPORT_SEND_PARAMS1,
+    FwpsAllocateNetBufferAndNetBufferList0, FwpsDereferenceNetBufferList0, FwpsFlowAbort0,
+    FwpsFreeNetBufferList0, FwpsInjectTransportSendAsync1, FwpsReferenceNetBufferList0,
+    FwpsStreamInjectAsync0, HANDLE, IoAllocateMdl, IoBuildPartialMdl, IoFreeMdl, MDL,
+    MmBuildMdlForNonPagedPool, NET_BUFFER_LIST, SCOPE_ID,
+};
+
+use crate::engine::Engine;
+use crate::memory::{self, NoMemory};
+use crate::packet::{Segment, Unreadable};
+
+/// Why an edit was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No memory, MDL or NBL.
+    NoMemory,
+    /// The bytes to be kept can't be looked at.
+    Unreadable,
+    /// The edited packet would not be one: too short, too long, no flow.
+    Unfit,
+    /// The system refused the injection.
+    Refused,
+}
+
+impl From<NoMemory> for Failure {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl From<Unreadable> for Failure {
+    fn from(_: Unreadable) -> Self {
+        Self::Unreadable
+    }
+}
+
+/// A new NBL and everything that it is made of.
+pub(crate) struct Body {
+    nbl: *mut NET_BUFFER_LIST,
+    first: *mut MDL,
+    last: *mut MDL,
+    /// Bytes described so far.
+    len: usize,
+    /// The originals whose bytes are shared, each referenced once.
+    originals: Vec<NonNull<NET_BUFFER_LIST>>,
+    /// Memory of the new bytes; never moves or grows once an MDL describes it.
+    bytes: Vec<u8>,
+}
+
+// SAFETY: everything in it is owned, and the system lets any thread free it.
+unsafe impl Send for Body {}
+
+impl Body {
+    /// Nothing yet, with the memory that new bytes will be taken from.
+    pub(crate) const fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            nbl: ptr::null_mut(),
+            first: ptr::null_mut(),
+            last: ptr::null_mut(),
+            len: 0,
+            originals: Vec::new(),
+            bytes,
+        }
+    }
+
+    /// Bytes that it describes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds these of the new bytes. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn push_new(&mut self, range: Range<usize>) -> Result<(), Failure> {
+        let bytes = self.bytes.get_mut(range).ok_or(Failure::Unfit)?;
+        let len = u32::try_from(bytes.len()).map_err(|_| Failure::Unfit)?;
+        // SAFETY: the bytes are nonpaged memory that lives as long as the MDL: `drop` frees the MDL first.
+        let mdl = unsafe {
+            let mdl = IoAllocateMdl(bytes.as_mut_ptr().cast(), len, FALSE, FALSE, ptr::null_mut());
+            if !mdl.is_null() {
+                MmBuildMdlForNonPagedPool(mdl);
+            }
+            mdl
+        };
+        self.push(mdl, len)
+    }
+
+    /// Adds bytes of an original, shared with it. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn push_kept(&mut self, segment: &Segment<'_>) -> Result<(), Failure> {
+        if self.originals.last() != Some(&segment.nbl) {
+            memory::reserve(&mut self.originals, 1)?;
+            // SAFETY: the list is alive during classify, and given back in `drop`. Its bytes are not modified.
+            unsafe { FwpsReferenceNetBufferList0(segment.nbl.as_ptr(), FALSE) };
+            self.originals.push(segment.nbl);
+        }
+        // SAFETY: the segment lies within its MDL, and the reference keeps both alive until `drop` has freed the new MDL.
+        let mdl = unsafe {
+            let source = segment.mdl.as_ptr();
+            let start = MDL::virtual_address(source).wrapping_byte_add(segment.offset as usize);
+            let mdl = IoAllocateMdl(start, segment.len, FALSE, FALSE, ptr::null_mut());
+            if !mdl.is_null() {
+                IoBuildPartialMdl(source, mdl, start, segment.len);
+            }
+            mdl
+        };
+        self.push(mdl, segment.len)
+    }
+
+    fn push(&mut self, mdl: *mut MDL, len: u32) -> Result<(), Failure> {
+        if mdl.is_null() {
+            return Err(Failure::NoMemory);
+        }
+        if self.last.is_null() {
+            self.first = mdl;
+        } else {
+            // SAFETY: both MDLs are ours.
+            unsafe { MDL::set_next(self.last, mdl) };
+        }
+        self.last = mdl;
+        self.len += len as usize;
+        Ok(())
+    }
+
+    /// Makes the NBL over what was added. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn finish(&mut self, pool: HANDLE) -> Result<(), Failure> {
+        // SAFETY: the pool is the engine's, the MDL chain describes `len` bytes and lives as long as the NBL.
+        let status = unsafe {
+            FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, self.first, 0, self.len, &raw mut self.nbl)
+        };
+        status.ok().map_err(|_| {
+            self.nbl = ptr::null_mut();
+            Failure::NoMemory
+        })
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // SAFETY: all of it is owned by this value, and an NBL that was injected is back from its completion.
+        unsafe {
+            if !self.nbl.is_null() {
+                FwpsFreeNetBufferList0(self.nbl);
+            }
+            let mut mdl = self.first;
+            while !mdl.is_null() {
+                let next = MDL::next(mdl);
+                IoFreeMdl(mdl);
+                mdl = next;
+            }
+            for original in &self.originals {
+                // FALSE: the IRQL is not known, which is always right.
+                FwpsDereferenceNetBufferList0(original.as_ptr(), FALSE);
+            }
+        }
+    }
+}
+
+/// Edited bytes of a stream.
+pub(crate) struct StreamInjection {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) body: Body,
+    pub(crate) flow: u64,
+    pub(crate) callout: u32,
+    pub(crate) layer: u16,
+    pub(crate) flags: FWPS_STREAM_FLAG,
+}
+
+impl StreamInjection {
+    /// Injects the bytes. Only from the classify of their flow. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// The owner, when the system refused.
+    pub(crate) fn inject(self: Box<Self>) -> Result<(), Box<Self>> {
+        let (handle, flow, flags) = (self.engine.handles.stream, self.flow, self.flags);
+        let (callout, layer, nbl, len) = (self.callout, self.layer, self.body.nbl, self.body.len);
+        let owner = Box::into_raw(self);
+        // SAFETY: `owner` is a live allocation that nobody else has. After SUCCESS it is the completion's and not
+        // touched here again; it may be gone already.
+        unsafe {
+            let status = FwpsStreamInjectAsync0(
+                handle,
+                ptr::null_mut(),
+                0,
+                flow,
+                callout,
+                layer,
+                flags,
+                nbl,
+                len,
+                Some(stream_completed),
+                owner.cast(),
+            );
+            status.ok().map_err(|_| Box::from_raw(owner))
+        }
+    }
+}
+
+/// Completion of a stream injection. IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// `context` is the owner that [`StreamInjection::inject`] gave away, and `nbl` is its NBL.
+unsafe extern "system" fn stream_completed(context: *mut c_void, nbl: *mut NET_BUFFER_LIST, _: BOOLEAN) {
+    // SAFETY: the promise of this callback, which is called once: the owner is ours again.
+    let (owner, status) =
+        unsafe { (Box::from_raw(context.cast::<StreamInjection>()), NET_BUFFER_LIST::status(nbl)) };
+    owner.engine.counters.completed(status);
+    if status.ok().is_err() {
+        // Bytes that were blocked did not come back: the stream has a gap, which must not pass for data.
+        // SAFETY: only a number is passed. A flow that is gone already is refused.
+        let _ = unsafe { FwpsFlowAbort0(owner.flow) };
+    }
+}
+
+/// An edited packet, and what its injection is told about it.
+pub(crate) struct SendInjection {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) body: Body,
+    pub(crate) family: ADDRESS_FAMILY,
+    pub(crate) compartment: COMPARTMENT_ID,
+    pub(crate) endpoint: u64,
+    /// Network order.
+    pub(crate) remote: [u8; 16],
+    pub(crate) scope: SCOPE_ID,
+    /// A copy of the ancillary data, in words for its alignment.
+    pub(crate) control: Vec<u64>,
+    /// Bytes of it.
+    pub(crate) control_len: u32,
+    /// Filled in when it is injected; the system reads it until the completion.
+    pub(crate) args: FWPS_TRANSPORT_SEND_PARAMS1,
+    /// The next one of a [`SendList`].
+    pub(crate) next: *mut Self,
+}
+
+// SAFETY: all of its pointers lead to what it owns, or are set while it is in a list.
+unsafe impl Send for SendInjection {}
+
+impl SendInjection {
+    /// Parameters that say nothing.
+    pub(crate) const NO_ARGS: FWPS_TRANSPORT_SEND_PARAMS1 = FWPS_TRANSPORT_SEND_PARAMS1 {
+        remoteAddress: ptr::null_mut(),
+        remoteScopeId: SCOPE_ID(0),
+        controlData: ptr::null_mut(),
+        controlDataLength: 0,
+        headerIncludeHeader: ptr::null_mut(),
+        headerIncludeHeaderLength: 0,
+    };
+
+    /// Injects the packet. TCP: never from inside a classify. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// The owner, when the system refused.
+    pub(crate) fn inject(self: Box<Self>) -> Result<(), Box<Self>> {
+        let handle = self.engine.handles.transport;
+        let owner = Box::into_raw(self);
+        // SAFETY: as in `StreamInjection::inject`; the parameters point into the same allocation, which does not move.
+        unsafe {
+            let this = &mut *owner;
+            this.args = FWPS_TRANSPORT_SEND_PARAMS1 {
+                remoteAddress: this.remote.as_mut_ptr(),
+                remoteScopeId: this.scope,
+                ..Self::NO_ARGS
+            };
+            if this.control_len > 0 {
+                this.args.controlData = this.control.as_mut_ptr().cast();
+                this.args.controlDataLength = this.control_len;
+            }
+            let args = &raw mut this.args;
+            let (endpoint, family, compartment, nbl) =
+                (this.endpoint, this.family, this.compartment, this.body.nbl);
+            let status = FwpsInjectTransportSendAsync1(
+                handle,
+                ptr::null_mut(),
+                endpoint,
+                0,
+                args,
+                family,
+                compartment,
+                nbl,
+                Some(send_completed),
+                owner.cast(),
+            );
+            status.ok().map_err(|_| Box::from_raw(owner))
+        }
+    }
+}
+
+/// Completion of a send injection. IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// `context` is the owner that [`SendInjection::inject`] gave away, and `nbl` is its NBL.
+unsafe extern "system" fn send_completed(context: *mut c_void, nbl: *mut NET_BUFFER_LIST, _: BOOLEAN) {
+    // SAFETY: the promise of this callback, which is called once: the owner is ours again.
+    let (owner, status) =
+        unsafe { (Box::from_raw(context.cast::<SendInjection>()), NET_BUFFER_LIST::status(nbl)) };
+    owner.engine.counters.completed(status);
+}
+
+/// Packets that wait to be injected: the last one in is the first one out.
+pub(crate) struct SendList {
+    head: *mut SendInjection,
+}
+
+impl SendList {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self { head: ptr::null_mut() }
+    }
+
+    /// The packets from `head` on.
+    ///
+    /// # Safety
+    /// They are live, linked by `next`, and nobody else's.
+    pub(crate) const unsafe fn from_raw(head: *mut SendInjection) -> Self {
+        Self { head }
+    }
+
+    /// True when none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_null()
+    }
+
+    /// Puts one in front.
+    pub(crate) fn push(&mut self, packet: Box<SendInjection>) {
+        let packet = Box::into_raw(packet);
+        // SAFETY: the allocation is live and ours.
+        unsafe { (*packet).next = self.head };
+        self.head = packet;
+    }
+
+    /// Takes the one in front.
+    pub(crate) fn pop(&mut self) -> Option<Box<SendInjection>> {
+        if self.head.is_null() {
+            return None;
+        }
+        // SAFETY: the list owns its packets.
+        let packet = unsafe { Box::from_raw(self.head) };
+        self.head = packet.next;
+        Some(packet)
+    }
+
+    /// The same packets, the other way round.
+    pub(crate) fn reversed(mut self) -> Self {
+        let mut reversed = Self::new();
+        while let Some(packet) = self.pop() {
+            reversed.push(packet);
+        }
+        reversed
+    }
+}
+
+impl Drop for SendList {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}

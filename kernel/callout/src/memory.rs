@@ -1,0 +1,69 @@
+//! Memory that an edit needs. It comes from the global allocator, which the driver makes nonpaged pool, and asking for it
+//! can fail.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// There is no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoMemory;
+
+/// A vector with room for `capacity` elements, so that pushing so many does not allocate. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn vec<T>(capacity: usize) -> Result<Vec<T>, NoMemory> {
+    let mut vec = Vec::new();
+    reserve(&mut vec, capacity)?;
+    Ok(vec)
+}
+
+/// Makes room for `more` elements. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn reserve<T>(vec: &mut Vec<T>, more: usize) -> Result<(), NoMemory> {
+    #[cfg(test)]
+    failing::check()?;
+    vec.try_reserve_exact(more).map_err(|_| NoMemory)
+}
+
+/// `value` in memory of its own. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
+    let mut one = vec(1)?;
+    one.push(value);
+    let one = Box::into_raw(one.into_boxed_slice());
+    // SAFETY: a boxed slice of one element has the layout of a box of that element.
+    Ok(unsafe { Box::from_raw(one.cast()) })
+}
+
+/// Allocations that fail on request, by thread: the simulator fails the calls of the system, this fails our own.
+#[cfg(test)]
+#[expect(dead_code, reason = "its tests come with the simulator")]
+pub(crate) mod failing {
+    use std::cell::Cell;
+
+    use super::NoMemory;
+
+    std::thread_local! {
+        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// The allocation after the next `left` ones fails, and no other.
+    pub(crate) fn after(left: usize) {
+        LEFT.set(Some(left));
+    }
+
+    /// None fails any more. True when the one that was asked for was not reached.
+    pub(crate) fn stop() -> bool {
+        LEFT.take().is_some()
+    }
+
+    pub(super) fn check() -> Result<(), NoMemory> {
+        match LEFT.get() {
+            Some(0) => {
+                LEFT.set(None);
+                Err(NoMemory)
+            }
+            Some(left) => {
+                LEFT.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What differs by platform and is not WFP, on std: what a [`Runtime`](tidegate_runtime::Runtime) and its callouts need
+//! where the driver has ntoskrnl.
+
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use tidegate_runtime::Platform;
+
+/// This process as a platform. Threads stand for processors, as many as the machine has; there are no interrupt levels.
+pub fn platform() -> Platform {
+    Platform { now_ns, random, processor, processors: processors(), raise: || 0, lower: |_| {} }
+}
+
+fn now_ns() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn processors() -> u32 {
+    static COUNT: OnceLock<u32> = OnceLock::new();
+    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, |count| count.get() as u32))
+}
+
+/// Threads are dealt out to processors in turn.
+fn processor() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    std::thread_local! {
+        static OWN: Cell<u32> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    OWN.get() % processors()
+}

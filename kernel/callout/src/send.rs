@@ -1,0 +1,321 @@
+//! The outbound transport layers: every packet of a list is judged on its own.
+//!
+//! WFP has one answer for a list. When all of its packets pass unchanged the list is permitted, when none passes it is
+//! blocked; otherwise it is blocked and absorbed, and the packets that pass are injected one by one, edited or as they are.
+//!
+//! An injected packet is a copy in new memory, with nothing shared: its checksum covers every byte, so every byte is read
+//! anyway, and a sender that changes its buffer meanwhile can't make the checksum wrong. UDP and ICMP are injected from
+//! classify, TCP by the worker. What we injected ourselves is shown again, and permitted unseen.
+//!
+//! Not edited, only permitted or blocked: what a raw socket or the stack itself sends (no endpoint), protocols whose checksum
+//! we don't know, lists that hardware cuts, and everything when a callout above has taken the right to.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use fwps_sys::{FWPS_PACKET_INJECTION_STATE, IPPROTO};
+use tidegate_abi::context::SEND_REINJECTED;
+use tidegate_abi::control::OnError;
+use tidegate_abi::limits::MAX_WINDOW;
+use tidegate_abi::{SendContext, Verdict};
+use tidegate_runtime::{Calls, Link};
+
+use crate::checksum;
+use crate::edit::{Piece, Plan};
+use crate::engine::Engine;
+use crate::host::{Editable, PacketHost};
+use crate::injection::{Body, Failure, SendInjection, SendList};
+use crate::layer::Incoming;
+use crate::memory;
+use crate::outcome::SendOutcome;
+use crate::packet::{Packets, Unreadable, View};
+use crate::queue;
+use crate::scratch::Desk;
+
+/// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
+const MAX_CONTROL: usize = 65_536;
+
+/// One call of classify at a transport layer.
+struct Send<'c> {
+    engine: &'c Arc<Engine>,
+    incoming: &'c Incoming<'c>,
+    protocol: IPPROTO,
+    editable: Editable,
+    context: SendContext,
+}
+
+/// What becomes of one packet.
+enum Fate<'l> {
+    Pass,
+    Drop,
+    /// It goes out in another form, by the will of a link; if it can't, these links are still to be asked.
+    Replace(Box<SendInjection>, Replaced<'l>),
+}
+
+/// Who had a packet replaced.
+#[derive(Clone, Copy)]
+struct Replaced<'l> {
+    link: &'l Link,
+    verdict: Verdict,
+    rest: &'l [Arc<Link>],
+}
+
+/// Runs the chain on a list of packets and carries its decisions out. DISPATCH_LEVEL.
+pub(crate) fn classify(
+    engine: &Arc<Engine>,
+    incoming: &Incoming<'_>,
+    packets: &Packets<'_>,
+    may_write: bool,
+) -> SendOutcome {
+    let state = packets.injection_state(engine.handles.transport);
+    if matches!(
+        state,
+        FWPS_PACKET_INJECTION_STATE::INJECTED_BY_SELF
+            | FWPS_PACKET_INJECTION_STATE::PREVIOUSLY_INJECTED_BY_SELF
+    ) {
+        return SendOutcome::Permit;
+    }
+    let chain = engine.runtime.chain(incoming.layer.hook);
+    let links = chain.links();
+    if links.is_empty() {
+        return SendOutcome::Permit;
+    }
+    let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
+        engine.counters.no_desk.add();
+        return if unseen(links) { SendOutcome::Block } else { SendOutcome::Permit };
+    };
+    let mut context = incoming.send_context();
+    if state == FWPS_PACKET_INJECTION_STATE::INJECTED_BY_OTHER {
+        context.flags |= SEND_REINJECTED;
+    }
+    let protocol = incoming.protocol().unwrap_or_default();
+    let editable = if !may_write
+        || incoming.ip_header_size() != 0
+        || incoming.endpoint().is_none()
+        || incoming.control_data().len() > MAX_CONTROL
+        || !checksum::knows(protocol)
+        || packets.is_segmented()
+    {
+        Editable::No
+    } else if protocol == IPPROTO::TCP {
+        Editable::SameLength
+    } else {
+        Editable::Yes
+    };
+    let send = Send { engine, incoming, protocol, editable, context };
+    let mut views = packets.views();
+    match (views.next(), views.next()) {
+        (None, _) => SendOutcome::Permit,
+        (Some(packet), None) if protocol != IPPROTO::TCP => send.alone(links, &packet, &mut desk),
+        _ => send.list(links, packets, &mut desk),
+    }
+}
+
+/// Counts an error of every link, since none could be shown the packet. True when it must not pass.
+fn unseen(links: &[Arc<Link>]) -> bool {
+    links.iter().for_each(|link| link.count_error());
+    links.iter().any(|link| link.on_error() == OnError::Block)
+}
+
+impl Send<'_> {
+    /// One packet that may be injected from here: if it can't be, its original is still there.
+    fn alone(&self, links: &[Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> SendOutcome {
+        let mut links = links;
+        loop {
+            let (injection, replaced) = match self.judge(links, packet, desk) {
+                Fate::Pass => return SendOutcome::Permit,
+                Fate::Drop => return SendOutcome::Block,
+                Fate::Replace(injection, replaced) => (injection, replaced),
+            };
+            if self.inject(injection) {
+                replaced.count_done();
+                return SendOutcome::Absorb;
+            }
+            replaced.link.count_failed(replaced.verdict);
+            if replaced.link.on_error() == OnError::Block {
+                return SendOutcome::Block;
+            }
+            links = replaced.rest;
+        }
+    }
+
+    /// Any list. Nothing is injected before every packet has been judged.
+    fn list(&self, links: &[Arc<Link>], packets: &Packets<'_>, desk: &mut Desk) -> SendOutcome {
+        let mut out = SendList::new();
+        // Packets before the first one that does not simply pass; with it they become copies.
+        let mut passing = Some(0);
+        for (index, packet) in packets.views().enumerate() {
+            let fate = self.judge(links, &packet, desk);
+            if let (Fate::Pass, Some(count)) = (&fate, &mut passing) {
+                *count += 1;
+                continue;
+            }
+            if self.editable == Editable::No {
+                // Nothing may be injected in the place of the others.
+                return SendOutcome::Block;
+            }
+            let before = passing.take().map_or(0, |_| index);
+            let copies = packets.views().take(before).try_for_each(|packet| self.copy(&packet, &mut out));
+            let added = copies.and_then(|()| match fate {
+                Fate::Pass => self.copy(&packet, &mut out),
+                Fate::Drop => Ok(()),
+                Fate::Replace(injection, replaced) => {
+                    replaced.count_done();
+                    out.push(injection);
+                    Ok(())
+                }
+            });
+            if added.is_err() {
+                // Part of the list could be sent; all or nothing is easier to understand.
+                self.engine.counters.lost.add();
+                return SendOutcome::Block;
+            }
+        }
+        match passing {
+            Some(_) => SendOutcome::Permit,
+            None if out.is_empty() => SendOutcome::Block,
+            None => self.send(out.reversed()),
+        }
+    }
+
+    /// Sends copies in the place of their list.
+    fn send(&self, mut packets: SendList) -> SendOutcome {
+        if self.protocol == IPPROTO::TCP {
+            queue::send_later(self.engine, packets);
+            return SendOutcome::Absorb;
+        }
+        let mut outcome = SendOutcome::Block;
+        while let Some(packet) = packets.pop() {
+            if self.inject(packet) {
+                outcome = SendOutcome::Absorb;
+            } else {
+                self.engine.counters.lost.add();
+            }
+        }
+        outcome
+    }
+
+    /// True when the packet is on its way.
+    fn inject(&self, packet: Box<SendInjection>) -> bool {
+        let accepted = packet.inject().is_ok();
+        let counters = &self.engine.counters;
+        let counter = if accepted { &counters.injected } else { &counters.refused };
+        counter.add();
+        accepted
+    }
+
+    /// Asks the links about one packet.
+    fn judge<'l>(&self, links: &'l [Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> Fate<'l> {
+        let Desk { window, stack, edits, clone } = desk;
+        let window = if packet.len() > MAX_WINDOW {
+            self.engine.counters.oversized.add();
+            Err(Unreadable)
+        } else {
+            let window = packet.window(packet.len(), window);
+            if window.is_err() {
+                self.engine.counters.unreadable.add();
+            }
+            window
+        };
+        let Ok(window) = window else {
+            return if unseen(links) { Fate::Drop } else { Fate::Pass };
+        };
+        let mut rest = links;
+        while let Some((link, behind)) = rest.split_first() {
+            rest = behind;
+            let mut context = self.context;
+            let mut host = PacketHost::new(Calls::new(link), window, self.editable, edits, clone);
+            let verdict = link.run(&mut host, stack, &mut context, window);
+            let injects = host.injects();
+            drop(host);
+            let built = match verdict {
+                // A run that failed has been counted.
+                Err(_) => Err(()),
+                Ok(verdict) => {
+                    let plan = match verdict {
+                        Verdict::Block if injects => Ok(Some(&*clone)),
+                        _ if injects => Err(Failure::Unfit),
+                        Verdict::Continue | Verdict::Permit if !edits.is_empty() => Ok(Some(&*edits)),
+                        Verdict::Permit => return Fate::Pass,
+                        Verdict::Block => return Fate::Drop,
+                        _ => Ok(None),
+                    };
+                    let built = plan.and_then(|plan| plan.map(|plan| self.build(packet, plan)).transpose());
+                    built
+                        .map(|built| built.map(|injection| (injection, verdict)))
+                        .map_err(|_| link.count_failed(verdict))
+                }
+            };
+            match built {
+                Ok(None) => {}
+                Ok(Some((injection, verdict))) => {
+                    return Fate::Replace(injection, Replaced { link, verdict, rest });
+                }
+                Err(()) if link.on_error() == OnError::Permit => {}
+                Err(()) => return Fate::Drop,
+            }
+        }
+        Fate::Pass
+    }
+
+    /// Adds an unchanged copy of a packet.
+    fn copy(&self, packet: &View<'_>, out: &mut SendList) -> Result<(), Failure> {
+        const UNCHANGED: &Plan = &Plan::new();
+        out.push(self.build(packet, UNCHANGED)?);
+        Ok(())
+    }
+
+    /// Makes what a plan makes of a packet, ready to be injected.
+    fn build(&self, packet: &View<'_>, plan: &Plan) -> Result<Box<SendInjection>, Failure> {
+        let endpoint = self.incoming.endpoint().ok_or(Failure::Unfit)?;
+        let len = plan.output_len(packet.len());
+        let mut bytes = memory::vec(len)?;
+        bytes.resize(len, 0);
+        let mut free = bytes.as_mut_slice();
+        for piece in plan.pieces(packet.len()) {
+            let (Piece::Keep(range) | Piece::New(range)) = &piece;
+            let (to, behind) = free.split_at_mut_checked(range.len()).ok_or(Failure::Unfit)?;
+            match piece {
+                Piece::Keep(range) => packet.copy(range, to)?,
+                Piece::New(range) => {
+                    to.copy_from_slice(plan.new_bytes().get(range).ok_or(Failure::Unfit)?);
+                }
+            }
+            free = behind;
+        }
+        checksum::repair(&mut bytes, self.protocol, &self.incoming.ends()).map_err(|_| Failure::Unfit)?;
+        let mut body = Body::new(bytes);
+        body.push_new(0..len)?;
+        body.finish(self.engine.handles.pool)?;
+
+        let data = self.incoming.control_data();
+        let mut control = memory::vec(data.len().div_ceil(8))?;
+        for word in data.chunks(8) {
+            let mut bytes = [0; 8];
+            bytes.iter_mut().zip(word).for_each(|(to, from)| *to = *from);
+            control.push(u64::from_ne_bytes(bytes));
+        }
+        Ok(memory::boxed(SendInjection {
+            engine: Arc::clone(self.engine),
+            body,
+            family: self.incoming.layer.family,
+            compartment: self.incoming.compartment_id(),
+            endpoint,
+            remote: self.incoming.remote_address(),
+            scope: self.incoming.remote_scope(),
+            control,
+            control_len: data.len() as u32,
+            args: SendInjection::NO_ARGS,
+            next: core::ptr::null_mut(),
+        })?)
+    }
+}
+
+impl Replaced<'_> {
+    fn count_done(&self) {
+        match self.verdict {
+            Verdict::Block => self.link.count_injected(),
+            _ => self.link.count_edited(),
+        }
+    }
+}
