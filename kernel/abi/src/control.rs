@@ -361,11 +361,12 @@ pub struct LinkInfoReply {
 /// What a link counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Runs.
+    /// Runs, failed ones and those that could not begin included.
     pub runs: u64,
     /// Runs by [`Verdict`], in the order of their numbers. Failed runs are in none.
     pub verdicts: [u64; Verdict::ALL.len()],
-    /// Runs that failed: over budget, an illegal verdict, an edit or an injection that could not be carried out.
+    /// Runs that failed: data that could not be shown, over budget, an illegal verdict, an edit or an injection that could not
+    /// be carried out.
     pub errors: u64,
     /// Bytes shown.
     pub bytes_shown: u64,

@@ -47,7 +47,7 @@ impl Runtime {
             Request::MapCreate(request) => {
                 let id = self.objects(Objects::new_id)?;
                 let map = shared(Map::new(id, request.name.clone(), request.def, self.platform)?)?;
-                self.objects(|objects| objects.add_map(map))?;
+                self.objects(|objects| objects.add_map(&map))?;
                 control::write(OK, &id, reply)
             }
             Request::MapRelease(request) => {

@@ -92,6 +92,11 @@ impl Link {
         self.add(Count::Error, 1);
     }
 
+    /// Counts a failure without a run: the data could not even be shown.
+    pub fn count_error(&self) {
+        self.add(Count::Error, 1);
+    }
+
     pub(crate) fn add(&self, count: Count, amount: u64) {
         self.tally.add(&self.platform, count, amount);
         self.program.tally.add(&self.platform, count, amount);

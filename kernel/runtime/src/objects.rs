@@ -78,12 +78,12 @@ impl Objects {
         Ok(Arc::clone(&self.map_entry(id)?.1.map))
     }
 
-    pub(crate) fn add_map(&mut self, map: Arc<Map>) -> Result<(), Status> {
+    pub(crate) fn add_map(&mut self, map: &Arc<Map>) -> Result<(), Status> {
         if self.maps.len() >= limits::MAX_RUNTIME_MAPS {
             return Err(Status::Full);
         }
         let at = self.maps.partition_point(|entry| entry.map.id < map.id);
-        self.maps.insert(at, MapEntry { map, held: true, users: 0 });
+        self.maps.insert(at, MapEntry { map: Arc::clone(map), held: true, users: 0 });
         Ok(())
     }
 

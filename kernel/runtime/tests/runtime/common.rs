@@ -13,7 +13,12 @@ use tidegate_vm::{Fault, Host, Memory, Stack};
 thread_local! {
     /// The processor that a thread plays.
     pub(crate) static PROCESSOR: Cell<u32> = const { Cell::new(0) };
+    /// The IRQL that a thread runs at.
+    pub(crate) static IRQL: Cell<u8> = const { Cell::new(PASSIVE) };
 }
+
+const PASSIVE: u8 = 0;
+const DISPATCH: u8 = 2;
 
 pub(crate) const PROCESSORS: u32 = 4;
 
@@ -24,11 +29,14 @@ pub(crate) fn platform() -> Platform {
     }
     Platform {
         now_ns: now,
-        random: || now().wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        random: || {
+            assert_eq!(IRQL.get(), PASSIVE, "the system's randomness may wait");
+            now().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        },
         processor: || PROCESSOR.get(),
         processors: PROCESSORS,
-        raise: || 2,
-        lower: |irql| assert_eq!(irql, 2),
+        raise: || IRQL.replace(DISPATCH),
+        lower: |irql| assert_eq!(IRQL.replace(irql), DISPATCH, "lowered once for each time it was raised"),
     }
 }
 
@@ -40,6 +48,7 @@ pub(crate) fn runtime() -> Runtime {
 pub(crate) fn send(runtime: &Runtime, request: &[u8]) -> Vec<u8> {
     let mut reply = vec![0; 1 << 17];
     let length = runtime.handle(request, &mut reply);
+    assert_eq!(IRQL.get(), PASSIVE, "as it was");
     reply.truncate(length);
     reply
 }
@@ -159,10 +168,14 @@ pub(crate) fn run(link: &Link, window: &[u8]) -> Result<Verdict, RunError> {
 
 pub(crate) fn run_with(link: &Link, window: &[u8], fail_at: Option<u32>) -> Result<Verdict, RunError> {
     let (mut host, mut stack) = (Plain { calls: Calls::new(link), fail_at }, Box::new(Stack::new()));
-    match link.program_type() {
+    let before = IRQL.get();
+    let verdict = match link.program_type() {
         ProgramType::Stream => link.run(&mut host, &mut stack, &mut StreamContext::default(), window),
         ProgramType::Send => link.run(&mut host, &mut stack, &mut SendContext::default(), window),
-    }
+    };
+    drop(host);
+    assert_eq!(IRQL.get(), before, "as it was");
+    verdict
 }
 
 /// Everything that control messages can tell about a runtime, as text.
