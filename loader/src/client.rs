@@ -21,7 +21,7 @@ pub struct Refused {
     /// Why.
     pub status: Status,
     /// What the verifier said, when it was the one that refused.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 impl fmt::Display for Refused {
@@ -113,7 +113,10 @@ impl Client {
     }
 
     fn answer<T>(&self, answer: Result<T, Status>, length: usize) -> Result<T, Refused> {
-        answer.map_err(|status| Refused { status, refusal: control::refusal(&self.reply[..length]) })
+        answer.map_err(|status| Refused {
+            status,
+            refusal: control::refusal(&self.reply[..length]).map(Box::new),
+        })
     }
 }
 
