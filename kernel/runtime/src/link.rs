@@ -81,11 +81,6 @@ impl Link {
         self.add(Count::Injected, 1);
     }
 
-    /// Counts data that could not even be shown. It is no run of its program's making, but one that failed.
-    pub fn count_error(&self) {
-        self.add(Count::Error, 1);
-    }
-
     /// Moves a run that ended with `verdict` to the failed ones: an edit or injection could not be carried out.
     pub fn count_failed(&self, verdict: Verdict) {
         self.add(Count::Verdict(verdict), 1_u64.wrapping_neg());
