@@ -66,7 +66,7 @@ impl Filter {
         Self { flags, ..self }
     }
 
-    /// Context that the callout finds in the filter.
+    /// Context that the callout finds in the filter, unless its notifyFn sets another.
     #[must_use]
     pub fn context(self, context: u64) -> Self {
         Self { context, ..self }
@@ -105,7 +105,7 @@ impl Simulator {
     pub fn add_filter(&self, filter: Filter) -> u64 {
         let mut state = self.inner.lock();
         let id = state.fresh();
-        let entry = FilterEntry {
+        let mut entry = FilterEntry {
             id,
             layer: filter.layer,
             callout: filter.callout,
@@ -115,7 +115,7 @@ impl Simulator {
             flags: filter.flags,
             context: filter.context,
         };
-        let status = self.notify(state, &entry, FWPS_CALLOUT_NOTIFY_TYPE::ADD_FILTER);
+        let status = self.notify(state, &mut entry, FWPS_CALLOUT_NOTIFY_TYPE::ADD_FILTER);
         assert!(status.nt_success(), "the callout refuses the filter: {status}");
         let mut state = self.inner.lock();
         state.filters.push(entry);
@@ -127,7 +127,7 @@ impl Simulator {
     pub fn remove_filter(&self, id: u64) {
         let mut state = self.inner.lock();
         let Some(at) = state.filters.iter().position(|filter| filter.id == id) else { return };
-        let filter = state.filters.remove(at);
+        let mut filter = state.filters.remove(at);
         let owing = state
             .flows
             .values()
@@ -138,13 +138,13 @@ impl Simulator {
         if owing {
             state.violate(rules::REMOVED_BUSY, "a stream filter was removed");
         }
-        let _ = self.notify(state, &filter, FWPS_CALLOUT_NOTIFY_TYPE::DELETE_FILTER);
+        let _ = self.notify(state, &mut filter, FWPS_CALLOUT_NOTIFY_TYPE::DELETE_FILTER);
     }
 
     fn notify(
         &self,
         state: std::sync::MutexGuard<'_, State>,
-        filter: &FilterEntry,
+        filter: &mut FilterEntry,
         kind: FWPS_CALLOUT_NOTIFY_TYPE,
     ) -> NTSTATUS {
         let callout =
@@ -155,10 +155,13 @@ impl Simulator {
         let key = GUID::from_u128(u128::from(filter.id));
         let key =
             if kind == FWPS_CALLOUT_NOTIFY_TYPE::DELETE_FILTER { std::ptr::null() } else { &raw const key };
-        current::enter(&self.inner, Reason::Notify, || {
+        let status = current::enter(&self.inner, Reason::Notify, || {
             // SAFETY: the callout registered this function; both pointers live through the call.
             unsafe { notify(kind, key, &raw mut fwps) }
-        })
+        });
+        // The context of a filter is its callout's to set.
+        filter.context = fwps.context;
+        status
     }
 
     /// Opens a connection.
