@@ -56,7 +56,10 @@ unsafe extern "system" fn classify(
         let entry = all.get_mut(&id).expect("a registered callout");
         (entry.0, entry.1.take())
     });
-    let (driver, Some(mut body)) = taken else { return };
+    let (driver, Some(mut body)) = taken else {
+        // Called again from inside the body: what it injects is shown to it before the inject call returns.
+        return out.actionType = FWP_ACTION::PERMIT;
+    };
     // A failed assertion must not unwind through the engine's frames: it waits for `unload`.
     let call = AssertUnwindSafe(|| body(&mut Shown { sim: &driver, values, metadata, data, filter, out }));
     if let Err(panic) = catch_unwind(call) {
