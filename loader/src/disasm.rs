@@ -240,3 +240,74 @@ fn atomic_text(insn: Insn) -> Option<String> {
     let text = format!("atomic {place} {operation} {source}");
     Some(if fetches { format!("{source} = {text}") } else { text })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: &[u8] = include_bytes!("../tests/fixtures/features.o");
+
+    /// The text of `insns` as the code of a program without maps and functions of its own.
+    fn text(insns: &[Insn]) -> String {
+        let object = Object::parse(OBJECT).expect("the fixture loads");
+        let mut program = object.programs()[0].clone();
+        program.insns = insns.to_vec();
+        instruction(&object, &program, 0).expect("there is an instruction").text
+    }
+
+    #[test]
+    fn instructions_read_like_c() {
+        let narrow = |opcode, dst, src, offset, imm| text(&[Insn::new(opcode, dst, src, offset, imm)]);
+        for (said, expected) in [
+            (narrow(0xb7, 1, 0, 0, -5), "r1 = -5"),
+            (narrow(0xbc, 1, 2, 0, 0), "w1 = w2"),
+            (narrow(0xbf, 1, 2, 16, 0), "r1 = (s16)r2"),
+            (narrow(0x3f, 1, 2, 1, 0), "r1 s/= r2"),
+            (narrow(0x94, 3, 0, 0, 10), "w3 %= 10"),
+            (narrow(0xc7, 3, 0, 0, 4), "r3 s>>= 4"),
+            (narrow(0x87, 3, 0, 0, 0), "r3 = -r3"),
+            (narrow(0xdc, 3, 0, 0, 16), "r3 = be16 r3"),
+            (narrow(0xd7, 3, 0, 0, 64), "r3 = bswap64 r3"),
+            (narrow(0x69, 3, 10, -8, 0), "r3 = *(u16 *)(r10 - 8)"),
+            (narrow(0x91, 3, 1, 8, 0), "r3 = *(s8 *)(r1 + 8)"),
+            (narrow(0x7a, 10, 0, -16, 7), "*(u64 *)(r10 - 16) = 7"),
+            (narrow(0x63, 10, 4, -4, 0), "*(u32 *)(r10 - 4) = r4"),
+            (narrow(0xdb, 1, 2, 0, 0), "atomic *(u64 *)(r1 + 0) += r2"),
+            (narrow(0xc3, 1, 2, 0, 0x51), "r2 = atomic *(u32 *)(r1 + 0) &= r2"),
+            (narrow(0xdb, 1, 2, 0, 0xf1), "r0 = atomic_compare_exchange(*(u64 *)(r1 + 0), r0, r2)"),
+            (narrow(0x05, 0, 0, 3, 0), "goto 4"),
+            (narrow(0x06, 0, 0, 0, -1), "goto 0"),
+            (narrow(0xa5, 1, 0, -1, 9), "if r1 < 9 goto 0"),
+            (narrow(0xce, 1, 2, 1, 0), "if w1 s< w2 goto 2"),
+            (narrow(0x85, 0, 0, 0, 0x10000), "call tidegate_replace"),
+            (narrow(0x85, 0, 0, 0, 4000), "call helper 0xfa0"),
+            (narrow(0x8d, 5, 0, 0, 0), "call r5"),
+            (narrow(0x95, 0, 0, 0, 0), "exit"),
+        ] {
+            assert_eq!(said, expected);
+        }
+        let wide = [Insn::new(0x18, 2, 0, 0, 1), Insn::new(0, 0, 0, 0, 2)];
+        assert_eq!(text(&wide), "r2 = 0x200000001 ll");
+    }
+
+    #[test]
+    fn any_eight_bytes_have_a_text() {
+        for opcode in 0..=u8::MAX {
+            for src in 0..16 {
+                let insn = Insn::new(opcode, 15, src, i16::MIN, i32::MIN);
+                assert!(!text(&[insn]).is_empty());
+                assert!(!text(&[insn, insn]).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_compiler_made_has_no_unknown_instruction() {
+        let object = Object::parse(OBJECT).expect("the fixture loads");
+        for program in object.programs() {
+            let texts: Vec<_> = self::program(&object, program).collect();
+            assert_eq!(texts.iter().map(|instruction| instruction.slots).sum::<usize>(), program.insns.len());
+            assert!(texts.iter().all(|instruction| !instruction.text.contains("not an instruction")));
+        }
+    }
+}

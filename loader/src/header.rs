@@ -402,6 +402,15 @@ mod tests {
     }
 
     #[test]
+    fn the_bindings_of_the_sdk_are_what_the_tables_say() {
+        assert_eq!(
+            include_str!("../../programs/sdk/src/bindings.rs"),
+            rust(),
+            "the tables changed: run `cargo run -p tidegate -- abi dump rust > programs/sdk/src/bindings.rs`"
+        );
+    }
+
+    #[test]
     fn every_row_of_the_tables_is_in_both_languages() {
         for text in [c(), rust()] {
             for helper in HELPERS {

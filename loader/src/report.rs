@@ -20,6 +20,8 @@ pub struct Diagnosis {
     pub title: &'static str,
     /// What was missing, with what is known instead.
     pub message: String,
+    /// Why there is such a rule.
+    pub explanation: &'static str,
     /// What to do about it.
     pub hint: String,
     /// The function that the instruction belongs to.
@@ -59,6 +61,7 @@ impl Diagnosis {
             code: refusal.code.text(),
             title: entry.title,
             message: refusal.to_string(),
+            explanation: entry.explanation,
             hint: refusal.hint().to_string(),
             function: program.function(refusal.insn).map(|function| function.name.clone()),
             slot: refusal.insn,
@@ -85,6 +88,7 @@ impl Diagnosis {
                 Level::NOTE.message("the object has no line table: compile with -g to see the source line"),
             );
         }
+        group = group.element(Level::NOTE.message(self.explanation));
         group = group.element(Level::HELP.message(self.hint.as_str()));
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         renderer.render(&[group])

@@ -132,6 +132,75 @@ fn every_instruction_has_the_line_that_it_came_from() {
     assert!(RUST_OBJECT.programs()[0].line(0).unwrap().file.ends_with("features.rs"));
 }
 
+/// The C object with the last `from` (the names of sections lie behind all others) made into `to`, of the same length.
+fn patched(from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = C.windows(from.len()).rposition(|window| window == from).expect("the fixture has these bytes");
+    let mut bytes = C.to_vec();
+    bytes[at..at + to.len()].copy_from_slice(to);
+    bytes
+}
+
+#[test]
+fn an_error_says_what_is_wrong_where_and_what_to_do() {
+    let number = |number: u64| number.to_le_bytes();
+    for (bytes, code, message, help) in [
+        (b"\x7fELF".to_vec(), "object-elf", "not an ELF file", "clang -target bpf"),
+        // e_machine: an object for x86-64.
+        (patched(&[1, 0, 247, 0], &[1, 0, 62, 0]), "object-elf", "another machine", "clang -target bpf"),
+        (
+            patched(b"tidegate/send/second\0", b"tidegate/sent/second\0"),
+            "object-section",
+            "tidegate/sent/second",
+            "tidegate/send",
+        ),
+        (patched(b".maps\0", b".mops\0"), "object-relocation", "section .mops", "move the variable"),
+        (patched(b".BTF\0", b".BTX\0"), "object-btf", "no BTF", "compile with -g"),
+        (
+            patched(b"max_entries\0", b"map_entries\0"),
+            "object-map",
+            "map counts: member map_entries is not known",
+            "max_entries",
+        ),
+        // The call of `is_watched`, which clang resolved itself, into its second instruction.
+        (
+            patched(&[0x85, 0x10, 0, 0, 13, 0, 0, 0], &[0x85, 0x10, 0, 0, 14, 0, 0, 0]),
+            "object-relocation",
+            "section .text, function count, instruction 21: no function starts at slot 39",
+            "build it again",
+        ),
+        // The size of `watch`, over its end.
+        (
+            patched(&[number(0x58), number(248)].concat(), &[number(0x58), number(256)].concat()),
+            "object-damaged",
+            "watch is not whole instructions",
+            "build it again",
+        ),
+        // The relocation of `seen`, into a kind that only data has.
+        (
+            patched(&[0x58, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], &[0x58, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]),
+            "object-relocation",
+            "function watch, instruction 0: a relocation of kind 2",
+            "clang",
+        ),
+    ] {
+        let error = Object::parse(&bytes).expect_err(message);
+        assert_eq!(error.code, code, "{error}");
+        assert!(error.message.contains(message), "{message:?} is not in: {error}");
+        assert!(error.help.contains(help), "{help:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn sections_that_share_bytes_of_the_file_are_refused() {
+    // The headers are 64 bytes each at the end of the file; their offset field is at 24.
+    let headers = u64::from_le_bytes(C[0x28..0x30].try_into().unwrap()) as usize;
+    let mut bytes = C.to_vec();
+    let first = bytes[headers + 64 + 24..headers + 64 + 32].to_vec();
+    bytes[headers + 128 + 24..headers + 128 + 32].copy_from_slice(&first);
+    assert!(Object::parse(&bytes).expect_err("two sections").message.contains("share bytes"));
+}
+
 /// Whatever the bytes are, loading ends with an object or with an error in words.
 fn load(bytes: &[u8]) {
     if let Err(error) = Object::parse(bytes) {
