@@ -371,6 +371,35 @@ pub(crate) fn packet_bytes(nbl: *mut c_void) -> Vec<u8> {
     }
 }
 
+thread_local! {
+    /// The NBL of the latest transport injection.
+    pub(crate) static LAST: std::cell::Cell<*mut NET_BUFFER_LIST> = const { std::cell::Cell::new(null_mut()) };
+}
+
+/// Injects over IPv6 to the documentation prefix.
+pub(crate) fn send_inject_v6(shown: &Shown<'_>, bytes: &[u8]) {
+    let (nbl, buffer) = built(shown.sim, bytes);
+    // SAFETY: the buffer lives until the completion.
+    unsafe {
+        (*buffer).control = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets().to_vec();
+        (*buffer).args.remoteAddress = (*buffer).control.as_mut_ptr();
+        FwpsInjectTransportSendAsync1(
+            shown.sim.injection,
+            null_mut(),
+            shown.metadata.transportEndpointHandle,
+            0,
+            &raw mut (*buffer).args,
+            ADDRESS_FAMILY::INET6,
+            shown.metadata.compartmentId,
+            nbl,
+            Some(free_built),
+            buffer.cast(),
+        )
+        .ok()
+        .unwrap();
+    }
+}
+
 /// `FwpsInjectTransportSendAsync1` with parameters after `metadata`, to `remote`.
 pub(crate) fn send_inject(
     driver: &Driver,
@@ -385,6 +414,7 @@ pub(crate) fn send_inject(
         (*buffer).remote = remote;
         (*buffer).args.remoteAddress = (&raw mut (*buffer).remote).cast();
         change(&mut *buffer);
+        LAST.set(nbl);
         let compartment = if metadata.has(FWPS_METADATA_FIELD::COMPARTMENT_ID) {
             metadata.compartmentId
         } else {
