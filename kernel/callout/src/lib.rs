@@ -39,6 +39,8 @@ mod queue;
 mod scratch;
 mod send;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

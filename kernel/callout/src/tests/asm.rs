@@ -1,0 +1,238 @@
+//! Programs for the tests, put together instruction by instruction.
+
+use std::collections::HashMap;
+use std::vec::Vec;
+
+use tidegate_abi::insn::{alu, class, jmp, mode, pseudo, size, source};
+use tidegate_abi::{Insn, Verdict, context, errno, helper};
+
+/// Register of the result.
+pub(crate) const R0: u8 = 0;
+const R1: u8 = 1;
+const R2: u8 = 2;
+const R3: u8 = 3;
+const R4: u8 = 4;
+const R5: u8 = 5;
+/// Where every program here keeps its context.
+const CTX: u8 = 6;
+const R7: u8 = 7;
+const R8: u8 = 8;
+const R9: u8 = 9;
+const FP: u8 = 10;
+/// Where bytes for a helper are put together on the stack.
+const TEXT: i16 = -256;
+/// Most bytes of one text.
+pub(crate) const MAX_TEXT: usize = 240;
+
+/// A program being written. The context is in r6 from the start.
+pub(crate) struct Asm {
+    code: Vec<Insn>,
+    labels: HashMap<&'static str, usize>,
+    jumps: Vec<(usize, &'static str)>,
+}
+
+impl Asm {
+    pub(crate) fn new() -> Self {
+        let mut asm = Self { code: Vec::new(), labels: HashMap::new(), jumps: Vec::new() };
+        asm.copy(CTX, R1);
+        asm
+    }
+
+    fn op(&mut self, opcode: u8, dst: u8, src: u8, offset: i16, imm: i32) -> &mut Self {
+        self.code.push(Insn::new(opcode, dst, src, offset, imm));
+        self
+    }
+
+    /// dst = number
+    pub(crate) fn set(&mut self, dst: u8, number: i32) -> &mut Self {
+        self.op(class::ALU64 | alu::MOV | source::K, dst, 0, 0, number)
+    }
+
+    /// dst = src
+    fn copy(&mut self, dst: u8, src: u8) -> &mut Self {
+        self.op(class::ALU64 | alu::MOV | source::X, dst, src, 0, 0)
+    }
+
+    fn add(&mut self, dst: u8, number: i32) -> &mut Self {
+        self.op(class::ALU64 | alu::ADD | source::K, dst, 0, 0, number)
+    }
+
+    fn load(&mut self, width: u8, dst: u8, from: u8, offset: usize) -> &mut Self {
+        self.op(class::LDX | mode::MEM | width, dst, from, offset as i16, 0)
+    }
+
+    fn label(&mut self, name: &'static str) -> &mut Self {
+        self.labels.insert(name, self.code.len());
+        self
+    }
+
+    /// Goes to the label when `dst` compares with `number`.
+    fn jump(&mut self, condition: u8, dst: u8, number: i32, to: &'static str) -> &mut Self {
+        self.jumps.push((self.code.len(), to));
+        self.op(class::JMP | condition | source::K, dst, 0, 0, number)
+    }
+
+    pub(crate) fn call(&mut self, helper: u32) -> &mut Self {
+        self.op(class::JMP | jmp::CALL, 0, 0, 0, helper as i32)
+    }
+
+    /// Puts `bytes` on the stack, for [`Self::point`].
+    fn text(&mut self, bytes: &[u8]) -> &mut Self {
+        assert!(bytes.len() <= MAX_TEXT);
+        for (at, byte) in bytes.iter().enumerate() {
+            let opcode = class::ST | mode::MEM | size::B;
+            self.op(opcode, FP, 0, TEXT + at as i16, i32::from(*byte));
+        }
+        self
+    }
+
+    /// dst = address of the text
+    fn point(&mut self, dst: u8) -> &mut Self {
+        self.copy(dst, FP).add(dst, i32::from(TEXT))
+    }
+
+    /// tidegate_replace, or tidegate_remove when there is nothing new.
+    pub(crate) fn replace(&mut self, offset: i32, remove: i32, new: &[u8]) -> &mut Self {
+        self.text(new).copy(R1, CTX).set(R2, offset).set(R3, remove);
+        if new.is_empty() {
+            self.call(helper::REMOVE)
+        } else {
+            self.point(R4).set(R5, new.len() as i32).call(helper::REPLACE)
+        }
+    }
+
+    /// Stores a number into a 32-bit field of a stream context.
+    pub(crate) fn store(&mut self, field: usize, number: i32) -> &mut Self {
+        self.op(class::ST | mode::MEM | size::W, CTX, 0, field as i16, number)
+    }
+
+    pub(crate) fn exit(&mut self) -> &mut Self {
+        self.op(class::JMP | jmp::EXIT, 0, 0, 0, 0)
+    }
+
+    /// Ends with a verdict.
+    pub(crate) fn give(&mut self, verdict: Verdict) -> &mut Self {
+        self.set(R0, verdict as i32).exit()
+    }
+
+    /// The bytecode.
+    pub(crate) fn code(&self) -> Vec<u8> {
+        let mut code = self.code.clone();
+        for (at, to) in &self.jumps {
+            code[*at].offset = (self.labels[to] as isize - *at as isize - 1) as i16;
+        }
+        code.into_iter().flat_map(Insn::to_bytes).collect()
+    }
+}
+
+const BYTES_ENFORCED: usize = core::mem::offset_of!(tidegate_abi::StreamContext, bytes_enforced);
+const BYTES_REQUIRED: usize = core::mem::offset_of!(tidegate_abi::StreamContext, bytes_required);
+const STREAM_FLAGS: usize = core::mem::offset_of!(tidegate_abi::StreamContext, flags);
+const DATA: usize = core::mem::offset_of!(tidegate_abi::StreamContext, data);
+const DATA_END: usize = core::mem::offset_of!(tidegate_abi::StreamContext, data_end);
+
+/// Gives a verdict and does nothing else.
+pub(crate) fn verdict(verdict: Verdict) -> Vec<u8> {
+    Asm::new().give(verdict).code()
+}
+
+/// Decides on the first `bytes` bytes of every indication of a stream.
+pub(crate) fn enforce(bytes: i32, verdict: Verdict) -> Vec<u8> {
+    Asm::new().store(BYTES_ENFORCED, bytes).give(verdict).code()
+}
+
+/// Asks for `more` bytes, whatever it is shown.
+pub(crate) fn need(more: i32) -> Vec<u8> {
+    Asm::new().store(BYTES_REQUIRED, more).give(Verdict::NeedMoreData).code()
+}
+
+/// Returns a number that is no verdict.
+pub(crate) fn nonsense() -> Vec<u8> {
+    Asm::new().set(R0, 77).exit().code()
+}
+
+/// Makes these edits of every indication or packet (offset, bytes removed, new bytes), then gives the verdict.
+pub(crate) fn edits(edits: &[(i32, i32, &[u8])], verdict: Verdict) -> Vec<u8> {
+    let mut asm = Asm::new();
+    for (offset, remove, new) in edits {
+        asm.replace(*offset, *remove, new);
+    }
+    asm.give(verdict).code()
+}
+
+/// Makes one edit; blocks when the helper answers `EOPNOTSUPP`.
+pub(crate) fn edit_or_block(offset: i32, remove: i32, new: &[u8]) -> Vec<u8> {
+    Asm::new()
+        .replace(offset, remove, new)
+        .jump(jmp::JEQ, R0, -(errno::EOPNOTSUPP as i32), "no")
+        .give(Verdict::Permit)
+        .label("no")
+        .give(Verdict::Block)
+        .code()
+}
+
+/// Clones, replaces in the clone, injects it with `inject` (or discards it) and gives the verdict.
+pub(crate) fn clone(
+    clone: u32,
+    inject: u32,
+    offset: i32,
+    remove: i32,
+    new: &[u8],
+    verdict: Verdict,
+) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.text(new).copy(R1, CTX).call(clone).jump(jmp::JEQ, R0, 0, "none").copy(R7, R0);
+    asm.copy(R1, R7).set(R2, offset).set(R3, remove).point(R4).set(R5, new.len() as i32);
+    asm.call(helper::CLONE_REPLACE);
+    if inject == helper::CLONE_DISCARD {
+        asm.copy(R1, R7).call(inject);
+    } else {
+        asm.copy(R1, CTX).copy(R2, R7).set(R3, 0).call(inject);
+    }
+    asm.give(verdict).label("none").give(Verdict::DropConnection).code()
+}
+
+/// Replaces every `ab` of a stream with `new`, wherever the stream is cut: asks for more when it ends in the middle.
+pub(crate) fn replace_ab(new: &[u8]) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.text(b"ab").copy(R1, CTX).set(R2, 0).point(R3).set(R4, 2).call(helper::FIND);
+    asm.jump(jmp::JSLT, R0, 0, "absent").copy(R9, R0);
+    asm.text(new).copy(R1, CTX).copy(R2, R9).set(R3, 2).point(R4).set(R5, new.len() as i32);
+    asm.call(helper::REPLACE).jump(jmp::JNE, R0, 0, "fail");
+    asm.add(R9, 2).op(class::STX | mode::MEM | size::W, CTX, R9, BYTES_ENFORCED as i16, 0);
+    asm.give(Verdict::Permit);
+
+    asm.label("absent").load(size::DW, R7, CTX, DATA).load(size::DW, R8, CTX, DATA_END);
+    asm.op(class::ALU64 | alu::SUB | source::X, R8, R7, 0, 0).jump(jmp::JEQ, R8, 0, "pass");
+    asm.add(R8, -1).copy(R1, CTX).copy(R2, R8).point(R3).set(R4, 1).call(helper::LOAD_BYTES);
+    asm.op(class::LDX | mode::MEM | size::B, R3, FP, TEXT, 0).jump(jmp::JNE, R3, i32::from(b'a'), "pass");
+    asm.load(size::W, R4, CTX, STREAM_FLAGS);
+    asm.jump(jmp::JSET, R4, context::STREAM_NO_MORE_DATA as i32, "pass");
+    asm.jump(jmp::JEQ, R8, 0, "more");
+    asm.op(class::STX | mode::MEM | size::W, CTX, R8, BYTES_ENFORCED as i16, 0);
+    asm.label("pass").give(Verdict::Permit);
+    asm.label("more").give(Verdict::NeedMoreData);
+    asm.label("fail").set(R0, 77).exit().code()
+}
+
+/// Blocks what has this byte behind the first eight; permits everything else, with its ninth byte replaced if so wanted.
+pub(crate) fn drop_if_found(byte: u8, edit: Option<&[u8]>) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.text(&[byte]).copy(R1, CTX).set(R2, 8).point(R3).set(R4, 1).call(helper::FIND);
+    asm.jump(jmp::JSLT, R0, 0, "absent").give(Verdict::Block).label("absent");
+    if let Some(new) = edit {
+        asm.replace(8, 1, new);
+    }
+    asm.give(Verdict::Permit).code()
+}
+
+/// Permits what it sees first, then tries to edit: blocks when that is refused. Counts in its map 0, an array of one u64.
+pub(crate) fn permit_then_edit() -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.op(class::LD | mode::IMM | size::DW, R7, pseudo::MAP_IDX_VALUE, 0, 0).op(0, 0, 0, 0, 0);
+    asm.load(size::DW, R8, R7, 0).op(class::ST | mode::MEM | size::DW, R7, 0, 0, 1);
+    asm.jump(jmp::JNE, R8, 0, "second").give(Verdict::Permit);
+    asm.label("second").replace(8, 1, b"x");
+    asm.jump(jmp::JEQ, R0, -(errno::EOPNOTSUPP as i32), "no").give(Verdict::Permit);
+    asm.label("no").give(Verdict::Block).code()
+}

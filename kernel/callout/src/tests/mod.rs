@@ -1,0 +1,147 @@
+//! The callouts in front of the simulator: programs go in through control messages, data through the filter engine.
+
+mod asm;
+mod failures;
+mod life;
+mod send;
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::vec;
+use std::vec::Vec;
+
+use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome, Sent, Simulator};
+use fwps_sys::FWPS_FILTER_FLAG;
+use tidegate_abi::control::{
+    Counters, LinkAttach, LinkInfo, LinkInfoReply, Loaded, MapCreate, Name, OnError, Operation, ProgramLoad,
+    parse_reply, write_request,
+};
+use tidegate_abi::limits::DEFAULT_BUDGET;
+use tidegate_abi::{Hook, MapDef, MapKind};
+use tidegate_runtime::Runtime;
+
+use crate::layer::LAYERS;
+use crate::{Callouts, Counts, Objects, key, os};
+
+/// A loaded driver, as far as this crate is one, in a simulator of its own.
+pub(crate) struct Bench {
+    pub(crate) sim: Simulator,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) callouts: Option<Callouts>,
+}
+
+impl Bench {
+    /// With a filter at every layer.
+    pub(crate) fn new(config: Config) -> Self {
+        Self::with_flags(config, FWPS_FILTER_FLAG::NONE)
+    }
+
+    pub(crate) fn with_flags(config: Config, flags: FWPS_FILTER_FLAG) -> Self {
+        let sim = Simulator::new(config);
+        let runtime = Arc::new(Runtime::new(os::platform()).expect("memory"));
+        let objects = Objects { driver: sim.device_object(), device: sim.device_object() };
+        let callouts = sim.enter(|| Callouts::register(objects, Arc::clone(&runtime))).expect("registered");
+        for layer in LAYERS {
+            let filter = Filter::at(layer.id, key(layer.hook)).context(callouts.context()).flags(flags);
+            sim.add_filter(filter);
+        }
+        Self { sim, runtime, callouts: Some(callouts) }
+    }
+
+    fn ask<T: Operation>(&self, request: &T) -> Vec<u8> {
+        let mut message = vec![0; 65_536];
+        let length = write_request(request, &mut message).expect("small");
+        let mut reply = vec![0; 65_536];
+        let length = self.runtime.handle(&message[..length], &mut reply);
+        reply.truncate(length);
+        reply
+    }
+
+    /// Runs `code` at a hook. Links run in the order that they are made.
+    pub(crate) fn link(&self, hook: Hook, code: &[u8], on_error: OnError) -> u32 {
+        self.link_with(hook, code, &[], on_error)
+    }
+
+    /// An array of one u64.
+    pub(crate) fn counter(&self) -> u32 {
+        let def = MapDef { kind: MapKind::Array, key_size: 4, value_size: 8, max_entries: 1, flags: 0 };
+        let name = Name::try_from("counter").expect("short");
+        parse_reply(&self.ask(&MapCreate { name, def })).expect("memory")
+    }
+
+    /// Runs `code`, which names these maps, at a hook.
+    pub(crate) fn link_with(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError) -> u32 {
+        let reply = self.ask(&ProgramLoad {
+            name: Name::try_from("test").expect("short"),
+            program_type: hook.program_type(),
+            code,
+            maps: maps.iter().copied().collect(),
+        });
+        let loaded: Loaded = parse_reply(&reply).unwrap_or_else(|status| {
+            panic!("{}: {:?}", status.text(), tidegate_abi::control::refusal(&reply));
+        });
+        let attach =
+            LinkAttach { program: loaded.program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET };
+        parse_reply(&self.ask(&attach)).expect("attached")
+    }
+
+    /// What a link has counted.
+    pub(crate) fn counters(&self, link: u32) -> Counters {
+        let reply = self.ask(&LinkInfo { link });
+        parse_reply::<LinkInfoReply>(&reply).expect("it exists").counters
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.callouts.as_ref().expect("registered").counts()
+    }
+
+    /// A connection that this machine opened.
+    pub(crate) fn flow(&self, hook: Hook) -> FlowId {
+        let (local, remote) = ends(hook);
+        self.sim.open_flow(&FlowSpec::outbound(local, remote))
+    }
+
+    /// What came out of one direction, behind everything that waits.
+    pub(crate) fn out(&self, flow: FlowId, direction: Direction) -> Vec<u8> {
+        self.sim.settle();
+        self.sim.delivered(flow, direction).bytes
+    }
+
+    /// Sends a list; gives back the answer and what went out on the wire.
+    pub(crate) fn send(&self, packet: &Packet) -> (SendOutcome, Vec<Sent>) {
+        let id = self.sim.send(packet);
+        self.sim.settle();
+        (self.sim.outcome(id).expect("decided"), self.sim.take_sent())
+    }
+
+    /// Unregisters, as often as it takes.
+    pub(crate) fn unload(&mut self) {
+        let Some(mut callouts) = self.callouts.take() else { return };
+        while let Err(busy) = self.sim.enter(|| callouts.unregister()) {
+            callouts = busy.callouts;
+            self.sim.settle();
+        }
+    }
+
+    /// Unloads and holds the whole test against the contract.
+    pub(crate) fn finish(mut self) {
+        self.unload();
+        assert_eq!(Arc::strong_count(&self.runtime), 1, "something still holds the engine");
+        self.sim.finish();
+    }
+}
+
+/// Local and remote end of a hook's family.
+pub(crate) fn ends(hook: Hook) -> (SocketAddr, SocketAddr) {
+    let (local, remote) = match hook {
+        Hook::StreamV4 | Hook::OutboundTransportV4 => ("10.1.2.3:40000", "192.0.2.7:53"),
+        Hook::StreamV6 | Hook::OutboundTransportV6 => ("[fd00::1:2]:40000", "[2001:db8::7]:53"),
+    };
+    (local.parse().expect("an address"), remote.parse().expect("an address"))
+}
+
+/// The hooks of the stream layers.
+pub(crate) const STREAMS: [Hook; 2] = [Hook::StreamV4, Hook::StreamV6];
+/// The hooks of the transport layers.
+pub(crate) const SENDS: [Hook; 2] = [Hook::OutboundTransportV4, Hook::OutboundTransportV6];
