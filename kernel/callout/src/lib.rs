@@ -149,6 +149,11 @@ struct System {
     _owner: NdisObject,
 }
 
+// SAFETY: the handles are not tied to a thread, and nothing is done with them but to give them back.
+unsafe impl Send for System {}
+// SAFETY: as above.
+unsafe impl Sync for System {}
+
 impl Callouts {
     /// Registers a callout for each hook, which runs the hook's chain of `runtime`. `PASSIVE_LEVEL`.
     ///
@@ -229,20 +234,24 @@ impl Callouts {
         }
     }
 
-    /// The order matters: after the callouts nobody injects, after the worker nobody but completions has an injection, and
-    /// destroying the injection handles waits for those.
+    /// The order matters. Packets that wait are sent first, while there still is a callout to permit them; after the
+    /// callouts nobody injects, and destroying the injection handles waits for completions.
     fn close(&mut self) -> Result<(), NTSTATUS> {
         self.engine.closing.store(true, Ordering::Release);
+        self.idle()?;
         while let Some(last) = self.registered.last() {
             last.unregister()?;
             self.registered.pop();
         }
-        if !self.engine.sends.is_idle() {
-            return Err(NTSTATUS::DEVICE_BUSY);
-        }
+        // A classify that began before `closing` was set may have queued one more.
+        self.idle()?;
         instances::remove(self.number);
         drop(self.system.take());
         Ok(())
+    }
+
+    fn idle(&self) -> Result<(), NTSTATUS> {
+        if self.engine.sends.is_idle() { Ok(()) } else { Err(NTSTATUS::DEVICE_BUSY) }
     }
 }
 

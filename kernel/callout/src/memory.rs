@@ -33,7 +33,6 @@ pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
 
 /// Allocations that fail on request, by thread: the simulator fails the calls of the system, this fails our own.
 #[cfg(test)]
-#[expect(dead_code, reason = "its tests come with the simulator")]
 pub(crate) mod failing {
     use std::cell::Cell;
 
