@@ -46,7 +46,7 @@ pub(crate) fn runtime() -> Runtime {
 
 /// Sends a message as it is and returns the reply.
 pub(crate) fn send(runtime: &Runtime, request: &[u8]) -> Vec<u8> {
-    let mut reply = vec![0; 1 << 17];
+    let mut reply = vec![0; 1 << 13];
     let length = runtime.handle(request, &mut reply);
     assert_eq!(IRQL.get(), PASSIVE, "as it was");
     reply.truncate(length);
@@ -59,7 +59,7 @@ pub(crate) fn status(reply: &[u8]) -> Status {
 }
 
 pub(crate) fn message<O: Operation>(request: &O) -> Vec<u8> {
-    let mut message = vec![0; 1 << 20];
+    let mut message = vec![0; 1 << 13];
     let length = write_request(request, &mut message).expect("fits");
     message.truncate(length);
     message
