@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use tidegate_abi::Insn;
 use tidegate_abi::insn::{alu, call, class, jmp, mode, pseudo, size, source};
+use tidegate_abi::{Insn, limits};
 use tidegate_verifier::Refusal;
 use tidegate_verifier::structure::{self, AtomicOp, Structure};
 
@@ -32,6 +32,11 @@ pub enum CompileError {
         /// Index of the map.
         map: u32,
     },
+    /// Engines without checks want every access proven, and this one is not.
+    Unproven {
+        /// Slot of the instruction.
+        insn: usize,
+    },
     /// An instruction that the engine does not know.
     Unknown {
         /// Its slot.
@@ -56,6 +61,7 @@ impl fmt::Display for CompileError {
             Self::NoMapMemory { insn, map } => {
                 write!(f, "instruction {insn}: map {map} has no memory that a program may point to")
             }
+            Self::Unproven { insn } => write!(f, "instruction {insn}: its access to memory is not proven"),
             Self::Unknown { insn } => write!(f, "instruction {insn}: the engine does not know it"),
         }
     }
@@ -66,29 +72,50 @@ impl core::error::Error for CompileError {}
 /// What a function of the program is to the program: a number that is no address, and above all helpers' numbers.
 pub(crate) const FUNCTION_BASE: u64 = 1 << 32;
 
+/// A function of a program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Function {
+    /// Its first slot.
+    pub(crate) slot: u32,
+    /// Bytes of its frame that are zeroed when it is entered.
+    pub(crate) clear: u16,
+}
+
+/// The functions of a program, in the order of their slots.
+pub(crate) fn functions(program: &Structure) -> Result<Vec<Function>, CompileError> {
+    let mut functions = Vec::new();
+    functions.try_reserve_exact(program.functions().len()).map_err(|_| CompileError::NoMemory)?;
+    for (index, slot) in program.functions().iter().enumerate() {
+        let code = program.insns().get(program.function_range(index)).unwrap_or_default();
+        functions.push(Function { slot: *slot, clear: frame_bytes(code) });
+    }
+    Ok(functions)
+}
+
 /// One op for each slot.
-pub(crate) fn decode(program: &Structure, maps: &[MapBinding]) -> Result<Vec<Op>, CompileError> {
+pub(crate) fn decode(
+    program: &Structure,
+    functions: &[Function],
+    maps: &[MapBinding],
+) -> Result<Vec<Op>, CompileError> {
     let insns = program.insns();
     let mut ops = Vec::new();
     ops.try_reserve_exact(insns.len()).map_err(|_| CompileError::NoMemory)?;
-    for slot in 0..insns.len() {
+    for (slot, insn) in insns.iter().copied().enumerate() {
         // Nothing leads to the second half of a load; a jump to the next op stands in its place.
-        let op = if program.is_second_half(slot) { Op::Jump { skip: 0 } } else { op(slot, insns, maps)? };
-        ops.push(op);
+        if program.is_second_half(slot) {
+            ops.push(Op::Jump { skip: 0 });
+            continue;
+        }
+        let known = match insn.class() {
+            class::ALU | class::ALU64 => arithmetic(insn),
+            class::JMP | class::JMP32 => jump(slot, insn, functions),
+            class::LD => Some(constant(slot, insn, insns.get(slot + 1), maps)?),
+            _ => access(insn),
+        };
+        ops.push(known.ok_or(CompileError::Unknown { insn: slot })?);
     }
     Ok(ops)
-}
-
-fn op(slot: usize, insns: &[Insn], maps: &[MapBinding]) -> Result<Op, CompileError> {
-    let unknown = CompileError::Unknown { insn: slot };
-    let insn = insns.get(slot).copied().ok_or(unknown)?;
-    let known = match insn.class() {
-        class::ALU | class::ALU64 => arithmetic(insn),
-        class::JMP | class::JMP32 => jump(slot, insn),
-        class::LD => return constant(slot, insn, insns.get(slot + 1), maps),
-        _ => access(insn),
-    };
-    known.ok_or(unknown)
 }
 
 fn arithmetic(insn: Insn) -> Option<Op> {
@@ -141,10 +168,14 @@ fn arithmetic(insn: Insn) -> Option<Op> {
     tables!(pick)
 }
 
-fn jump(slot: usize, insn: Insn) -> Option<Op> {
+fn jump(slot: usize, insn: Insn, functions: &[Function]) -> Option<Op> {
     let (dst, src, imm) = (Reg::new(insn.dst())?, Reg::new(insn.src())?, insn.imm);
     let target = structure::jump_target(slot, insn).or_else(|| structure::function_target(slot, insn));
     let skip = i32::try_from((target.unwrap_or(0) - slot as i64 - 1) << SHIFT).ok()?;
+    let clear = || {
+        let function = functions.binary_search_by_key(&target?, |function| function.slot.into()).ok()?;
+        Some(functions.get(function)?.clear)
+    };
     let wide = insn.class() == class::JMP;
     let register = insn.opcode & source::X != 0;
     macro_rules! pick {
@@ -156,7 +187,7 @@ fn jump(slot: usize, insn: Insn) -> Option<Op> {
             Some(match (insn.opcode & 0xf0, wide, register) {
                 (jmp::JA, _, false) => Op::Jump { skip },
                 (jmp::CALL, true, true) => Op::CallRegister { dst },
-                (jmp::CALL, true, false) if insn.src() == call::LOCAL => Op::Call { skip },
+                (jmp::CALL, true, false) if insn.src() == call::LOCAL => Op::Call { skip, clear: clear()? },
                 (jmp::CALL, true, false) if insn.src() == call::HELPER => Op::Helper { number: imm as u32 },
                 (jmp::EXIT, true, false) => Op::Exit,
                 $(
@@ -180,10 +211,21 @@ fn access(insn: Insn) -> Option<Op> {
         (
             arithmetic { $($arithmetic:tt)* }
             compare { $($compare:tt)* }
-            access { $( $size:ident $ty:ident $signed:ident $load:ident $load_signed:ident $store:ident $store_imm:ident, )* }
+            access { $( $size:ident $ty:ident $signed:ident $load:ident $load_signed:ident $store:ident $store_imm:ident
+                $load_frame:ident $store_frame:ident $store_frame_imm:ident, )* }
+            $($rest:tt)*
         ) => {
             Some(match (insn.class(), insn.opcode & 0xe0, width) {
                 $(
+                    (class::LDX, mode::MEM, size::$size) if in_frame(src, offset, size_of::<$ty>()) => {
+                        Op::$load_frame { dst, offset }
+                    }
+                    (class::STX, mode::MEM, size::$size) if in_frame(dst, offset, size_of::<$ty>()) => {
+                        Op::$store_frame { src, offset }
+                    }
+                    (class::ST, mode::MEM, size::$size) if in_frame(dst, offset, size_of::<$ty>()) => {
+                        Op::$store_frame_imm { offset, imm }
+                    }
                     (class::LDX, mode::MEM, size::$size) => Op::$load { dst, src, offset },
                     (class::LDX, mode::MEMSX, size::$size) => Op::$load_signed { dst, src, offset },
                     (class::STX, mode::MEM, size::$size) => Op::$store { dst, src, offset },
@@ -196,6 +238,27 @@ fn access(insn: Insn) -> Option<Op> {
         };
     }
     tables!(pick)
+}
+
+/// Whether an access lies in the frame of its function whatever happens: r10 never changes.
+fn in_frame(base: Reg, offset: i16, size: usize) -> bool {
+    let below = i64::from(offset);
+    base == Reg::R10 && below >= -(limits::STACK_FRAME as i64) && below <= -(size as i64)
+}
+
+/// Bytes below r10 that the function with this code may look at, a multiple of eight: what is zeroed when it is entered.
+fn frame_bytes(function: &[Insn]) -> u16 {
+    let whole = limits::STACK_FRAME as u16;
+    let below = |insn: &Insn| insn.offset.min(0).unsigned_abs().next_multiple_of(8).min(whole);
+    let bytes = |insn: &Insn| match insn.class() {
+        class::LD => 0,
+        class::LDX if insn.src() == 10 => below(insn),
+        class::ST | class::STX if insn.dst() == 10 && insn.src() != 10 => below(insn),
+        // Whoever gets a copy of r10 may look anywhere.
+        _ if insn.dst() == 10 || insn.src() == 10 => whole,
+        _ => 0,
+    };
+    function.iter().map(bytes).max().unwrap_or(0)
 }
 
 fn constant(slot: usize, insn: Insn, second: Option<&Insn>, maps: &[MapBinding]) -> Result<Op, CompileError> {

@@ -11,13 +11,15 @@ mod arithmetic;
 mod decode;
 mod engine;
 mod fault;
+mod fuse;
 mod memory;
 mod op;
 
 use alloc::vec::Vec;
 
+use tidegate_abi::insn::class;
 use tidegate_abi::{MapDef, limits};
-use tidegate_verifier::{Structure, Verified};
+use tidegate_verifier::{Proven, Structure, Verified};
 
 pub use decode::CompileError;
 pub use fault::{Cause, Fault};
@@ -37,7 +39,11 @@ pub trait Host {
 pub struct Executable {
     ops: Vec<op::Op>,
     maps: Vec<MapBinding>,
-    functions: Vec<u32>,
+    functions: Vec<decode::Function>,
+    /// Bytes of the entry function's frame that are zeroed at the start of a run.
+    clear: u16,
+    /// Every access is proven: no check is needed.
+    proven: bool,
 }
 
 impl Executable {
@@ -47,6 +53,27 @@ impl Executable {
     /// No memory, or bindings that don't fit the program.
     pub fn new(verified: &Verified, maps: &[MapBinding]) -> Result<Self, CompileError> {
         Self::compile(verified.structure(), verified.maps().len(), maps)
+    }
+
+    /// Makes a verified program executable without checks at run time: as [`new`](Self::new), where the verifier proved
+    /// every access.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new), and the first access that was not proven.
+    pub fn proven(verified: &Verified, maps: &[MapBinding]) -> Result<Self, CompileError> {
+        // A proof that does not even reach the entry is none.
+        if !verified.proven(0).contains(Proven::REACHED) {
+            return Err(CompileError::Unproven { insn: 0 });
+        }
+        for (slot, insn) in verified.insns().iter().enumerate() {
+            let second = verified.structure().is_second_half(slot);
+            let accesses = matches!(insn.class(), class::LDX | class::ST | class::STX) && !second;
+            let facts = verified.proven(slot);
+            if accesses && facts.contains(Proven::REACHED) && !facts.contains(Proven::ACCESS) {
+                return Err(CompileError::Unproven { insn: slot });
+            }
+        }
+        Ok(Self { proven: true, ..Self::new(verified, maps)? })
     }
 
     /// Makes any well-formed bytecode executable, unproven: for conformance suites, fuzzing and comparisons. It runs on
@@ -63,13 +90,14 @@ impl Executable {
         if named != bound.len() {
             return Err(CompileError::Bindings { maps: named, bindings: bound.len() });
         }
-        let no_memory = |_| CompileError::NoMemory;
-        let (mut maps, mut functions) = (Vec::new(), Vec::new());
-        maps.try_reserve_exact(bound.len()).map_err(no_memory)?;
+        let mut maps = Vec::new();
+        maps.try_reserve_exact(bound.len()).map_err(|_| CompileError::NoMemory)?;
         maps.extend_from_slice(bound);
-        functions.try_reserve_exact(program.functions().len()).map_err(no_memory)?;
-        functions.extend_from_slice(program.functions());
-        Ok(Self { ops: decode::decode(program, bound)?, maps, functions })
+        let functions = decode::functions(program)?;
+        let mut ops = decode::decode(program, &functions, bound)?;
+        fuse::fuse(&mut ops);
+        let clear = functions.first().map_or(0, |entry| entry.clear);
+        Ok(Self { ops, maps, functions, clear, proven: false })
     }
 
     /// Runs the program: r1 is the address of `context`, which shows `window`. Ends after `budget` instructions, plus
@@ -87,9 +115,11 @@ impl Executable {
         window: &[u8],
         budget: u32,
     ) -> Result<u64, Fault> {
-        let (bytes, frames) = stack.parts();
-        let mut memory = Memory::new(window, context, bytes, &self.maps);
-        engine::run::<H, true>(self, host, &mut memory, frames, budget)
+        if self.proven {
+            engine::run::<C, H, false>(self, host, stack, context, window, budget)
+        } else {
+            engine::run::<C, H, true>(self, host, stack, context, window, budget)
+        }
     }
 
     /// Slots of bytecode.
@@ -101,9 +131,15 @@ impl Executable {
         &self.ops
     }
 
-    /// Slot of the function that is `value` to the program.
-    fn function(&self, value: u64) -> Option<u32> {
+    fn maps(&self) -> &[MapBinding] {
+        &self.maps
+    }
+
+    /// The function that is `value` to the program.
+    #[inline(never)]
+    fn function(&self, value: u64) -> Option<decode::Function> {
         let slot = u32::try_from(value.checked_sub(decode::FUNCTION_BASE)?).ok()?;
-        self.functions.binary_search(&slot).ok().map(|_| slot)
+        let index = self.functions.binary_search_by_key(&slot, |function| function.slot).ok()?;
+        self.functions.get(index).copied()
     }
 }

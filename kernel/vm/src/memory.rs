@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use tidegate_abi::{SendContext, StreamContext, limits};
 
 use crate::fault::{Cause, Fault};
+use crate::op::SHIFT;
 
 /// Memory of a map that programs get pointers into: words that live, unmoved, as long as anyone holds them.
 #[derive(Debug)]
@@ -61,7 +62,14 @@ pub struct MapBinding {
 #[repr(C, align(16))]
 pub struct Stack {
     bytes: [u64; limits::STACK_SIZE / 8],
+    saved: Saved,
+}
+
+/// What a run keeps beside the frames of the program.
+#[derive(Debug)]
+pub(crate) struct Saved {
     frames: [Frame; limits::MAX_CALL_DEPTH],
+    pub(crate) left: i64,
 }
 
 /// What a call between functions of a program saves.
@@ -73,17 +81,43 @@ pub(crate) struct Frame {
     pub(crate) saved: [u64; 4],
 }
 
+// Out of line, so that the engine's hot paths keep their registers.
+impl Saved {
+    /// Keeps what a call at depth `depth` saves; false when that is too deep.
+    #[inline(never)]
+    pub(crate) fn push(&mut self, depth: usize, frame: Frame) -> bool {
+        match self.frames.get_mut(depth) {
+            Some(place) if depth + 1 < limits::MAX_CALL_DEPTH => {
+                *place = frame;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the call at depth `depth` saved.
+    #[inline(never)]
+    pub(crate) fn pop(&self, depth: usize) -> Option<Frame> {
+        self.frames.get(depth).copied()
+    }
+}
+
 impl Stack {
     /// A stack.
     pub const fn new() -> Self {
         const FRAME: Frame = Frame { back: 0, saved: [0; 4] };
-        Self { bytes: [0; limits::STACK_SIZE / 8], frames: [FRAME; limits::MAX_CALL_DEPTH] }
+        let saved = Saved { frames: [FRAME; limits::MAX_CALL_DEPTH], left: 0 };
+        Self { bytes: [0; limits::STACK_SIZE / 8], saved }
     }
 
-    pub(crate) fn parts(
-        &mut self,
-    ) -> (&mut [u64; limits::STACK_SIZE / 8], &mut [Frame; limits::MAX_CALL_DEPTH]) {
-        (&mut self.bytes, &mut self.frames)
+    /// Instructions of its budget that the last run left, when it had a result. A 64-bit load takes two, as it takes two
+    /// slots. (Less than none when a run went over its budget on the last stretch, where nobody asks any more.)
+    pub const fn left(&self) -> i64 {
+        self.saved.left >> SHIFT
+    }
+
+    pub(crate) fn parts(&mut self) -> (&mut [u64; limits::STACK_SIZE / 8], &mut Saved) {
+        (&mut self.bytes, &mut self.saved)
     }
 }
 
@@ -146,6 +180,27 @@ impl Span {
     }
 }
 
+/// A span in the form that quick checks want: an offset below `limit` has eight bytes of the span behind it.
+#[derive(Clone, Copy, Debug)]
+struct Quick {
+    start: u64,
+    limit: u64,
+}
+
+impl Quick {
+    const NOTHING: Self = Self { start: 0, limit: 0 };
+
+    #[inline(always)]
+    const fn of(span: Span) -> Self {
+        Self { start: span.start, limit: span.size.saturating_sub(7) }
+    }
+
+    #[inline(always)]
+    const fn holds(self, address: u64) -> bool {
+        address.wrapping_sub(self.start) < self.limit
+    }
+}
+
 /// What a program may touch during one run. Helpers read and write their memory arguments through it.
 #[derive(Debug)]
 pub struct Memory<'a> {
@@ -165,9 +220,11 @@ impl<'a> Memory<'a> {
         maps: &'a [MapBinding],
     ) -> Self {
         let (start, size) = context.expose(window);
+        let context = Span { start, size };
+        let window = Span { start: window.as_ptr().expose_provenance() as u64, size: window.len() as u64 };
         Self {
-            window: Span { start: window.as_ptr().expose_provenance() as u64, size: window.len() as u64 },
-            context: Span { start, size },
+            window,
+            context,
             stack: Span {
                 start: stack.as_mut_ptr().expose_provenance() as u64,
                 size: limits::STACK_SIZE as u64,
@@ -189,15 +246,14 @@ impl<'a> Memory<'a> {
         self.stack.start
     }
 
-    /// Zeroes the stack of the function at call depth `depth`.
-    #[inline]
-    pub(crate) fn clear_frame(&mut self, depth: usize) {
-        if depth < limits::MAX_CALL_DEPTH {
-            let frame = self.stack.start as usize + depth * limits::STACK_FRAME;
+    /// Zeroes `bytes` at the end of the frame at call depth `depth`.
+    #[inline(never)]
+    pub(crate) fn clear_frame(&mut self, depth: usize, bytes: u16) {
+        let size = usize::from(bytes);
+        if size != 0 && depth < limits::MAX_CALL_DEPTH && size <= limits::STACK_FRAME {
+            let end = self.stack.start as usize + (depth + 1) * limits::STACK_FRAME;
             // SAFETY: the frame lies in the stack, which this borrows exclusively.
-            unsafe {
-                ptr::with_exposed_provenance_mut::<u8>(frame).write_bytes(0, limits::STACK_FRAME);
-            }
+            unsafe { ptr::with_exposed_provenance_mut::<u8>(end - size).write_bytes(0, size) }
         }
     }
 
@@ -230,62 +286,102 @@ impl<'a> Memory<'a> {
     }
 
     fn check(&self, address: u64, size: u64, write: bool) -> Result<(), Fault> {
-        if self.holds(address, size, write) {
-            Ok(())
-        } else {
-            Err(Cause::Access { address, size, write }.into())
+        match self.find(address, size, write) {
+            Some(_) => Ok(()),
+            None => Err(Cause::Access { address, size, write }.into()),
         }
     }
 
-    /// Whether `size` bytes at `address` are the program's to read, or to write.
-    pub(crate) fn holds(&self, address: u64, size: u64, write: bool) -> bool {
-        let map = |binding: &MapBinding| {
-            let span = binding.memory.as_ref().map(|memory| memory.span());
-            (binding.writable || !write) && span.is_some_and(|span| span.holds(address, size))
-        };
-        address != 0
-            && (self.stack.holds(address, size)
-                || self.context.holds(address, size)
-                || (!write && self.window.holds(address, size))
-                || self.maps.iter().any(map))
+    /// The span that `size` bytes at `address` lie in, when they are the program's to read, or to write.
+    fn find(&self, address: u64, size: u64, write: bool) -> Option<Span> {
+        let maps = self.maps.iter().filter(|binding| binding.writable || !write);
+        let maps = maps.filter_map(|binding| Some(binding.memory.as_ref()?.span()));
+        let window = (!write).then_some(self.window);
+        let mut spans = [self.stack, self.context].into_iter().chain(window).chain(maps);
+        spans.find(|span| span.holds(address, size)).filter(|_| address != 0)
     }
 
-    /// Loads a number. `CHECKED` engines refuse what is not the program's.
+    #[inline(never)]
+    fn find_quick(&self, address: u64, size: u64, write: bool) -> Option<Quick> {
+        self.find(address, size, write).map(Quick::of)
+    }
+}
+
+/// How an engine touches memory. `CHECKED` ones refuse what is not the program's; the others rely on the verifier's proof.
+pub(crate) struct Access<const CHECKED: bool> {
+    /// The window, for loads.
+    window: Quick,
+    /// Where a load that was not in the window found its bytes last.
+    read: Quick,
+    /// Where a store found its bytes last.
+    written: Quick,
+}
+
+impl<const CHECKED: bool> Access<CHECKED> {
     #[inline(always)]
-    pub(crate) fn load<T: Number, const CHECKED: bool>(&mut self, address: u64) -> Option<T> {
-        if CHECKED && !self.holds(address, size_of::<T>() as u64, false) {
-            return None;
+    pub(crate) fn new(memory: &Memory<'_>) -> Self {
+        // Programs load from their context first.
+        Self { window: Quick::of(memory.window), read: Quick::of(memory.context), written: Quick::NOTHING }
+    }
+
+    /// Loads a number.
+    #[inline(always)]
+    pub(crate) fn load<T: Number>(&mut self, memory: &Memory<'_>, address: u64) -> Option<T> {
+        if CHECKED && !self.window.holds(address) && !self.read.holds(address) {
+            self.read = memory.find_quick(address, size_of::<T>() as u64, false)?;
         }
         // SAFETY: the bytes are the program's: just checked, or proven by the verifier for this instruction.
         Some(unsafe { ptr::with_exposed_provenance::<T>(address as usize).read_unaligned() })
     }
 
-    /// Stores a number. `CHECKED` engines refuse what is not the program's to write.
+    /// Stores a number.
     #[inline(always)]
-    pub(crate) fn store<T: Number, const CHECKED: bool>(&mut self, address: u64, value: T) -> Option<()> {
-        if CHECKED && !self.holds(address, size_of::<T>() as u64, true) {
-            return None;
-        }
+    pub(crate) fn store<T: Number>(&mut self, memory: &mut Memory<'_>, address: u64, value: T) -> Option<()> {
+        self.may_write(memory, address, size_of::<T>())?;
         // SAFETY: as for loads, and writable.
         unsafe { ptr::with_exposed_provenance_mut::<T>(address as usize).write_unaligned(value) };
         Some(())
     }
 
-    /// The cell of an atomic operation, at an aligned address. `CHECKED` engines refuse what is not the program's.
+    /// The cell of an atomic operation, at an aligned address.
     #[inline(always)]
-    pub(crate) fn atomic<T: Number, const CHECKED: bool>(
+    pub(crate) fn atomic<'a, T: Number>(
         &mut self,
+        memory: &'a mut Memory<'_>,
         address: u64,
-    ) -> Result<&T::Atomic, Cause> {
+    ) -> Result<&'a T::Atomic, Cause> {
         let size = size_of::<T>() as u64;
-        if CHECKED && !self.holds(address, size, true) {
-            return Err(Cause::Access { address, size, write: true });
-        }
         if !address.is_multiple_of(size) {
             return Err(Cause::Unaligned { address });
         }
+        let ours = self.may_write(memory, address, size as usize);
+        ours.ok_or(Cause::Access { address, size, write: true })?;
         // SAFETY: aligned, and writable memory of the program as for stores.
         Ok(unsafe { &*ptr::with_exposed_provenance::<T::Atomic>(address as usize) })
+    }
+
+    #[inline(always)]
+    fn may_write(&mut self, memory: &Memory<'_>, address: u64, size: usize) -> Option<()> {
+        if CHECKED && !self.written.holds(address) {
+            self.written = memory.find_quick(address, size as u64, true)?;
+        }
+        Some(())
+    }
+
+    /// Loads a number from the frame that ends at `frame`; the decoder has seen that `offset` lies in it.
+    #[inline(always)]
+    pub(crate) fn load_frame<T: Number>(&self, _: &Memory<'_>, frame: u64, offset: i16) -> T {
+        let address = frame.wrapping_add_signed(offset.into()) as usize;
+        // SAFETY: r10 is the end of a frame of the stack at all times, and the offset lies in the frame.
+        unsafe { ptr::with_exposed_provenance::<T>(address).read_unaligned() }
+    }
+
+    /// Stores a number to the frame that ends at `frame`; the decoder has seen that `offset` lies in it.
+    #[inline(always)]
+    pub(crate) fn store_frame<T: Number>(&self, _: &mut Memory<'_>, frame: u64, offset: i16, value: T) {
+        let address = frame.wrapping_add_signed(offset.into()) as usize;
+        // SAFETY: as for loads.
+        unsafe { ptr::with_exposed_provenance_mut::<T>(address).write_unaligned(value) };
     }
 }
 
