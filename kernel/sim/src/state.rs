@@ -236,6 +236,8 @@ pub(crate) struct State {
     pub(crate) sent: Vec<Sent>,
     pub(crate) outcomes: HashMap<u64, SendOutcome>,
     pub(crate) finished: bool,
+    /// Calls that failed as requested.
+    pub(crate) failed: u64,
     next: u64,
 }
 
@@ -266,6 +268,7 @@ impl State {
             sent: Vec::new(),
             outcomes: HashMap::new(),
             finished: false,
+            failed: 0,
             next: 0,
         }
     }
@@ -309,6 +312,7 @@ impl State {
             }
         }
         if let Some(status) = failing {
+            self.failed += 1;
             self.log(Event::Failed { call: name, status });
         }
         failing
@@ -324,7 +328,7 @@ impl State {
 
     /// Keeps the newest freed blocks and returns the memory of the oldest.
     pub(crate) fn bury(&mut self, grave: Grave) {
-        const KEPT: usize = 4096;
+        const KEPT: usize = 512;
         if self.graves.len() >= KEPT {
             self.graves.pop_front();
         }

@@ -216,7 +216,7 @@ impl State {
         if is_clone && moved {
             self.violate(rules::BALANCE, "a clone is freed with its start moved");
         }
-        if matches!(kind, NblKind::Clone { .. }) && fate == Fate::Idle && self.faults.is_empty() {
+        if matches!(kind, NblKind::Clone { .. }) && fate == Fate::Idle && self.failed == 0 {
             self.violate(rules::IDLE_CLONE, "a clone is freed that was never injected");
         }
         if let NblKind::StreamClone { flow, direction, serial, .. } = kind {

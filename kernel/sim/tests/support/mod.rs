@@ -281,6 +281,11 @@ pub(crate) struct Buffer {
 
 /// An NBL over new memory.
 pub(crate) fn built(driver: &Driver, bytes: &[u8]) -> (*mut NET_BUFFER_LIST, *mut Buffer) {
+    try_built(driver, bytes).expect("no failure was asked for")
+}
+
+/// An NBL over new memory, if there is any.
+pub(crate) fn try_built(driver: &Driver, bytes: &[u8]) -> Option<(*mut NET_BUFFER_LIST, *mut Buffer)> {
     let args = FWPS_TRANSPORT_SEND_PARAMS1 {
         remoteAddress: null_mut(),
         remoteScopeId: SCOPE_ID(0),
@@ -289,26 +294,31 @@ pub(crate) fn built(driver: &Driver, bytes: &[u8]) -> (*mut NET_BUFFER_LIST, *mu
         headerIncludeHeader: null_mut(),
         headerIncludeHeaderLength: 0,
     };
-    let buffer = Box::new(Buffer {
+    let mut buffer = Box::new(Buffer {
         bytes: bytes.to_vec(),
         mdl: null_mut(),
         args,
         remote: [0; 4],
         control: Vec::new(),
     });
-    let buffer = Box::into_raw(buffer);
     let mut nbl = null_mut();
     // SAFETY: the buffer outlives the MDL and the NBL.
     unsafe {
-        let data = (*buffer).bytes.as_mut_ptr();
+        let data = buffer.bytes.as_mut_ptr();
         let mdl = IoAllocateMdl(data.cast(), bytes.len() as u32, 0, 0, null_mut());
+        if mdl.is_null() {
+            return None;
+        }
         MmBuildMdlForNonPagedPool(mdl);
-        (*buffer).mdl = mdl;
-        FwpsAllocateNetBufferAndNetBufferList0(driver.pool, 0, 0, mdl, 0, bytes.len(), &raw mut nbl)
-            .ok()
-            .unwrap();
+        buffer.mdl = mdl;
+        let status =
+            FwpsAllocateNetBufferAndNetBufferList0(driver.pool, 0, 0, mdl, 0, bytes.len(), &raw mut nbl);
+        if status != NTSTATUS::SUCCESS {
+            IoFreeMdl(mdl);
+            return None;
+        }
     }
-    (nbl, buffer)
+    Some((nbl, Box::into_raw(buffer)))
 }
 
 /// Frees what `built` made.
