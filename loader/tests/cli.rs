@@ -59,7 +59,8 @@ fn verify_says_what_was_accepted_and_what_it_may_do() {
     }
     let document = json(&tidegate(&["-j", "verify", C]));
     assert_eq!(document["accepted"], 3);
-    let watch = &document["programs"][1];
+    assert_eq!(json(&tidegate(&["-j", "verify", C, RUST]))["accepted"], 4, "more than one object at a time");
+    let watch = &document["objects"][0]["programs"][1];
     assert_eq!(
         (&watch["name"], &watch["type"], &watch["verdict"]),
         (&"watch".into(), &"stream".into(), &"accepted".into())
@@ -84,7 +85,7 @@ fn a_refused_program_is_shown_with_its_source_line_and_a_hint() {
         assert!(ran.out.contains(part), "{part:?} is missing in:\n{}", ran.out);
     }
     let document = json(&tidegate(&["-j", "verify", object]));
-    let diagnosis = &document["programs"][1]["diagnosis"];
+    let diagnosis = &document["objects"][0]["programs"][1]["diagnosis"];
     assert_eq!((&diagnosis["code"], &diagnosis["source"]["line"]), (&"TG0101".into(), &63.into()));
     assert_eq!(tidegate(&["-j", "verify", object]).exit, 2);
 }

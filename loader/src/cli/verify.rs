@@ -1,8 +1,8 @@
-//! `tidegate verify FILE`.
+//! `tidegate verify FILE...`.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -16,19 +16,25 @@ use crate::report::{Diagnosis, capabilities};
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// The object: compiled by clang -target bpf, or by rustc and llc
-    file: PathBuf,
+    /// The objects: compiled by clang -target bpf, or by rustc and llc
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
 }
 
-/// The verdict about every program of an object.
+/// The verdict about every program of some objects.
 #[derive(Serialize)]
 pub(super) struct Verification {
-    file: String,
     accepted: usize,
     refused: usize,
-    programs: Vec<Checked>,
+    objects: Vec<Verified>,
     #[serde(skip)]
     color: bool,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    file: String,
+    programs: Vec<Checked>,
 }
 
 #[derive(Serialize)]
@@ -59,17 +65,21 @@ enum Outcome {
 }
 
 pub(super) fn verify(options: &Options) -> Result<Verification, Error> {
-    let object = Object::read(&options.file)?;
-    let programs: Vec<Checked> = object.programs().iter().map(|program| check(&object, program)).collect();
-    let accepted =
-        programs.iter().filter(|program| matches!(program.outcome, Outcome::Accepted { .. })).count();
+    let objects = options.files.iter().map(|file| verify_file(file)).collect::<Result<Vec<_>, _>>()?;
+    let programs = || objects.iter().flat_map(|object| &object.programs);
+    let accepted = programs().filter(|program| matches!(program.outcome, Outcome::Accepted { .. })).count();
     Ok(Verification {
-        file: options.file.display().to_string(),
         accepted,
-        refused: programs.len() - accepted,
-        programs,
+        refused: programs().count() - accepted,
+        objects,
         color: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     })
+}
+
+fn verify_file(file: &Path) -> Result<Verified, Error> {
+    let object = Object::read(file)?;
+    let programs = object.programs().iter().map(|program| check(&object, program)).collect();
+    Ok(Verified { file: file.display().to_string(), programs })
 }
 
 fn check(object: &Object, program: &Program) -> Checked {
@@ -111,10 +121,13 @@ impl Report for Verification {
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for program in &self.programs {
-            program.write(f, self.color)?;
+        for object in &self.objects {
+            writeln!(f, "{}", object.file)?;
+            for program in &object.programs {
+                program.write(f, self.color)?;
+            }
         }
-        writeln!(f, "{}: {} accepted, {} refused", self.file, self.accepted, self.refused)
+        writeln!(f, "{} accepted, {} refused", self.accepted, self.refused)
     }
 }
 
