@@ -13,6 +13,21 @@ use fwps_sys::{
 /// Tag of everything that this driver allocates; the debugger shows it as `Tide`.
 const TAG: u32 = u32::from_le_bytes(*b"Tide");
 
+/// All of it, given back in this order.
+#[expect(dead_code, reason = "the fields are there to be dropped")]
+pub(crate) struct System {
+    pub(crate) stream: InjectionHandle,
+    pub(crate) transport: InjectionHandle,
+    pub(crate) work_item: WorkItem,
+    pub(crate) pool: NblPool,
+    pub(crate) owner: NdisObject,
+}
+
+// SAFETY: the handles are not tied to a thread, and nothing is done with them but to give them back.
+unsafe impl Send for System {}
+// SAFETY: as above.
+unsafe impl Sync for System {}
+
 /// What NDIS knows the driver as: the owner of pools.
 pub(crate) struct NdisObject(*mut c_void);
 

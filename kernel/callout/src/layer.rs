@@ -306,7 +306,97 @@ impl<'c> Incoming<'c> {
 
 #[cfg(test)]
 mod tests {
+    use core::mem::MaybeUninit;
+    use core::ptr;
+    use std::vec;
+    use std::vec::Vec;
+
+    use fwps_sys::{FWP_BYTE_ARRAY16, FWP_VALUE0_DATA, FWPS_INCOMING_VALUE0, FWPS_STREAM_DATA_OFFSET0};
+
     use super::*;
+
+    const LOCAL6: FWP_BYTE_ARRAY16 = FWP_BYTE_ARRAY16 { byteArray16: [0x11; 16] };
+    const REMOTE6: FWP_BYTE_ARRAY16 = FWP_BYTE_ARRAY16 { byteArray16: [0x22; 16] };
+
+    fn value(of: FWP_DATA_TYPE, data: FWP_VALUE0_DATA) -> FWPS_INCOMING_VALUE0 {
+        FWPS_INCOMING_VALUE0 { value: FWP_VALUE0 { r#type: of, data } }
+    }
+
+    fn u16(number: u16) -> FWPS_INCOMING_VALUE0 {
+        value(FWP_DATA_TYPE::UINT16, FWP_VALUE0_DATA { uint16: number })
+    }
+
+    fn u32(number: u32) -> FWPS_INCOMING_VALUE0 {
+        value(FWP_DATA_TYPE::UINT32, FWP_VALUE0_DATA { uint32: number })
+    }
+
+    fn address(layer: &Layer, v4: u32, v6: &'static FWP_BYTE_ARRAY16) -> FWPS_INCOMING_VALUE0 {
+        if layer.family == ADDRESS_FAMILY::INET {
+            return u32(v4);
+        }
+        let data = FWP_VALUE0_DATA { byteArray16: ptr::from_ref(v6).cast_mut() };
+        value(FWP_DATA_TYPE::BYTE_ARRAY16_TYPE, data)
+    }
+
+    /// The fixed values of a layer, by the indexes that the platform's documents give.
+    fn values(layer: &Layer) -> Vec<FWPS_INCOMING_VALUE0> {
+        let local = address(layer, 0x0a01_0203, &LOCAL6);
+        let remote = address(layer, 0xc000_0207, &REMOTE6);
+        let none = FWPS_INCOMING_VALUE0 { value: FWP_VALUE0::EMPTY };
+        match layer.hook {
+            Hook::StreamV4 | Hook::StreamV6 => {
+                vec![local, none, remote, u16(40_000), u16(443), u32(1), u32(0x1), u32(9)]
+            }
+            Hook::OutboundTransportV4 | Hook::OutboundTransportV6 => {
+                let udp = value(FWP_DATA_TYPE::UINT8, FWP_VALUE0_DATA { uint8: 17 });
+                let mut values = vec![udp, local, none, remote, u16(40_000), u16(53), none, u32(12)];
+                values.extend([none, none, u32(0x1), none, none, none, none, u32(9)]);
+                values
+            }
+        }
+    }
+
+    /// Metadata whose every member is garbage.
+    fn garbage() -> FWPS_INCOMING_METADATA_VALUES0 {
+        let mut meta = MaybeUninit::<FWPS_INCOMING_METADATA_VALUES0>::uninit();
+        // SAFETY: the struct is made of integers and pointers, for which any bytes will do.
+        let mut meta = unsafe {
+            meta.as_mut_ptr().cast::<u8>().write_bytes(0xa5, size_of::<FWPS_INCOMING_METADATA_VALUES0>());
+            meta.assume_init()
+        };
+        meta.currentMetadataValues = FWPS_METADATA_FIELD::NONE;
+        meta
+    }
+
+    fn given(layer: &Layer, values: &mut [FWPS_INCOMING_VALUE0]) -> FWPS_INCOMING_VALUES0 {
+        FWPS_INCOMING_VALUES0 {
+            layerId: layer.id,
+            valueCount: values.len() as u32,
+            incomingValue: values.as_mut_ptr(),
+        }
+    }
+
+    const DATA: FWPS_STREAM_DATA0 = FWPS_STREAM_DATA0 {
+        flags: FWPS_STREAM_FLAG::RECEIVE,
+        dataOffset: FWPS_STREAM_DATA_OFFSET0 {
+            netBufferList: ptr::null_mut(),
+            netBuffer: ptr::null_mut(),
+            mdl: ptr::null_mut(),
+            mdlOffset: 0,
+            netBufferOffset: 0,
+            streamDataOffset: 0,
+        },
+        dataLength: 0,
+        netBufferListChain: ptr::null_mut(),
+    };
+
+    fn addresses(layer: &Layer) -> ([u8; 16], [u8; 16]) {
+        if layer.family == ADDRESS_FAMILY::INET6 {
+            return ([0x11; 16], [0x22; 16]);
+        }
+        let padded = |bytes: [u8; 4]| core::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0));
+        (padded([10, 1, 2, 3]), padded([192, 0, 2, 7]))
+    }
 
     #[test]
     fn every_hook_has_its_layer() {
@@ -315,5 +405,130 @@ mod tests {
             assert_eq!(layer.hook, hook);
             assert_eq!(layer::is_v6(layer.id), layer.family == ADDRESS_FAMILY::INET6);
         }
+    }
+
+    #[test]
+    fn a_stream_context_has_what_the_layer_says() {
+        for layer in &LAYERS[..2] {
+            let mut values = values(layer);
+            let values = given(layer, &mut values);
+            let mut meta = garbage();
+            meta.flowHandle = 77;
+            meta.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE;
+            // SAFETY: both live through the test.
+            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let (local_addr, remote_addr) = addresses(layer);
+            let expected = StreamContext {
+                flow_id: 77,
+                missed_bytes: 3,
+                flags: STREAM_PUSH | STREAM_DISCONNECT,
+                direction: 1,
+                opener: 1,
+                family: if layer.family == ADDRESS_FAMILY::INET6 { 6 } else { 4 },
+                local_port: 40_000,
+                remote_port: 443,
+                compartment_id: 9,
+                local_addr,
+                remote_addr,
+                ..StreamContext::default()
+            };
+            let flags = FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::RECEIVE_DISCONNECT;
+            let data = FWPS_STREAM_DATA0 { flags: DATA.flags | flags, ..DATA };
+            assert_eq!(incoming.stream_context(&data, 3), expected);
+            let data = FWPS_STREAM_DATA0 { flags: FWPS_STREAM_FLAG::SEND, ..DATA };
+            assert_eq!(
+                incoming.stream_context(&data, 3),
+                StreamContext { flags: 0, direction: 0, ..expected }
+            );
+        }
+    }
+
+    #[test]
+    fn a_send_context_has_what_the_layer_says() {
+        for layer in &LAYERS[2..] {
+            let mut values = values(layer);
+            let values = given(layer, &mut values);
+            let mut meta = garbage();
+            (meta.flowHandle, meta.processId, meta.transportHeaderSize) = (77, 88, 8);
+            (meta.ipHeaderSize, meta.compartmentId) = (20, COMPARTMENT_ID(4));
+            meta.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE
+                | FWPS_METADATA_FIELD::PROCESS_ID
+                | FWPS_METADATA_FIELD::TRANSPORT_HEADER_SIZE
+                | FWPS_METADATA_FIELD::IP_HEADER_SIZE
+                | FWPS_METADATA_FIELD::COMPARTMENT_ID;
+            // SAFETY: both live through the test.
+            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let (local_addr, remote_addr) = addresses(layer);
+            let expected = SendContext {
+                flow_id: 77,
+                process_id: 88,
+                flags: SEND_LOOPBACK | SEND_RAW,
+                protocol: 17,
+                family: if layer.family == ADDRESS_FAMILY::INET6 { 6 } else { 4 },
+                header_size: 28,
+                local_port: 40_000,
+                remote_port: 53,
+                interface_index: 12,
+                compartment_id: 4,
+                local_addr,
+                remote_addr,
+                ..SendContext::default()
+            };
+            assert_eq!(incoming.send_context(), expected);
+        }
+    }
+
+    #[test]
+    fn metadata_without_its_bit_is_not_looked_at() {
+        for layer in &LAYERS {
+            let mut values = values(layer);
+            let values = given(layer, &mut values);
+            let meta = garbage();
+            // SAFETY: both live through the test.
+            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let context = incoming.send_context();
+            assert_eq!((context.flow_id, context.process_id, context.header_size), (0, 0, 0));
+            assert_eq!(context.flags & SEND_RAW, 0);
+            assert_eq!((incoming.flow(), incoming.endpoint()), (None, None));
+            assert_eq!(incoming.control_data(), b"");
+            assert_eq!(
+                (incoming.compartment_id(), incoming.remote_scope().0),
+                (COMPARTMENT_ID::UNSPECIFIED, 0)
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_missing_or_of_another_type_is_zero() {
+        for layer in &LAYERS {
+            let mut all = values(layer);
+            let meta = garbage();
+            for count in 0..all.len() {
+                let values = given(layer, &mut all[..count]);
+                // SAFETY: both live through the test.
+                let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+                let context = incoming.stream_context(&DATA, 0);
+                let seen = |index: usize| index < count;
+                assert_eq!(context.local_port != 0, seen(layer.fields.local_port));
+                assert_eq!(context.remote_addr != [0; 16], seen(layer.fields.remote_address));
+                assert_eq!(context.compartment_id != 0, seen(layer.fields.compartment));
+            }
+            for value in &mut all {
+                value.value.r#type = FWP_DATA_TYPE::FLOAT;
+            }
+            let values = given(layer, &mut all);
+            // SAFETY: both live through the test.
+            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let nothing = SendContext { family: incoming.family(), ..SendContext::default() };
+            assert_eq!(incoming.send_context(), nothing);
+        }
+    }
+
+    #[test]
+    fn a_layer_of_nobody_s_is_none() {
+        let values = FWPS_INCOMING_VALUES0 { layerId: 99, valueCount: 0, incomingValue: ptr::null_mut() };
+        let meta = garbage();
+        // SAFETY: both live through the test.
+        assert!(unsafe { Incoming::new(&values, &meta) }.is_none());
     }
 }

@@ -15,26 +15,36 @@
 //! Nothing allocates while data is permitted or blocked, and nothing of a program's size is on the stack. An edit allocates,
 //! and when that fails, or anything else that the edit needs, the link's `on_error` decides.
 #![no_std]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 #[cfg(any(test, not(windows)))]
 extern crate std;
 
 mod checksum;
+#[expect(unsafe_code, reason = "the callbacks that the filter engine calls")]
 mod classify;
 mod counters;
 mod edit;
+#[expect(unsafe_code, reason = "handles are shared between threads")]
 mod engine;
+#[expect(unsafe_code, reason = "calls of the system")]
 mod handles;
 mod host;
+#[expect(unsafe_code, reason = "calls of the system, and owners that travel through it")]
 mod injection;
+#[expect(unsafe_code, reason = "a pointer in a static")]
 mod instances;
+#[expect(unsafe_code, reason = "what the engine says lies behind pointers")]
 mod layer;
+#[expect(unsafe_code, reason = "a box is made without aborting")]
 mod memory;
 #[cfg(not(windows))]
 pub mod os;
 mod outcome;
+#[expect(unsafe_code, reason = "the bytes lie behind pointers")]
 mod packet;
+#[expect(unsafe_code, reason = "owners are linked by pointers, and the worker is a callback")]
 mod queue;
 mod scratch;
 mod send;
@@ -54,7 +64,7 @@ use tidegate_runtime::Runtime;
 
 use crate::counters::Counters;
 use crate::engine::{Engine, Handles};
-use crate::handles::{InjectionHandle, NblPool, NdisObject, Registered, WorkItem};
+use crate::handles::{InjectionHandle, NblPool, NdisObject, Registered, System, WorkItem};
 use crate::memory::NoMemory;
 use crate::queue::SendQueue;
 use crate::scratch::Scratch;
@@ -140,20 +150,6 @@ pub struct Callouts {
     system: Option<System>,
 }
 
-/// What was taken from the system, given back in this order.
-struct System {
-    _stream: InjectionHandle,
-    _transport: InjectionHandle,
-    _work_item: WorkItem,
-    _pool: NblPool,
-    _owner: NdisObject,
-}
-
-// SAFETY: the handles are not tied to a thread, and nothing is done with them but to give them back.
-unsafe impl Send for System {}
-// SAFETY: as above.
-unsafe impl Sync for System {}
-
 impl Callouts {
     /// Registers a callout for each hook, which runs the hook's chain of `runtime`. `PASSIVE_LEVEL`.
     ///
@@ -161,6 +157,7 @@ impl Callouts {
     ///
     /// # Errors
     /// No memory, or a refusal of the system. Nothing is left behind then.
+    #[expect(unsafe_code, reason = "from its registration on a callback may be called at any time")]
     pub fn register(objects: Objects, runtime: Arc<Runtime>) -> Result<Self, Error> {
         let platform = *runtime.platform();
         let scratch = Scratch::new(platform.processors)?;
@@ -181,13 +178,7 @@ impl Callouts {
             closing: AtomicBool::new(false),
         });
         let number = instances::add(Arc::as_ptr(&engine))?;
-        let system = System {
-            _stream: stream,
-            _transport: transport,
-            _work_item: work_item,
-            _pool: pool,
-            _owner: owner,
-        };
+        let system = System { stream, transport, work_item, pool, owner };
         let mut callouts = Self { number, engine, registered: Vec::new(), system: Some(system) };
         for hook in Hook::ALL {
             let callout = FWPS_CALLOUT1 {

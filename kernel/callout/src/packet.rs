@@ -338,3 +338,217 @@ impl<'c> Iterator for Segments<'c> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::vec;
+    use std::vec::Vec;
+
+    use fwps_sys::{FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_FLAG, MDL_FLAG};
+    use proptest::collection;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Chains made by hand: what the simulator would never show can be made too.
+    #[derive(Default)]
+    struct Chain {
+        memory: Vec<Box<[u8]>>,
+        mdls: Vec<*mut MDL>,
+        nbs: Vec<*mut NET_BUFFER>,
+        nbls: Vec<*mut NET_BUFFER_LIST>,
+    }
+
+    /// A zeroed object of the system.
+    fn zeroed<T>() -> *mut T {
+        // SAFETY: the system's structs are made of integers and pointers.
+        Box::into_raw(unsafe { Box::<T>::new_zeroed().assume_init() })
+    }
+
+    impl Chain {
+        /// An NB over MDLs with these bytes; it begins `before` bytes into the first and says that it holds `length`.
+        fn net_buffer(&mut self, mdls: &[Vec<u8>], before: u32, length: usize) -> NonNull<NET_BUFFER> {
+            let nb: *mut NET_BUFFER = zeroed();
+            let mut link: *mut *mut MDL = core::ptr::null_mut();
+            for bytes in mdls {
+                let mut memory = bytes.clone().into_boxed_slice();
+                let mdl: *mut MDL = zeroed();
+                // SAFETY: both were just made, and `link` leads into one made in the turn before.
+                unsafe {
+                    (*mdl).MdlFlags = MDL_FLAG::MAPPED_TO_SYSTEM_VA;
+                    (*mdl).MappedSystemVa = memory.as_mut_ptr().cast();
+                    (*mdl).ByteCount = memory.len() as u32;
+                    if link.is_null() {
+                        (*nb).CurrentMdl = mdl;
+                    } else {
+                        *link = mdl;
+                    }
+                    link = &raw mut (*mdl).Next;
+                }
+                self.mdls.push(mdl);
+                self.memory.push(memory);
+            }
+            // SAFETY: just made.
+            unsafe {
+                (*nb).CurrentMdlOffset = before;
+                (*nb).DataLength = length as u32;
+            }
+            self.nbs.push(nb);
+            NonNull::new(nb).expect("a box")
+        }
+
+        /// A list of these NBs, behind the lists made before.
+        fn list(&mut self, nbs: &[NonNull<NET_BUFFER>]) -> NonNull<NET_BUFFER_LIST> {
+            let nbl: *mut NET_BUFFER_LIST = zeroed();
+            // SAFETY: all of them were made here.
+            unsafe {
+                (*nbl).FirstNetBuffer = nbs.first().map_or(core::ptr::null_mut(), |nb| nb.as_ptr());
+                for pair in nbs.windows(2) {
+                    (*pair[0].as_ptr()).Next = pair[1].as_ptr();
+                }
+                if let Some(last) = self.nbls.last() {
+                    (**last).Next = nbl;
+                }
+            }
+            self.nbls.push(nbl);
+            NonNull::new(nbl).expect("a box")
+        }
+
+        /// An indication of `length` bytes from this place on.
+        fn data(&self, mdl: *mut MDL, offset: u32, length: usize) -> FWPS_STREAM_DATA0 {
+            FWPS_STREAM_DATA0 {
+                flags: FWPS_STREAM_FLAG::SEND,
+                dataOffset: FWPS_STREAM_DATA_OFFSET0 {
+                    netBufferList: self.nbls[0],
+                    netBuffer: self.nbs[0],
+                    mdl,
+                    mdlOffset: offset,
+                    netBufferOffset: 0,
+                    streamDataOffset: 0,
+                },
+                dataLength: length,
+                netBufferListChain: self.nbls[0],
+            }
+        }
+    }
+
+    impl Drop for Chain {
+        fn drop(&mut self) {
+            // SAFETY: all were boxed here, and nobody else has them.
+            unsafe {
+                self.mdls.iter().for_each(|mdl| drop(Box::from_raw(*mdl)));
+                self.nbs.iter().for_each(|nb| drop(Box::from_raw(*nb)));
+                self.nbls.iter().for_each(|nbl| drop(Box::from_raw(*nbl)));
+            }
+        }
+    }
+
+    fn copied(view: &View<'_>, range: Range<usize>) -> Result<Vec<u8>, Unreadable> {
+        let mut out = vec![0; range.len()];
+        view.copy(range, &mut out)?;
+        Ok(out)
+    }
+
+    fn stream<'c>(data: &'c FWPS_STREAM_DATA0) -> Result<View<'c>, Unreadable> {
+        // SAFETY: the chain outlives the views of these tests.
+        unsafe { View::of_stream(data) }
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_of_any_chain_reads_as_the_bytes_put_together(
+            lists in collection::vec(collection::vec(
+                (collection::vec(collection::vec(any::<u8>(), 0..6), 1..4), 0..9_usize), 1..3), 1..4),
+            begin: prop::sample::Index,
+            from: prop::sample::Index,
+            to: prop::sample::Index,
+        ) {
+            let mut chain = Chain::default();
+            let mut bytes = Vec::new();
+            for nbs in &lists {
+                let mut made = Vec::new();
+                for (mdls, spare) in nbs {
+                    // The last MDL may hold more than the NB does.
+                    let all = mdls.concat();
+                    let length = all.len().saturating_sub(*spare);
+                    bytes.extend_from_slice(&all[..length]);
+                    made.push(chain.net_buffer(mdls, 0, length));
+                }
+                chain.list(&made);
+            }
+            // Data that begins somewhere in the first NB, named by one of its MDLs.
+            let first: usize = lists[0][0].0.iter().map(Vec::len).sum::<usize>().saturating_sub(lists[0][0].1);
+            let skip = begin.index(first + 1);
+            prop_assume!(skip < bytes.len());
+            let (mut mdl, mut offset) = (0, skip);
+            while offset > lists[0][0].0[mdl].len() {
+                offset -= lists[0][0].0[mdl].len();
+                mdl += 1;
+            }
+            let bytes = &bytes[skip..];
+            let data = chain.data(chain.mdls[mdl], offset as u32, bytes.len());
+            let view = stream(&data).expect("the place is in the chain");
+            let (a, b) = (from.index(bytes.len() + 1), to.index(bytes.len() + 1));
+            let range = a.min(b)..a.max(b);
+            prop_assert_eq!(copied(&view, range.clone()), Ok(bytes[range].to_vec()));
+            let mut scratch = vec![0; bytes.len()];
+            prop_assert_eq!(view.window(b, &mut scratch), Ok(&bytes[..b]));
+            // One byte more than there is.
+            let data = chain.data(chain.mdls[mdl], offset as u32, bytes.len() + 1);
+            let view = stream(&data).expect("the place is in the chain");
+            prop_assert_eq!(copied(&view, 0..bytes.len() + 1), Err(Unreadable));
+        }
+    }
+
+    #[test]
+    fn a_window_that_lies_together_is_not_copied() {
+        let mut chain = Chain::default();
+        let nb = chain.net_buffer(&[b"..abcdef".to_vec()], 2, 6);
+        let nbl = chain.list(&[nb]);
+        // SAFETY: the chain outlives the view.
+        let view = unsafe { View::of_net_buffer(nbl, nb) };
+        let window = view.window(4, &mut []).expect("readable");
+        assert_eq!(window, b"abcd");
+        assert_eq!(window.as_ptr(), chain.memory[0][2..].as_ptr());
+    }
+
+    #[test]
+    fn an_nb_whose_mdls_end_before_its_data_is_unreadable() {
+        let mut chain = Chain::default();
+        let short = chain.net_buffer(&[b"ab".to_vec(), b"c".to_vec()], 0, 5);
+        let next = chain.net_buffer(&[b"defgh".to_vec()], 0, 5);
+        let nbl = chain.list(&[short, next]);
+        let data = chain.data(chain.mdls[0], 0, 8);
+        assert_eq!(copied(&stream(&data).expect("in the chain"), 0..8), Err(Unreadable));
+        // SAFETY: the chain outlives the view.
+        let view = unsafe { View::of_net_buffer(nbl, short) };
+        assert_eq!(view.window(5, &mut [0; 5]), Err(Unreadable));
+        assert_eq!(view.window(3, &mut [0; 5]), Ok(&b"abc"[..]));
+    }
+
+    #[test]
+    fn a_place_that_is_not_in_the_chain_is_unreadable() {
+        let mut chain = Chain::default();
+        let nb = chain.net_buffer(&[b"abc".to_vec()], 1, 2);
+        let strange = chain.net_buffer(&[b"xyz".to_vec()], 0, 3);
+        chain.list(&[nb]);
+        chain.list(&[strange]);
+        let elsewhere = chain.data(chain.mdls[1], 0, 1);
+        assert!(stream(&elsewhere).is_err());
+        let before_the_data = chain.data(chain.mdls[0], 0, 1);
+        assert!(stream(&before_the_data).is_err());
+        let nowhere = chain.data(core::ptr::null_mut(), 0, 1);
+        assert!(stream(&nowhere).is_err());
+    }
+
+    #[test]
+    fn an_indication_without_bytes_needs_no_chain() {
+        let mut chain = Chain::default();
+        let nb = chain.net_buffer(&[], 0, 0);
+        chain.list(&[nb]);
+        let data = chain.data(core::ptr::null_mut(), 0, 0);
+        let view = stream(&data).expect("nothing to read");
+        assert_eq!(view.window(0, &mut []), Ok(&b""[..]));
+    }
+}

@@ -127,6 +127,7 @@ impl Asm {
 
 const BYTES_ENFORCED: usize = core::mem::offset_of!(tidegate_abi::StreamContext, bytes_enforced);
 const BYTES_REQUIRED: usize = core::mem::offset_of!(tidegate_abi::StreamContext, bytes_required);
+const MISSED_BYTES: usize = core::mem::offset_of!(tidegate_abi::StreamContext, missed_bytes);
 const STREAM_FLAGS: usize = core::mem::offset_of!(tidegate_abi::StreamContext, flags);
 const DATA: usize = core::mem::offset_of!(tidegate_abi::StreamContext, data);
 const DATA_END: usize = core::mem::offset_of!(tidegate_abi::StreamContext, data_end);
@@ -169,6 +170,16 @@ pub(crate) fn edit_or_block(offset: i32, remove: i32, new: &[u8]) -> Vec<u8> {
         .label("no")
         .give(Verdict::Block)
         .code()
+}
+
+/// Blocks an `x` at the start of what it is shown, and drops the connection behind bytes that it missed.
+pub(crate) fn block_x_drop_missed() -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.copy(R1, CTX).set(R2, 0).point(R3).set(R4, 1).call(helper::LOAD_BYTES);
+    asm.op(class::LDX | mode::MEM | size::B, R3, FP, TEXT, 0).jump(jmp::JNE, R3, i32::from(b'x'), "else");
+    asm.store(BYTES_ENFORCED, 1).give(Verdict::Block);
+    asm.label("else").load(size::DW, R4, CTX, MISSED_BYTES).jump(jmp::JEQ, R4, 2, "missed");
+    asm.give(Verdict::Permit).label("missed").give(Verdict::DropConnection).code()
 }
 
 /// Clones, replaces in the clone, injects it with `inject` (or discards it) and gives the verdict.

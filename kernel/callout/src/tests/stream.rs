@@ -4,7 +4,7 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use fwps_sim::{Config, Direction, FlowState, NeedMore, Split};
+use fwps_sim::{Config, Direction, Filter, FlowState, NeedMore, Split};
 use fwps_sys::FWPS_STREAM_FLAG;
 use proptest::collection;
 use proptest::prelude::*;
@@ -13,6 +13,8 @@ use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_WINDOW};
 use tidegate_abi::{Hook, Verdict, helper};
 
 use super::{Bench, STREAMS, asm};
+use crate::key;
+use crate::layer::LAYERS;
 
 /// Runs `check` for both families and both directions.
 fn everywhere(check: impl Fn(&Bench, Hook, Direction)) {
@@ -347,6 +349,25 @@ fn edits_have_room_for_as_much_as_the_limits_say() {
     expected.push(b'o');
     assert_eq!(bench.out(flow, Direction::Send), expected);
     assert_eq!(bench.counters(link).edited, 1);
+    bench.finish();
+}
+
+#[test]
+fn bytes_that_a_callout_above_took_are_counted_as_missed() {
+    let bench = Bench::new(Config::default());
+    let hook = Hook::StreamV4;
+    // The same callout twice: what the upper one blocks, the lower one misses.
+    let above = Filter::at(LAYERS[hook.index()].id, key(hook))
+        .context(bench.callouts.as_ref().expect("registered").context())
+        .sublayer(0xf000);
+    bench.sim.add_filter(above);
+    bench.link(hook, &asm::block_x_drop_missed(), OnError::Permit);
+    for (data, state) in [(&b"xab"[..], FlowState::Open), (b"xxab", FlowState::Dropped)] {
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, Direction::Send, data);
+        bench.sim.settle();
+        assert_eq!(bench.sim.flow_state(flow), state);
+    }
     bench.finish();
 }
 
