@@ -143,6 +143,8 @@ pub(crate) struct Injection {
     pub(crate) status: NTSTATUS,
     /// The bytes at the time of injection.
     pub(crate) bytes: Vec<u8>,
+    /// Send parameters that must not change: address and what they said.
+    pub(crate) args: Option<(usize, FWPS_TRANSPORT_SEND_PARAMS1)>,
     /// Memory that must not change: address and what was there.
     pub(crate) watched: Vec<(usize, Vec<u8>)>,
     /// A send that was not classified and sent yet.
@@ -208,6 +210,10 @@ pub(crate) struct WorkItem {
     pub(crate) device: usize,
     pub(crate) queued: bool,
 }
+
+// SAFETY: pointers of callouts (send parameters) are kept to be compared; what they point to is read only on behalf of the
+// callout that gave them, which the contract obliges to keep it.
+unsafe impl Send for Injection {}
 
 pub(crate) struct State {
     pub(crate) config: Config,

@@ -8,7 +8,7 @@ use crate::config::{Call, Completion};
 use crate::current::{self, Reason};
 use crate::engine::send;
 use crate::rules;
-use crate::state::{Fate, Inner};
+use crate::state::{Fate, Injection, Inner};
 use crate::trace::Event;
 
 /// What the simulator does of its own accord before a driving call returns.
@@ -111,17 +111,8 @@ pub(crate) fn complete(sim: &Arc<Inner>, id: u64) {
         }
         None => {}
     }
-    for (address, kept) in &injection.watched {
-        // SAFETY: the contract says that this memory lives until now. Where it does not, this reads freed memory of the
-        // same process, which is how the broken rule is seen.
-        let now = unsafe { std::slice::from_raw_parts(*address as *const u8, kept.len()) };
-        if std::hint::black_box(now) != kept.as_slice() {
-            state.violate(
-                rules::SEND_ARGS_LIVE,
-                "sendArgs or what it points to changed before the completion",
-            );
-            break;
-        }
+    if injection.moved() {
+        state.violate(rules::SEND_ARGS_LIVE, "sendArgs or what it points to changed before the completion");
     }
     // SAFETY: the NBL is live and the engine's until the completion is called.
     unsafe { (*nbl).Status = injection.status }
@@ -133,6 +124,28 @@ pub(crate) fn complete(sim: &Arc<Inner>, id: u64) {
             // SAFETY: the callout gave this function for this NBL; it is called once.
             unsafe { complete(injection.context as *mut _, nbl, 1) }
         });
+    }
+}
+
+impl Injection {
+    /// True when the send parameters, or what they point to, are not what they were at the injection.
+    fn moved(&self) -> bool {
+        let says = |args: &FWPS_TRANSPORT_SEND_PARAMS1| {
+            let pointers = (args.remoteAddress, args.controlData, args.headerIncludeHeader);
+            (pointers, args.remoteScopeId, args.controlDataLength, args.headerIncludeHeaderLength)
+        };
+        // SAFETY: the contract says that this memory lives until now. Where it does not, this reads freed memory of the
+        // same process, which is how the broken rule is seen.
+        let args =
+            |address: usize| unsafe { (address as *const FWPS_TRANSPORT_SEND_PARAMS1).read_volatile() };
+        if self.args.is_some_and(|(address, kept)| says(&args(address)) != says(&kept)) {
+            return true;
+        }
+        self.watched.iter().any(|(address, kept)| {
+            // SAFETY: as above.
+            let now = unsafe { std::slice::from_raw_parts(*address as *const u8, kept.len()) };
+            std::hint::black_box(now) != kept.as_slice()
+        })
     }
 }
 

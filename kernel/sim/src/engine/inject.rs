@@ -354,9 +354,9 @@ impl State {
         let info = self.nbl_mut(nbl);
         info.fate = Fate::InFlight;
         info.injectors.push(handle);
-        let (send, watched) = match send {
-            Some(checked) => (Some(checked.send), checked.watched),
-            None => (None, Vec::new()),
+        let (send, args, watched) = match send {
+            Some(checked) => (Some(checked.send), checked.args, checked.watched),
+            None => (None, None, Vec::new()),
         };
         let nbl = nbl as usize;
         let status = NTSTATUS::SUCCESS;
@@ -368,6 +368,7 @@ impl State {
             context,
             status,
             bytes,
+            args,
             watched,
             send,
         });
@@ -462,6 +463,8 @@ unsafe fn send_inject_locked(
 /// A transport-send injection that may go on.
 struct CheckedSend {
     send: PendingSend,
+    /// Where the parameters are, and what they say.
+    args: Option<(usize, FWPS_TRANSPORT_SEND_PARAMS1)>,
     /// Memory that must stay as it is until the completion: address and content.
     watched: Vec<(usize, Vec<u8>)>,
 }
@@ -502,7 +505,7 @@ unsafe fn check_send(
             return Err(invalid);
         }
         let send = PendingSend { endpoint: call.endpoint, v6, remote: None, control_data: None };
-        return Ok(CheckedSend { send, watched: Vec::new() });
+        return Ok(CheckedSend { send, args: None, watched: Vec::new() });
     }
     let Some(endpoint) = state.endpoints.get(&call.endpoint).cloned() else {
         state.violate(
@@ -544,10 +547,7 @@ unsafe fn check_send(
     if state.engine_memory(args.remoteAddress as usize).is_some() {
         state.violate(rules::NETWORK_ORDER, "remoteAddress points into what classifyFn was given");
     }
-    // SAFETY: readable, `args` was just read from there.
-    let struct_bytes = unsafe { std::slice::from_raw_parts(call.args.cast::<u8>(), size_of_val(&args)) };
-    let mut watched =
-        vec![(call.args as usize, struct_bytes.to_vec()), (args.remoteAddress as usize, remote)];
+    let mut watched = vec![(args.remoteAddress as usize, remote)];
 
     let mut control_data = None;
     if args.controlDataLength > 0 && !args.controlData.is_null() {
@@ -582,5 +582,5 @@ unsafe fn check_send(
         state.violate(rules::COMPARTMENT, text);
     }
     let send = PendingSend { endpoint: call.endpoint, v6, remote: Some(remote_ip), control_data };
-    Ok(CheckedSend { send, watched })
+    Ok(CheckedSend { send, args: Some((call.args as usize, args)), watched })
 }
