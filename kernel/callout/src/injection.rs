@@ -19,6 +19,9 @@ use fwps_sys::{
     MmBuildMdlForNonPagedPool, NET_BUFFER_LIST, SCOPE_ID,
 };
 
+use tidegate_abi::Verdict;
+use tidegate_runtime::Link;
+
 use crate::engine::Engine;
 use crate::memory::{self, NoMemory};
 use crate::packet::{Segment, Unreadable};
@@ -237,6 +240,8 @@ pub(crate) struct SendInjection {
     pub(crate) control: Vec<u64>,
     /// Bytes of it.
     pub(crate) control_len: u32,
+    /// The link that wants it so, and its verdict; none for an unchanged copy.
+    pub(crate) by: Option<(Arc<Link>, Verdict)>,
     /// Filled in when it is injected; the system reads it until the completion.
     pub(crate) args: FWPS_TRANSPORT_SEND_PARAMS1,
     /// The next one of a [`SendList`].
@@ -257,11 +262,28 @@ impl SendInjection {
         headerIncludeHeaderLength: 0,
     };
 
+    /// Injects the packet and counts what came of it. TCP: never from inside a classify. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// True when it is on its way; else it is freed.
+    pub(crate) fn send(mut self: Box<Self>) -> bool {
+        let (engine, by) = (Arc::clone(&self.engine), self.by.take());
+        let accepted = self.inject().is_ok();
+        let counter = if accepted { &engine.counters.injected } else { &engine.counters.refused };
+        counter.add();
+        match by {
+            Some((link, verdict)) if !accepted => link.count_failed(verdict),
+            Some((link, Verdict::Block)) => link.count_injected(),
+            Some((link, _)) => link.count_edited(),
+            None => {}
+        }
+        accepted
+    }
+
     /// Injects the packet. TCP: never from inside a classify. IRQL <= DISPATCH_LEVEL.
     ///
     /// # Errors
     /// The owner, when the system refused.
-    pub(crate) fn inject(self: Box<Self>) -> Result<(), Box<Self>> {
+    fn inject(self: Box<Self>) -> Result<(), Box<Self>> {
         let handle = self.engine.handles.transport;
         let owner = Box::into_raw(self);
         // SAFETY: as in `StreamInjection::inject`; the parameters point into the same allocation, which does not move.

@@ -94,14 +94,9 @@ unsafe extern "system" fn work(_device: *mut c_void, context: *mut c_void) {
     engine.sends.queued.store(false, Ordering::SeqCst);
     let mut packets = engine.sends.take();
     while let Some(packet) = packets.pop() {
-        match packet.inject() {
-            Ok(()) => engine.counters.injected.add(),
-            Err(packet) => {
-                // The original is gone: TCP sends its bytes again, and they are classified again.
-                engine.counters.refused.add();
-                engine.counters.lost.add();
-                drop(packet);
-            }
+        if !packet.send() {
+            // The original is gone: TCP sends its bytes again, and they are classified again.
+            engine.counters.lost.add();
         }
     }
     engine.sends.outstanding.fetch_sub(1, Ordering::AcqRel);

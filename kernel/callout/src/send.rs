@@ -48,15 +48,14 @@ struct Send<'c> {
 enum Fate<'l> {
     Pass,
     Drop,
-    /// It goes out in another form, by the will of a link; if it can't, these links are still to be asked.
-    Replace(Box<SendInjection>, Replaced<'l>),
+    /// It goes out in another form, by the will of a link.
+    Replace(Box<SendInjection>, Else<'l>),
 }
 
-/// Who had a packet replaced.
-#[derive(Clone, Copy)]
-struct Replaced<'l> {
-    link: &'l Link,
-    verdict: Verdict,
+/// What counts when a packet can't be replaced.
+struct Else<'l> {
+    on_error: OnError,
+    /// The links that were not asked yet.
     rest: &'l [Arc<Link>],
 }
 
@@ -122,20 +121,18 @@ impl Send<'_> {
     fn alone(&self, links: &[Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> SendOutcome {
         let mut links = links;
         loop {
-            let (injection, replaced) = match self.judge(links, packet, desk) {
+            let (injection, otherwise) = match self.judge(links, packet, desk) {
                 Fate::Pass => return SendOutcome::Permit,
                 Fate::Drop => return SendOutcome::Block,
-                Fate::Replace(injection, replaced) => (injection, replaced),
+                Fate::Replace(injection, otherwise) => (injection, otherwise),
             };
-            if self.inject(injection) {
-                replaced.count_done();
+            if injection.send() {
                 return SendOutcome::Absorb;
             }
-            replaced.link.count_failed(replaced.verdict);
-            if replaced.link.on_error() == OnError::Block {
+            if otherwise.on_error == OnError::Block {
                 return SendOutcome::Block;
             }
-            links = replaced.rest;
+            links = otherwise.rest;
         }
     }
 
@@ -159,8 +156,7 @@ impl Send<'_> {
             let added = copies.and_then(|()| match fate {
                 Fate::Pass => self.copy(&packet, &mut out),
                 Fate::Drop => Ok(()),
-                Fate::Replace(injection, replaced) => {
-                    replaced.count_done();
+                Fate::Replace(injection, _) => {
                     out.push(injection);
                     Ok(())
                 }
@@ -186,22 +182,13 @@ impl Send<'_> {
         }
         let mut outcome = SendOutcome::Block;
         while let Some(packet) = packets.pop() {
-            if self.inject(packet) {
+            if packet.send() {
                 outcome = SendOutcome::Absorb;
             } else {
                 self.engine.counters.lost.add();
             }
         }
         outcome
-    }
-
-    /// True when the packet is on its way.
-    fn inject(&self, packet: Box<SendInjection>) -> bool {
-        let accepted = packet.inject().is_ok();
-        let counters = &self.engine.counters;
-        let counter = if accepted { &counters.injected } else { &counters.refused };
-        counter.add();
-        accepted
     }
 
     /// Asks the links about one packet.
@@ -233,23 +220,20 @@ impl Send<'_> {
                 Err(_) => Err(()),
                 Ok(verdict) => {
                     let plan = match verdict {
-                        Verdict::Block if injects => Ok(Some(&*clone)),
+                        Verdict::Block if injects => Ok(&*clone),
                         _ if injects => Err(Failure::Unfit),
-                        Verdict::Continue | Verdict::Permit if !edits.is_empty() => Ok(Some(&*edits)),
+                        Verdict::Continue | Verdict::Permit if !edits.is_empty() => Ok(&*edits),
                         Verdict::Permit => return Fate::Pass,
                         Verdict::Block => return Fate::Drop,
-                        _ => Ok(None),
+                        _ => continue,
                     };
-                    let built = plan.and_then(|plan| plan.map(|plan| self.build(packet, plan)).transpose());
-                    built
-                        .map(|built| built.map(|injection| (injection, verdict)))
-                        .map_err(|_| link.count_failed(verdict))
+                    let by = Some((Arc::clone(link), verdict));
+                    plan.and_then(|plan| self.build(packet, plan, by)).map_err(|_| link.count_failed(verdict))
                 }
             };
             match built {
-                Ok(None) => {}
-                Ok(Some((injection, verdict))) => {
-                    return Fate::Replace(injection, Replaced { link, verdict, rest });
+                Ok(injection) => {
+                    return Fate::Replace(injection, Else { on_error: link.on_error(), rest });
                 }
                 Err(()) if link.on_error() == OnError::Permit => {}
                 Err(()) => return Fate::Drop,
@@ -261,12 +245,17 @@ impl Send<'_> {
     /// Adds an unchanged copy of a packet.
     fn copy(&self, packet: &View<'_>, out: &mut SendList) -> Result<(), Failure> {
         const UNCHANGED: &Plan = &Plan::new();
-        out.push(self.build(packet, UNCHANGED)?);
+        out.push(self.build(packet, UNCHANGED, None)?);
         Ok(())
     }
 
     /// Makes what a plan makes of a packet, ready to be injected.
-    fn build(&self, packet: &View<'_>, plan: &Plan) -> Result<Box<SendInjection>, Failure> {
+    fn build(
+        &self,
+        packet: &View<'_>,
+        plan: &Plan,
+        by: Option<(Arc<Link>, Verdict)>,
+    ) -> Result<Box<SendInjection>, Failure> {
         let endpoint = self.incoming.endpoint().ok_or(Failure::Unfit)?;
         let len = plan.output_len(packet.len());
         let mut bytes = memory::vec(len)?;
@@ -305,17 +294,9 @@ impl Send<'_> {
             scope: self.incoming.remote_scope(),
             control,
             control_len: data.len() as u32,
+            by,
             args: SendInjection::NO_ARGS,
             next: core::ptr::null_mut(),
         })?)
-    }
-}
-
-impl Replaced<'_> {
-    fn count_done(&self) {
-        match self.verdict {
-            Verdict::Block => self.link.count_injected(),
-            _ => self.link.count_edited(),
-        }
     }
 }

@@ -247,3 +247,26 @@ pub(crate) fn permit_then_edit() -> Vec<u8> {
     asm.jump(jmp::JEQ, R0, -(errno::EOPNOTSUPP as i32), "no").give(Verdict::Permit);
     asm.label("no").give(Verdict::Block).code()
 }
+
+/// Takes a clone, and asks for another while it holds it and when it has injected it: drops the connection if it gets one.
+pub(crate) fn one_clone_only() -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.copy(R1, CTX).call(helper::CLONE_STREAM_DATA).jump(jmp::JEQ, R0, 0, "none").copy(R7, R0);
+    asm.copy(R1, CTX).call(helper::CLONE_STREAM_DATA).jump(jmp::JNE, R0, 0, "second");
+    asm.copy(R1, CTX).copy(R2, R7).set(R3, 0).call(helper::STREAM_INJECT);
+    asm.copy(R1, CTX).call(helper::CLONE_STREAM_DATA).jump(jmp::JNE, R0, 0, "third");
+    asm.give(Verdict::Block);
+    asm.label("second").copy(R8, R0).copy(R1, R7).call(helper::CLONE_DISCARD);
+    asm.copy(R0, R8).label("third").copy(R1, R0).call(helper::CLONE_DISCARD);
+    asm.label("none").give(Verdict::DropConnection).code()
+}
+
+/// Looks `times` times for what is not there, then permits.
+pub(crate) fn search(times: usize) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.text(b"#");
+    for _ in 0..times {
+        asm.copy(R1, CTX).set(R2, 0).point(R3).set(R4, 1).call(helper::FIND);
+    }
+    asm.give(Verdict::Permit).code()
+}

@@ -143,13 +143,14 @@ fn a_refused_copy_fails_open_only_past_the_links_that_are_left() {
 fn a_segment_that_the_worker_can_t_send_is_lost_and_counted() {
     let bench = Bench::new(Config::default());
     let hook = Hook::OutboundTransportV4;
-    bench.link(hook, &asm::edits(&[(20, 1, b"x")], Verdict::Permit), OnError::Block);
+    let link = bench.link(hook, &asm::edits(&[(20, 1, b"x")], Verdict::Permit), OnError::Block);
     bench.sim.fail(Call::SendInject, When::Nth(1), REFUSED);
     let (local, remote) = ends(hook);
     let segment = Packet::tcp(local, remote, 0x18, 1, b"data");
     assert_eq!(bench.send(&segment), (SendOutcome::Absorbed, vec![]));
     assert_eq!((bench.counts().refused, bench.counts().lost), (1, 1));
     assert_eq!(bench.send(&segment).1.len(), 1);
+    assert_eq!((bench.counters(link).edited, bench.counters(link).errors), (1, 1));
     bench.finish();
 }
 
@@ -166,6 +167,21 @@ fn a_list_that_can_t_be_copied_is_blocked() {
         assert_eq!((outcome, sent.len()), (SendOutcome::Blocked, left));
         bench.finish();
     }
+}
+
+#[test]
+fn a_datagram_of_a_list_that_can_t_be_sent_is_lost_and_counted() {
+    let bench = Bench::new(Config::default());
+    let hook = Hook::OutboundTransportV6;
+    let link = bench.link(hook, &asm::edits(&[(8, 1, b"x")], Verdict::Permit), OnError::Permit);
+    bench.sim.fail(Call::SendInject, When::Nth(2), REFUSED);
+    let (local, remote) = ends(hook);
+    let (outcome, sent) = bench.send(&Packet::udp_batch(local, remote, &[b"one", b"two", b"six"]));
+    let sent: Vec<_> = sent.iter().map(|packet| &packet.bytes[8..]).collect();
+    assert_eq!((outcome, sent), (SendOutcome::Absorbed, vec![&b"xne"[..], b"xix"]));
+    assert_eq!((bench.counters(link).edited, bench.counters(link).errors), (2, 1));
+    assert_eq!((bench.counts().refused, bench.counts().lost), (1, 1));
+    bench.finish();
 }
 
 #[test]

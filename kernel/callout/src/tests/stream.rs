@@ -9,7 +9,7 @@ use fwps_sys::FWPS_STREAM_FLAG;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::OnError;
-use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_WINDOW};
+use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_SCAN, MAX_WINDOW};
 use tidegate_abi::{Hook, Verdict, helper};
 
 use super::{Bench, STREAMS, asm};
@@ -335,6 +335,68 @@ fn a_discarded_clone_changes_nothing() {
         bench.sim.indicate(flow, direction, b"abc");
         assert_eq!(bench.out(flow, direction), b"abc");
     });
+}
+
+#[test]
+fn a_run_holds_one_clone() {
+    everywhere(|bench, hook, direction| {
+        let link = bench.link(hook, &asm::one_clone_only(), OnError::Permit);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"abc");
+        assert_eq!(bench.out(flow, direction), b"abc");
+        assert_eq!(bench.counters(link).injected, 1);
+    });
+}
+
+#[test]
+fn a_run_may_search_as_much_as_the_limit_says() {
+    let times = MAX_SCAN / MAX_WINDOW;
+    for (times, errors) in [(times, 0), (times + 1, 1)] {
+        let bench = Bench::new(Config::default());
+        let link = bench.link(Hook::StreamV4, &asm::search(times), OnError::Permit);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, Direction::Send, &[0; MAX_WINDOW]);
+        assert_eq!(bench.out(flow, Direction::Send).len(), MAX_WINDOW);
+        assert_eq!(bench.counters(link).errors, errors);
+        bench.finish();
+    }
+}
+
+#[test]
+fn at_the_engine_s_buffer_limit_everything_is_decided_on_at_once() {
+    for (code, state) in [
+        (asm::need(1), FlowState::Dropped),
+        (asm::enforce(7, Verdict::Permit), FlowState::Dropped),
+        (asm::enforce(8, Verdict::Permit), FlowState::Open),
+        (asm::edits(&[(0, 1, b"<>")], Verdict::Permit), FlowState::Open),
+    ] {
+        let bench = Bench::new(Config { buffer_limit: 8, ..Config::default() });
+        let link = bench.link(Hook::StreamV4, &code, OnError::Block);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, Direction::Send, b"12345678");
+        bench.sim.settle();
+        assert_eq!(bench.sim.flow_state(flow), state);
+        assert_eq!(bench.counters(link).errors, u64::from(state == FlowState::Dropped));
+        bench.finish();
+    }
+}
+
+#[test]
+fn an_end_that_comes_with_bytes_is_not_lost_with_them() {
+    for (code, out, state) in [
+        (asm::verdict(Verdict::Permit), &b"abc"[..], FlowState::Open),
+        (asm::verdict(Verdict::Block), b"", FlowState::Dropped),
+        (asm::edits(&[(0, 1, b"x")], Verdict::Permit), b"", FlowState::Dropped),
+    ] {
+        let bench = Bench::new(Config::default());
+        bench.link(Hook::StreamV4, &code, OnError::Block);
+        let flow = bench.flow(Hook::StreamV4);
+        let end = FWPS_STREAM_FLAG::SEND_DISCONNECT;
+        bench.sim.indicate_with(flow, Direction::Send, b"abc", end);
+        assert_eq!(bench.out(flow, Direction::Send), out);
+        assert_eq!(bench.sim.flow_state(flow), state);
+        bench.finish();
+    }
 }
 
 #[test]
