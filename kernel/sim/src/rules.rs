@@ -65,6 +65,7 @@ rules! {
     KEEP_FLAGS "S4.1-15" "PUSH, EXPEDITED and NODELAY of the indication are carried over when its clone is injected";
     OWN_FLOW_ONLY "S4.2-01" "inside classifyFn only the flow that is being classified is injected into";
     INJECT_OUTSIDE "S4.2-04" "outside classifyFn a stream is injected into only while deferred, while its FIN is pended, or after cloning and blocking all that was shown";
+    CLONE_BLOCKS "S4.2-05" "a clone of what is shown is injected in place of it: the indication is blocked";
     STICKY "S4.2-06" "while cloned data is unsent, everything shown in that direction is cloned and blocked too";
     IN_ORDER "S4.2-07" "cloned data is injected in the order in which it was shown";
     CONTINUE_OUTSIDE "S4.2-08" "FwpsStreamContinue0 is called outside classifyFn, for a deferred inbound stream";

@@ -194,7 +194,7 @@ pub(crate) struct Classify {
     pub(crate) injected_at: Vec<u64>,
     /// An original was referenced to be modified.
     pub(crate) modified: bool,
-    /// A clone of what is shown was injected.
+    /// A clone of what is shown was injected at once.
     pub(crate) cloned_and_injected: bool,
     /// The callout asked and knows that the packet is its own.
     pub(crate) known_as_own: bool,

@@ -406,6 +406,13 @@ breaks! {
         sim.enter(|| inject(&driver, flow.0, |_| ()).ok().unwrap());
         broken(sim, driver)
     }
+    a_clone_injected_and_the_bytes_permitted_too CLONE_BLOCKS {
+        first(|shown| {
+            let held = hold(shown);
+            inject_clone(shown.sim, shown.flow(), held).ok().unwrap();
+            shown.permit_all();
+        })
+    }
     bytes_permitted_past_queued_clones STICKY {
         let mut queued = None;
         always(Config::default(), move |shown| {

@@ -231,3 +231,29 @@ fn control_data_reaches_the_callout_and_the_wire() {
     unload(&sim, driver);
     sim.finish();
 }
+
+#[test]
+fn raw_sends_begin_with_their_ip_header() {
+    let (sim, driver) = start(Config::default(), layer::OUTBOUND_TRANSPORT_V4, |shown| {
+        assert!(shown.metadata.has(FWPS_METADATA_FIELD::IP_HEADER_SIZE));
+        assert_eq!((shown.metadata.ipHeaderSize, packet_bytes(shown.data)[0]), (20, 0x45));
+        shown.decide(FWP_ACTION::PERMIT);
+    });
+    let mut header = vec![0; 20];
+    header[0] = 0x45;
+    sim.send(&Packet { raw_ip_header: Some(header), ..Packet::udp(here(), there(), b"raw") });
+    assert_eq!(&sim.sent()[0].bytes[8..], b"raw");
+    unload(&sim, driver);
+    sim.finish();
+}
+
+#[test]
+fn every_packet_of_a_list_leaves() {
+    over_all(|config| {
+        let sim = Simulator::new(config);
+        sim.send(&Packet::udp_batch(here(), there(), &[b"one", b"", b"three"]));
+        let sent: Vec<Vec<u8>> = sim.sent().into_iter().map(|sent| sent.bytes[8..].to_vec()).collect();
+        assert_eq!(sent, [&b"one"[..], b"", b"three"]);
+        sim.finish();
+    });
+}

@@ -269,3 +269,50 @@ fn flows_older_than_the_filter_are_for_who_can_join() {
     unload(&sim, joins);
     sim.finish();
 }
+
+#[test]
+fn deferred_data_waits_for_its_continue() {
+    over_all(|config| {
+        let (sim, driver) = start(config, layer::STREAM_V4, |shown| {
+            if shown.length() == 3 { shown.act(FWPS_STREAM_ACTION::DEFER, 0) } else { shown.permit_all() }
+        });
+        let flow = flow(&sim);
+        sim.indicate(flow, Direction::Receive, b"abc");
+        sim.indicate(flow, Direction::Receive, b"def");
+        sim.fin(flow, Direction::Receive);
+        assert!(sim.delivered(flow, Direction::Receive).bytes.is_empty());
+        sim.enter(|| {
+            // SAFETY: numbers only.
+            unsafe {
+                FwpsStreamContinue0(flow.0, driver.callout, layer::STREAM_V4, FWPS_STREAM_FLAG::RECEIVE)
+            }
+            .ok()
+            .unwrap();
+        });
+        let out = sim.delivered(flow, Direction::Receive);
+        assert_eq!((out.bytes.as_slice(), out.fin), (&b"abcdef"[..], true));
+        unload(&sim, driver);
+        sim.finish();
+    });
+}
+
+#[test]
+fn bytes_that_an_upper_callout_blocked_are_counted_for_the_next() {
+    let sim = Simulator::new(Config::default());
+    let upper = load(&sim, 1, FWP_CALLOUT_FLAG::NONE, |shown| {
+        if shown.bytes()[0] == b'x' { shown.block(1) } else { shown.permit(1) }
+    });
+    let lower = load(&sim, 2, FWP_CALLOUT_FLAG::NONE, |shown| {
+        let blocked_before = if shown.bytes() == b"b" { 2 } else { 0 };
+        assert_eq!(shown.packet().missedBytes, blocked_before);
+        shown.permit_all();
+    });
+    sim.add_filter(Filter::at(layer::STREAM_V4, upper.key).sublayer(2));
+    sim.add_filter(Filter::at(layer::STREAM_V4, lower.key).sublayer(1));
+    let flow = flow(&sim);
+    sim.indicate(flow, Direction::Send, b"axxbc");
+    assert_eq!(sim.delivered(flow, Direction::Send).bytes, b"abc");
+    unload(&sim, upper);
+    unload(&sim, lower);
+    sim.finish();
+}

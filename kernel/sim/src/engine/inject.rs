@@ -179,6 +179,11 @@ unsafe fn stream_inject_locked(
                 state.violate(rules::KEEP_FLAGS, text);
             }
             state.unqueue(flow, of, filter, serial, true);
+            if let Some(Reason::Stream { classify, .. }) = current::reason(sim)
+                && let Some(record) = state.classifies.get_mut(&classify)
+            {
+                record.cloned_and_injected |= record.clones.contains(&(*nbl as usize));
+            }
         }
     }
     let fin = call.stream.has_any(FWPS_STREAM_FLAG::DISCONNECT);

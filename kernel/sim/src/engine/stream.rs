@@ -610,6 +610,12 @@ fn decide(
                     false
                 }
             };
+            if permit && answer.classify.cloned_and_injected {
+                state.violate(
+                    rules::CLONE_BLOCKS,
+                    "the indication is permitted and its clone injected: twice the bytes",
+                );
+            }
             let count = if answer.enforced == 0 { length } else { answer.enforced };
             let mut bytes = bytes;
             let rest = bytes.split_off(count);
