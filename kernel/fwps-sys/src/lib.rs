@@ -44,3 +44,31 @@ pub use status::*;
 pub use stream::*;
 pub use transport::*;
 pub use value::*;
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn names_are_printed_instead_of_numbers() {
+        assert_eq!(format!("{}", guid::LAYER_STREAM_V4), "3b89653c-c170-49e4-b1cd-e0eeeee19a3e");
+        assert_eq!(
+            format!("{:?}", FWPS_STREAM_FLAG::SEND | FWPS_STREAM_FLAG::SEND_DISCONNECT),
+            "SEND|SEND_DISCONNECT"
+        );
+        assert_eq!(format!("{:?}", FWPS_STREAM_FLAG(0x8000_0001)), "RECEIVE|0x80000000");
+        assert_eq!(format!("{:?}", FWP_ACTION(0x1002)), "PERMIT");
+        assert_eq!(format!("{}", NTSTATUS::FWP_TCPIP_NOT_READY), "STATUS_FWP_TCPIP_NOT_READY");
+    }
+
+    #[test]
+    fn only_success_is_ok() {
+        assert_eq!(NTSTATUS::SUCCESS.ok(), Ok(()));
+        assert!(NTSTATUS::OBJECT_NAME_EXISTS.nt_success() && NTSTATUS::OBJECT_NAME_EXISTS.ok().is_err());
+        assert!(!NTSTATUS::DEVICE_BUSY.nt_success());
+    }
+}

@@ -27,8 +27,8 @@
 //! ```
 //!
 //! A binary that links a callout must use a [`Simulator`]: [`Simulator::new`] keeps the symbols in the link.
-//! The management functions (`Fwpm*`) are not answered: filters are added with [`Simulator::add_filter`]. Layers are the
-//! stream and the outbound transport layers.
+//! Layers are the stream and the outbound transport layers. Not answered are the management functions (`Fwpm*`; filters
+//! are added with [`Simulator::add_filter`]), inbound injection, IP header construction and IPsec information.
 
 mod buffers;
 mod checksum;

@@ -1,4 +1,4 @@
-//! A callout whose classifyFn is a closure, and the few helpers that tests of rules need.
+//! A callout whose classifyFn is a closure, and the few functions that tests share.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::any::Any;
