@@ -132,33 +132,36 @@ fn verdicts() -> Vec<VerdictRow> {
     Verdict::ALL.into_iter().map(row).collect()
 }
 
+/// Rows of limits, by the names of their constants.
+macro_rules! limits {
+    ($( $name:ident $doc:literal )*) => {
+        vec![$( LimitRow { name: stringify!($name), value: limits::$name as u64, doc: $doc } ),*]
+    };
+}
+
 fn bounds() -> Vec<LimitRow> {
-    let row = |name, value: usize, doc| LimitRow { name, value: value as u64, doc };
-    vec![
-        row("MAX_INSNS", limits::MAX_INSNS, "instructions in one program"),
-        row(
-            "MAX_VERIFY_STEPS",
-            limits::MAX_VERIFY_STEPS as usize,
-            "instructions that one verification may walk",
-        ),
-        row("MAX_CALL_DEPTH", limits::MAX_CALL_DEPTH, "nested calls, the entry function included"),
-        row("STACK_FRAME", limits::STACK_FRAME, "bytes of stack that each function has"),
-        row("MAX_MAPS", limits::MAX_MAPS, "maps that one program may name"),
-        row("MAX_LINKS", limits::MAX_LINKS, "links on one hook"),
-        row("DEFAULT_BUDGET", limits::DEFAULT_BUDGET as usize, "instructions that one run may take"),
-        row("MAX_KEY", limits::MAX_KEY, "bytes of a map key"),
-        row("MAX_VALUE", limits::MAX_VALUE, "bytes of a map value"),
-        row("MAX_MAP_MEMORY", limits::MAX_MAP_MEMORY, "bytes that one map may take"),
-        row("MAX_WINDOW", limits::MAX_WINDOW, "bytes that a program is shown at once"),
-        row("MAX_EDITS", limits::MAX_EDITS, "edits that one run may record"),
-        row(
-            "MAX_EDIT_BYTES",
-            limits::MAX_EDIT_BYTES,
-            "bytes of new data that the edits of one run may bring",
-        ),
-        row("MAX_CLONES", limits::MAX_CLONES, "clones that one run may hold at a time"),
-        row("MAX_PATTERN", limits::MAX_PATTERN, "bytes of a pattern that tidegate_find takes"),
-    ]
+    limits! {
+        MAX_INSNS "instructions in one program"
+        MAX_VERIFY_STEPS "instructions that one verification may walk"
+        MAX_CALL_DEPTH "nested calls, the entry function included"
+        STACK_FRAME "bytes of stack that each function has"
+        MAX_MAPS "maps that one program may name"
+        MAX_LINKS "links on one hook"
+        DEFAULT_BUDGET "instructions that one run may take unless its link says otherwise"
+        MAX_BUDGET "largest budget that a link may ask for"
+        MAX_NAME "bytes in the name of a program or a map"
+        MAX_KEY "bytes of a map key"
+        MAX_VALUE "bytes of a map value"
+        MAX_MAP_MEMORY "bytes that one map may take"
+        MAX_RECORD "bytes of a record of a ring buffer"
+        MAX_RESERVED "records that one run may hold at a time"
+        MAX_WINDOW "bytes that a program is shown at once"
+        MAX_EDITS "edits that one run may record"
+        MAX_EDIT_BYTES "bytes of new data that the edits of one run may bring"
+        MAX_CLONES "clones that one run may hold at a time"
+        MAX_PATTERN "bytes of a pattern that tidegate_find takes"
+        MAX_SCAN "bytes that the helpers of one run may search or copy"
+    }
 }
 
 fn names(types: ProgramTypes) -> Vec<&'static str> {
