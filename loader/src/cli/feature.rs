@@ -135,7 +135,7 @@ fn verdicts() -> Vec<VerdictRow> {
 /// Rows of limits, by the names of their constants.
 macro_rules! limits {
     ($( $name:ident $doc:literal )*) => {
-        vec![$( LimitRow { name: stringify!($name), value: limits::$name as u64, doc: $doc } ),*]
+        vec![$( LimitRow { name: stringify!($name), value: limits::$name as usize as u64, doc: $doc } ),*]
     };
 }
 
