@@ -117,7 +117,9 @@ static __always_inline int need_more(struct tidegate_stream *ctx)
 /* Takes `size` of the bytes shown as one unit; the next run starts behind them, in `next`. */
 static __always_inline int take(struct tidegate_stream *ctx, __u32 size, struct place *next)
 {
-    bpf_map_update_elem(&places, &ctx->flow_id, next, BPF_ANY);
+    __u64 flow = ctx->flow_id;
+
+    bpf_map_update_elem(&places, &flow, next, BPF_ANY);
     ctx->bytes_enforced = size;
     return TIDEGATE_PERMIT;
 }
@@ -247,6 +249,7 @@ static __always_inline int chunk_line(struct tidegate_stream *ctx, struct place 
 SEC("tidegate/stream")
 int http_hdr_rewrite(struct tidegate_stream *ctx)
 {
+    __u64 flow = ctx->flow_id;
     struct place *place;
 
     if (ctx->opener != TIDEGATE_OUTBOUND || ctx->missed_bytes)
@@ -254,7 +257,7 @@ int http_hdr_rewrite(struct tidegate_stream *ctx)
     if (ctx->direction != TIDEGATE_OUTBOUND || ctx->data == ctx->data_end)
         return TIDEGATE_PERMIT;
 
-    place = bpf_map_lookup_elem(&places, &ctx->flow_id);
+    place = bpf_map_lookup_elem(&places, &flow);
     if (!place || place->unit == HEAD)
         return head(ctx);
     if (place->unit == PASS)
