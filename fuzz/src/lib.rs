@@ -1,9 +1,8 @@
-//! What the fuzzers run: one function a target, over bytes that may be anything. A panic is a finding.
+//! What the fuzzers run: one module a target, each with a function over bytes that may be anything. A panic is a finding.
 #![forbid(unsafe_code)]
 
-use tidegate_abi::control::Request;
-
-/// Control messages.
-pub fn control(data: &[u8]) {
-    let _ = Request::parse(data);
-}
+pub mod bytecode;
+pub mod control;
+pub mod generate;
+pub mod object;
+pub mod scenario;

@@ -174,7 +174,15 @@ impl Policy {
             }
             _ => Error::file("read", path, &error),
         })?;
-        Reader { path, text: &text }.policy(objects)
+        Self::parse(&text, path, objects)
+    }
+
+    /// Gives `text`, what the scenario file at `path` holds, its meaning: as [`read`](Self::read) does.
+    ///
+    /// # Errors
+    /// The text, or a file that it names, can't be used; with the line.
+    pub fn parse(text: &str, path: &Path, objects: Option<&Path>) -> Result<Self, Error> {
+        Reader { path, text }.policy(objects)
     }
 
     /// The scenario files at or below `path`, in the order of their names.

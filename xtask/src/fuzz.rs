@@ -10,17 +10,35 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::programs;
 use crate::setup;
 use crate::shell;
 
 /// What is fuzzed.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Target {
+    /// Bytecode: verify, then run what is accepted.
+    Bytecode,
     /// Control messages.
     Control,
+    /// ELF objects.
+    Object,
+    /// Scenario files and captures.
+    Scenario,
 }
 
-const INSTRUMENTED: &str = "--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
+impl Target {
+    /// Folders with inputs that the project has anyway: the fuzzer starts from them too.
+    fn seeds(self) -> &'static [&'static str] {
+        match self {
+            Self::Bytecode | Self::Control => &[],
+            Self::Object => &["target/programs"],
+            Self::Scenario => &["examples/captures", "programs"],
+        }
+    }
+}
+
+const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
@@ -28,14 +46,18 @@ const INSTRUMENTED: &str = "--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-modu
 /// Fails when there is a finding.
 pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
     setup::need(&[&setup::FUZZERS])?;
-    let target = target.to_possible_value().context("every target has a name")?;
-    let name = target.get_name();
+    if let Target::Object = target {
+        programs::build()?;
+    }
+    let value = target.to_possible_value().context("every target has a name")?;
+    let name = value.get_name();
+    let binary = format!("fuzz-{name}");
     let build = shell::root().join("target/fuzz");
     let host = host()?;
     // Naming the target keeps the counters out of build scripts and macros.
     shell::run(
-        shell::command(&["cargo", "build", "--locked", "--release", "--manifest-path", "fuzz/Cargo.toml"])
-            .args(["--features", "libfuzzer", "--bin", name, "--target", &host, "--target-dir"])
+        shell::command(&["cargo", "build", "--locked", "--profile", "fuzz", "--package", "tidegate-fuzz"])
+            .args(["--features", "libfuzzer", "--bin", &binary, "--target", &host, "--target-dir"])
             .arg(&build)
             .env("RUSTFLAGS", INSTRUMENTED),
     )?;
@@ -43,11 +65,12 @@ pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
     let (corpus, findings) = (build.join("corpus").join(name), build.join("findings").join(name));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&findings)?;
-    let mut fuzzer = Command::new(build.join(&host).join("release").join(name));
+    let mut fuzzer = Command::new(build.join(&host).join("fuzz").join(&binary));
     fuzzer
         .current_dir(shell::root())
         .arg(&corpus)
         .arg(Path::new("fuzz/corpus").join(name))
+        .args(target.seeds())
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=4096", "-max_len=65536"]);
@@ -56,6 +79,9 @@ pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
     let executions = statistic(&said, "number_of_executed_units").unwrap_or(0);
     if !out.status.success() {
         println!("{said}");
+        if executions == 0 {
+            bail!("{name}: the fuzzer did not run; what it said stands above");
+        }
         bail!("{name}: a finding after {executions} executions; the input is in {}", findings.display());
     }
     let kept = fs::read_dir(&corpus)?.count();
