@@ -2,11 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod captures;
+mod demo;
 mod fuzz;
 mod programs;
 mod setup;
 mod shell;
 mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,8 +24,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Show policies at work on captures of real programs.
+    Demo,
     /// Check everything: format, policies, lints, tests, documentation, licences.
     Test,
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Check for the Debian packages that demo, test and bench need, and install those that are missing.
     Setup,
     /// Compile the policies of programs/ into target/programs/.
@@ -43,10 +51,36 @@ enum Verb {
     },
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().verb {
+#[derive(Subcommand)]
+enum Bench {
+    /// The virtual machine beside rbpf's interpreter and JIT and native code: time, and host instructions.
+    Vm {
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Demo => demo::run(),
         Verb::Test => test::run(),
-        Verb::Setup => setup::need(&[&setup::POLICIES, &setup::BENCHES]),
+        Verb::Bench(Bench::Vm { json }) => {
+            setup::need(&[&setup::BENCHES])?;
+            let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);
+            shell::run(bench.args(["--package", "tidegate-vm-bench", "--"]).args(json.then_some("--json")))
+        }
+        Verb::Setup => setup::need(&[&setup::POLICIES, &setup::READERS, &setup::BENCHES]),
         Verb::Programs => programs::build().map(drop),
         Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Verb::Captures { inside: false } => captures::enter_namespace(),

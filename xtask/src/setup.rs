@@ -18,9 +18,12 @@ const fn package(name: &'static str, proof: &'static str) -> Package {
     Package { name, proof }
 }
 
+const CLANG: Package = package("clang-19", "/usr/bin/clang-19");
+const TCPDUMP: Package = package("tcpdump", "/usr/bin/tcpdump");
+
 /// What compiles the policies: clang for C; for Rust a compiler that has a `core` for BPF, and the `llc` of its LLVM.
 pub(crate) const POLICIES: [Package; 4] = [
-    package("clang-19", "/usr/bin/clang-19"),
+    CLANG,
     package("rustc-web", "/usr/bin/rustc"),
     package("libstd-rust-web-dev-bpf", "/usr/lib/rustlib/bpfel-unknown-none"),
     package("llvm-22", "/usr/bin/llc-22"),
@@ -34,11 +37,14 @@ pub(crate) const CAPTURES: [Package; 7] = [
     package("netcat-openbsd", "/usr/bin/nc.openbsd"),
     package("nginx-light", "/usr/sbin/nginx"),
     package("openssl", "/usr/bin/openssl"),
-    package("tcpdump", "/usr/bin/tcpdump"),
+    TCPDUMP,
 ];
 
-/// What counts instructions in the benches.
-pub(crate) const BENCHES: [Package; 1] = [package("valgrind", "/usr/bin/valgrind")];
+/// What reads a capture, independently of this project.
+pub(crate) const READERS: [Package; 1] = [TCPDUMP];
+
+/// What compiles the benches' programs, and counts instructions.
+pub(crate) const BENCHES: [Package; 2] = [CLANG, package("valgrind", "/usr/bin/valgrind")];
 
 /// What compiles libFuzzer.
 pub(crate) const FUZZERS: [Package; 1] = [package("g++", "/usr/bin/c++")];
@@ -107,6 +113,6 @@ mod tests {
     fn only_what_is_absent_is_asked_for_and_only_once() {
         let absent = |proof: &str| proof != "/usr/bin/clang-19" && proof != "/usr/bin/valgrind";
         let found = missing(&[&POLICIES, &BENCHES, &POLICIES], absent);
-        assert_eq!(found, [POLICIES[0], BENCHES[0]]);
+        assert_eq!(found, [CLANG, BENCHES[1]]);
     }
 }

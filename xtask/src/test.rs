@@ -97,13 +97,13 @@ fn documentation() -> Result<Tally> {
     Ok(Tally { passed: 1, failed: 0 })
 }
 
-/// Runs a `cargo test` command and counts. What the tests print is shown only when one of them failed.
+/// Runs a command that closes with counts, once or often. What it prints is shown only when something failed.
 fn tests(words: &str) -> Result<Tally> {
     let words: Vec<_> = words.split_whitespace().collect();
     let mut command = shell::command(&words);
-    let out = command.stderr(Stdio::inherit()).output().context("cannot start cargo test")?;
+    let out = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     let text = String::from_utf8_lossy(&out.stdout);
-    let tally = text.lines().filter_map(libtest_result).fold(Tally::default(), std::ops::Add::add);
+    let tally = text.lines().filter_map(counts).fold(Tally::default(), std::ops::Add::add);
     if !out.status.success() {
         println!("{text}");
         if tally.failed == 0 {
@@ -113,14 +113,12 @@ fn tests(words: &str) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The counts of a line such as `test result: ok. 2 passed; 0 failed; 0 ignored; ...`.
-fn libtest_result(line: &str) -> Option<Tally> {
-    let counts = line.strip_prefix("test result: ")?;
-    let count = |what: &str| {
-        let before = counts.split(what).next()?;
-        before.rsplit([' ', '.']).next()?.parse().ok()
-    };
-    Some(Tally { passed: count(" passed;")?, failed: count(" failed;")? })
+/// The counts in a closing line of libtest's or of `tidegate test`: a word of result, then `2 passed`, `0 failed`.
+fn counts(line: &str) -> Option<Tally> {
+    let results = ["test result: ok. ", "test result: FAILED. ", "ok: ", "FAILED: "];
+    let counts = results.iter().find_map(|result| line.strip_prefix(result))?;
+    let count = |what: &str| counts.split(what).next()?.rsplit(' ').next()?.parse().ok();
+    Some(Tally { passed: count(" passed")?, failed: count(" failed")? })
 }
 
 /// The licence check by cargo-deny. Compiling that tool is the longest step on a fresh machine, so it starts first and
@@ -192,10 +190,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_read_from_what_libtest_prints() {
+    fn counts_are_read_from_closing_lines() {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
-        assert_eq!(libtest_result(line), Some(Tally { passed: 12, failed: 3 }));
-        assert_eq!(libtest_result("test result: nonsense"), None);
-        assert_eq!(libtest_result("running 12 tests"), None);
+        assert_eq!(counts(line), Some(Tally { passed: 12, failed: 3 }));
+        assert_eq!(counts("ok: 9 passed, 0 failed; 3021 runs"), Some(Tally { passed: 9, failed: 0 }));
+        assert_eq!(counts("test result: nonsense"), None);
+        assert_eq!(counts("running 12 tests"), None);
     }
 }
