@@ -3,5 +3,327 @@
 mod loaded;
 mod platform;
 
-pub use loaded::{Loaded, Setup};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fwps_sim::{FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
+use fwps_sys::{FWPS_STREAM_FLAG, layer};
+use tidegate_abi::control::Counters;
+use tidegate_abi::{Hook, Verdict};
+use tidegate_callout::{Callouts, Objects};
+use tidegate_runtime::Runtime;
+
+use crate::capture::{Flags, Transport};
+use crate::client::Client;
+use crate::error::{Error, Exit};
+use crate::flows::{Direction, Kind, Step};
+use crate::object::Object;
+use crate::scenario::Contents;
+
+pub use fwps_sim::{Config, Delivered, Sent};
+pub use loaded::{Link, Loaded, Setup};
 pub use platform::{platform, set_time};
+
+/// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.
+pub struct Machine {
+    runtime: Arc<Runtime>,
+    client: Client,
+    loaded: Loaded,
+    counted: Counters,
+}
+
+/// What a policy did since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs of programs.
+    pub runs: u64,
+    /// Runs by verdict, in the order of [`Verdict::ALL`].
+    pub verdicts: [u64; Verdict::ALL.len()],
+    /// Runs that failed.
+    pub errors: u64,
+    /// Runs whose edits were carried out.
+    pub edited: u64,
+    /// Clones injected.
+    pub injected: u64,
+}
+
+impl Tally {
+    /// The kinds of verdict that were given, need-more-data left out: it decides nothing.
+    pub fn decided(&self) -> Vec<Verdict> {
+        let given = Verdict::ALL.into_iter().zip(self.verdicts).filter(|(_, count)| *count > 0);
+        given.map(|(verdict, _)| verdict).filter(|verdict| *verdict != Verdict::NeedMoreData).collect()
+    }
+
+    /// Adds what was counted by another.
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.errors += other.errors;
+        self.edited += other.edited;
+        self.injected += other.injected;
+        for (count, more) in self.verdicts.iter_mut().zip(other.verdicts) {
+            *count += more;
+        }
+    }
+}
+
+impl Machine {
+    /// A machine with the programs of `object`, set up as `setup` says.
+    ///
+    /// # Errors
+    /// The setup does not fit the object, or a program is refused.
+    pub fn new(object: &Object, setup: &Setup) -> Result<Self, Error> {
+        let runtime = Runtime::new(platform()).map_err(|status| broken(status.text()))?;
+        let runtime = Arc::new(runtime);
+        let mut client = Client::new(Arc::clone(&runtime));
+        let loaded = Loaded::new(&mut client, object, setup)?;
+        Ok(Self { runtime, client, loaded, counted: Counters::default() })
+    }
+
+    /// The links of the policy.
+    pub fn links(&self) -> &[Link] {
+        self.loaded.links()
+    }
+
+    /// Puts the maps back to what they were when the policy was loaded.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        self.loaded.reset(&mut self.client)
+    }
+
+    /// Takes the records of all ring buffers, by the name of the map.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn events(&mut self) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Error> {
+        self.loaded.events(&mut self.client)
+    }
+
+    /// Holds the contents of the maps against `expected`: what is different, in words.
+    ///
+    /// # Errors
+    /// `expected` does not fit the maps.
+    pub fn differences(&mut self, expected: &Contents) -> Result<Vec<String>, Error> {
+        self.loaded.differences(&mut self.client, expected)
+    }
+
+    /// What the policy did since this was last asked.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn tally(&mut self) -> Result<Tally, Error> {
+        let mut now = Counters::default();
+        for link in self.loaded.links() {
+            let counters = self.loaded.counters(&mut self.client, link)?;
+            now.runs += counters.runs;
+            now.errors += counters.errors;
+            now.edited += counters.edited;
+            now.injected += counters.injected;
+            for (sum, count) in now.verdicts.iter_mut().zip(counters.verdicts) {
+                *sum += count;
+            }
+        }
+        let before = std::mem::replace(&mut self.counted, now);
+        let mut verdicts = now.verdicts;
+        for (count, before) in verdicts.iter_mut().zip(before.verdicts) {
+            *count -= before;
+        }
+        Ok(Tally {
+            runs: now.runs - before.runs,
+            verdicts,
+            errors: now.errors - before.errors,
+            edited: now.edited - before.edited,
+            injected: now.injected - before.injected,
+        })
+    }
+
+    /// A filter engine with the callouts in it, which behaves as `config` says.
+    ///
+    /// # Errors
+    /// The callouts can't be registered.
+    pub fn session(&mut self, config: Config) -> Result<Session<'_>, Error> {
+        let sim = Simulator::new(config);
+        let device = sim.device_object();
+        let objects = Objects { driver: device, device };
+        let callouts = sim
+            .enter(|| Callouts::register(objects, Arc::clone(&self.runtime)))
+            .map_err(|error| broken(&error.to_string()))?;
+        let filters = Hook::ALL.map(|hook| {
+            let (layer, key) = (layer_of(hook), tidegate_callout::key(hook));
+            sim.add_filter(fwps_sim::Filter::at(layer, key).context(callouts.context()))
+        });
+        Ok(Session { machine: self, sim, callouts, filters })
+    }
+}
+
+/// The layer of a hook, by the number that the filter engine knows it by.
+const fn layer_of(hook: Hook) -> u16 {
+    match hook {
+        Hook::StreamV4 => layer::STREAM_V4,
+        Hook::StreamV6 => layer::STREAM_V6,
+        Hook::OutboundTransportV4 => layer::OUTBOUND_TRANSPORT_V4,
+        Hook::OutboundTransportV6 => layer::OUTBOUND_TRANSPORT_V6,
+    }
+}
+
+fn broken(reason: &str) -> Error {
+    Error::new("host", Exit::Partial, format!("the machine in this process can't be set up: {reason}"))
+}
+
+/// A filter engine at work. End it with [`Session::end`].
+#[must_use]
+pub struct Session<'m> {
+    machine: &'m mut Machine,
+    sim: Simulator,
+    callouts: Callouts,
+    filters: [u64; Hook::ALL.len()],
+}
+
+/// A connection of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow(FlowId);
+
+/// A packet of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked(SendId);
+
+/// How a connection looks from both its ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What came out of the outbound direction.
+    pub sent: Delivered,
+    /// What came out of the inbound direction.
+    pub received: Delivered,
+    /// The policy reset the connection.
+    pub dropped: bool,
+}
+
+impl Session<'_> {
+    /// Opens a connection.
+    pub fn open(&self, local: SocketAddr, remote: SocketAddr, opened: Direction) -> Flow {
+        let spec = match opened {
+            Direction::Outbound => FlowSpec::outbound(local, remote),
+            Direction::Inbound => FlowSpec::inbound(local, remote),
+        };
+        Flow(self.sim.open_flow(&spec))
+    }
+
+    /// Lets the next thing happen to a connection.
+    pub fn show(&self, flow: Flow, step: &Step) {
+        let direction = sim_direction(step.direction);
+        if step.missed > 0 {
+            self.sim.miss(flow.0, direction, usize::try_from(step.missed).unwrap_or(usize::MAX));
+        }
+        match &step.kind {
+            Kind::Data { bytes, push } => {
+                // Only received bytes say that they were pushed.
+                let flags = match (push, step.direction) {
+                    (true, Direction::Inbound) => FWPS_STREAM_FLAG::RECEIVE_PUSH,
+                    _ => FWPS_STREAM_FLAG::NONE,
+                };
+                self.sim.indicate_with(flow.0, direction, bytes, flags);
+            }
+            Kind::Fin => self.sim.fin(flow.0, direction),
+            Kind::Reset => self.sim.abort(flow.0, direction),
+        }
+    }
+
+    /// Whether the policy has reset a connection.
+    pub fn is_dropped(&self, flow: Flow) -> bool {
+        self.sim.flow_state(flow.0) == FlowState::Dropped
+    }
+
+    /// What has come out of a direction since this was last asked.
+    pub fn take(&self, flow: Flow, direction: Direction) -> Delivered {
+        self.sim.take_delivered(flow.0, sim_direction(direction))
+    }
+
+    /// Lets everything that is under way come to its end, and says what became of a connection. It is over then.
+    pub fn close(&self, flow: Flow) -> Delivery {
+        self.sim.settle();
+        let dropped = self.is_dropped(flow);
+        self.sim.close_flow(flow.0);
+        let sent = self.sim.delivered(flow.0, fwps_sim::Direction::Send);
+        let received = self.sim.delivered(flow.0, fwps_sim::Direction::Receive);
+        Delivery { sent, received, dropped }
+    }
+
+    /// Lets everything that is under way come to its end.
+    pub fn settle(&self) {
+        self.sim.settle();
+    }
+
+    /// Sends a packet.
+    pub fn send(&self, local: SocketAddr, remote: SocketAddr, transport: Transport, payload: &[u8]) -> Asked {
+        Asked(self.sim.send(&match transport {
+            Transport::Udp => Packet::udp(local, remote, payload),
+            Transport::Tcp { sequence, flags } => {
+                Packet::tcp(local, remote, tcp_flags(flags), sequence, payload)
+            }
+        }))
+    }
+
+    /// Whether the packet itself left; one that was injected in its place is another.
+    pub fn passed(&self, asked: Asked) -> bool {
+        self.sim.outcome(asked.0) == Some(fwps_sim::SendOutcome::Permitted)
+    }
+
+    /// The packets that left since this was last asked.
+    pub fn take_sent(&self) -> Vec<Sent> {
+        self.sim.take_sent()
+    }
+
+    /// What the policy did since this was last asked.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn tally(&mut self) -> Result<Tally, Error> {
+        self.machine.tally()
+    }
+
+    /// Unloads the callouts. Returns what went against the contract with the filter engine, in words: nothing, when all is
+    /// well.
+    pub fn end(self) -> Vec<String> {
+        let Self { sim, callouts, filters, .. } = self;
+        sim.settle();
+        for filter in filters {
+            sim.remove_filter(filter);
+        }
+        let counts = callouts.counts();
+        let unloaded = sim.enter(|| callouts.unregister());
+        let mut wrong: Vec<String> = sim.end().iter().map(ToString::to_string).collect();
+        if let Err(busy) = unloaded {
+            wrong.push(busy.to_string());
+        }
+        for (count, what) in [
+            (counts.no_desk, "classifies had no room to work"),
+            (counts.unreadable, "classifies could not read what they were shown"),
+            (counts.refused, "injections were refused"),
+            (counts.failed, "injections failed"),
+            (counts.lost, "packets were lost"),
+        ] {
+            if count > 0 {
+                wrong.push(format!("{count} {what}"));
+            }
+        }
+        wrong
+    }
+}
+
+const fn sim_direction(direction: Direction) -> fwps_sim::Direction {
+    match direction {
+        Direction::Outbound => fwps_sim::Direction::Send,
+        Direction::Inbound => fwps_sim::Direction::Receive,
+    }
+}
+
+/// The flags as a TCP header has them (RFC 9293 section 3.1).
+fn tcp_flags(flags: Flags) -> u8 {
+    let bits = [flags.fin, flags.syn, flags.rst, flags.psh, flags.ack];
+    (0..).zip(bits).map(|(bit, set)| u8::from(set) << bit).sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,36 +1,475 @@
-//! Runs the scenarios of policies.
+//! Runs the scenarios of policies: each build of a policy, each scenario, a stream under every cut.
 
+mod check;
+mod cuts;
+
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::capture::Transport;
 use crate::cli;
 use crate::error::{Error, Exit};
+use crate::host::{Config, Machine, Sent, Setup};
+use crate::object::Object;
+use crate::scenario::{Fate, PacketStep, Policy, Scenario, Stream, Traffic};
+use check::Outcome;
+use cuts::{Cuts, Dice, Script, Tried};
 
 /// What `tidegate test` was asked to do.
-#[derive(clap::Args)]
-pub struct Options {}
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Scenario files, or folders with scenario files in them
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Folder with the compiled policies, instead of target/programs above each file
+    #[arg(long, value_name = "DIR")]
+    pub objects: Option<PathBuf>,
+    /// Seed of every random choice: cuts, memory layouts, order of completions
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Runs of each stream scenario under different cuts; more of them try more
+    #[arg(long, default_value_t = 1000)]
+    pub runs: usize,
+    /// Only scenarios whose name has this text in it
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Only say which scenarios there are
+    #[arg(long)]
+    pub list: bool,
+}
 
 /// What came of it.
-#[derive(Serialize)]
-pub struct Report {}
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    passed: usize,
+    failed: usize,
+    runs: usize,
+    seed: u64,
+    seconds: f64,
+    /// Whether they were only listed.
+    listed: bool,
+    scenarios: Vec<Tested>,
+}
+
+/// One scenario with one build of its policy.
+#[derive(Clone, Debug, Serialize)]
+struct Tested {
+    file: PathBuf,
+    line: usize,
+    object: PathBuf,
+    scenario: String,
+    passed: bool,
+    runs: usize,
+    tried: Option<Tried>,
+    failure: Option<Failure>,
+}
+
+/// Why a scenario failed, in the smallest run that shows it.
+#[derive(Clone, Debug, Serialize)]
+struct Failure {
+    /// The connection of a capture.
+    connection: String,
+    /// What is wrong, in words.
+    wrong: Vec<String>,
+    /// The fewest cuts that show it; none: the given ones.
+    cuts: Option<Cuts>,
+    /// The seed of that run's memory layout and completions.
+    seed: u64,
+}
 
 impl cli::Report for Report {
     fn exit(&self) -> Exit {
-        Exit::Ok
+        if self.failed > 0 { Exit::Partial } else { Exit::Ok }
     }
 }
 
 impl fmt::Display for Report {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut heading = None;
+        for tested in &self.scenarios {
+            if heading != Some((&tested.file, &tested.object)) {
+                heading = Some((&tested.file, &tested.object));
+                writeln!(f, "{} with {}", tested.file.display(), file_name(&tested.object))?;
+            }
+            if self.listed {
+                writeln!(f, "  {:4}  {}", tested.line, tested.scenario)?;
+                continue;
+            }
+            let word = if tested.passed { "ok  " } else { "FAIL" };
+            write!(f, "  {word}  {}", tested.scenario)?;
+            match &tested.tried {
+                Some(tried) => writeln!(f, "  ({}: {tried})", count(tested.runs, "run"))?,
+                None => writeln!(f, "  ({})", count(tested.runs, "run"))?,
+            }
+            if let Some(failure) = &tested.failure {
+                write!(f, "{}", failure.at(tested))?;
+            }
+        }
+        if self.listed {
+            return writeln!(f, "{}", count(self.scenarios.len(), "scenario"));
+        }
+        let per_second = self.runs as f64 / self.seconds.max(0.001);
+        let result = if self.failed == 0 { "ok" } else { "FAILED" };
+        writeln!(
+            f,
+            "{result}: {} passed, {} failed; {} with seed {}, {per_second:.0} a second",
+            self.passed,
+            self.failed,
+            count(self.runs, "run"),
+            self.seed
+        )
+    }
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |tried: usize, all: usize, what: &str| {
+            if tried == all { format!("every {what}") } else { format!("{tried} of {all} {what}s") }
+        };
+        write!(
+            f,
+            "{}, {}",
+            share(self.single, self.of_single, "cut"),
+            share(self.pairs, self.of_pairs, "pair")
+        )?;
+        if self.random > 0 {
+            write!(f, ", {} random", self.random)?;
+        }
+        if self.bytewise { write!(f, ", byte by byte") } else { Ok(()) }
+    }
+}
+
+impl Failure {
+    /// The lines about it.
+    fn at(&self, tested: &Tested) -> String {
+        let connection =
+            if self.connection.is_empty() { String::new() } else { format!("{}, ", self.connection) };
+        let cuts = match &self.cuts {
+            None => "as given".into(),
+            Some(Cuts(places)) if places.is_empty() => "in one piece".into(),
+            Some(Cuts(places)) => {
+                let shown: Vec<_> = places.iter().take(12).map(ToString::to_string).collect();
+                let more = if places.len() > 12 {
+                    format!(" and {} more", places.len() - 12)
+                } else {
+                    String::new()
+                };
+                format!("cut at {}{more}", shown.join(", "))
+            }
+        };
+        let place = format!("{}:{}", tested.file.display(), tested.line);
+        let mut text = format!("        {place}: {connection}{cuts}\n");
+        for wrong in &self.wrong {
+            text += &format!("          {}\n", wrong.replace('\n', "\n          "));
+        }
+        text
     }
 }
 
 /// Does it.
 ///
 /// # Errors
-/// Input that cannot be used.
-pub fn run(_options: &Options) -> Result<Report, Error> {
-    Err(Error::new("not-available", Exit::Partial, "this verb is not built yet"))
+/// A file that can't be used. A scenario that fails is no error but a result.
+pub fn run(options: &Options) -> Result<Report, Error> {
+    let start = Instant::now();
+    let mut policies = Vec::new();
+    for path in &options.paths {
+        let files = Policy::find(path)?;
+        if files.is_empty() {
+            let message = format!("there is no scenario file in {}", path.display());
+            return Err(Error::new("scenario-none", Exit::NotFound, message)
+                .with_help("scenario files are TOML files beside a policy: programs/NAME/NAME.toml"));
+        }
+        for file in files {
+            policies.push(Policy::read(&file, options.objects.as_deref())?);
+        }
+    }
+    let mut objects: BTreeMap<&Path, Object> = BTreeMap::new();
+    for path in policies.iter().flat_map(|policy| &policy.objects) {
+        if !objects.contains_key(path.as_path()) {
+            objects.insert(path, Object::read(path)?);
+        }
+    }
+    let mut jobs = Vec::new();
+    for policy in &policies {
+        for object in &policy.objects {
+            let chosen = |scenario: &&Scenario| {
+                options.filter.as_ref().is_none_or(|text| scenario.name.contains(text.as_str()))
+            };
+            for scenario in policy.scenarios.iter().filter(chosen) {
+                jobs.push(Job {
+                    policy,
+                    path: object,
+                    object: &objects[object.as_path()],
+                    scenario,
+                    options,
+                });
+            }
+        }
+    }
+    let scenarios =
+        if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
+    let passed = scenarios.iter().filter(|tested: &&Tested| tested.passed).count();
+    Ok(Report {
+        passed,
+        failed: scenarios.len() - passed,
+        runs: scenarios.iter().map(|tested| tested.runs).sum(),
+        seed: options.seed,
+        seconds: start.elapsed().as_secs_f64(),
+        listed: options.list,
+        scenarios,
+    })
+}
+
+/// Does every job on as many threads as there are processors; the results are in the order of the jobs.
+fn in_parallel<J: Sync, R: Send>(jobs: &[J], work: impl Fn(&J) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((at, job)) = {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    jobs.get(at).map(|job| (at, job))
+                } {
+                    let result = work(job);
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A scenario to be tested with one build of its policy.
+struct Job<'a> {
+    policy: &'a Policy,
+    path: &'a Path,
+    object: &'a Object,
+    scenario: &'a Scenario,
+    options: &'a Options,
+}
+
+/// Runs under different memory layouts that a scenario of packets gets: they have no cuts.
+const PACKET_RUNS: usize = 16;
+
+impl Job<'_> {
+    fn list(&self) -> Tested {
+        Tested {
+            file: self.policy.path.clone(),
+            line: self.scenario.line,
+            object: self.path.into(),
+            scenario: self.scenario.name.clone(),
+            passed: true,
+            runs: 0,
+            tried: None,
+            failure: None,
+        }
+    }
+
+    fn test(&self) -> Tested {
+        let mut tested = self.list();
+        if let Err(error) = self.all(&mut tested) {
+            let mut wrong = vec![error.message];
+            wrong.extend(error.help.map(|help| format!("help: {help}")));
+            let connection = String::new();
+            tested.failure = Some(Failure { connection, wrong, cuts: None, seed: self.options.seed });
+        }
+        tested.passed = tested.failure.is_none();
+        tested
+    }
+
+    /// Runs all traffic of the scenario, up to the first failure.
+    fn all(&self, tested: &mut Tested) -> Result<(), Error> {
+        let setup = Setup {
+            programs: self.policy.programs.clone(),
+            on_error: self.policy.on_error,
+            maps: self.scenario.maps.clone(),
+            globals: self.scenario.globals.clone(),
+        };
+        let mut machine = Machine::new(self.object, &setup)?;
+        for traffic in &self.scenario.traffic {
+            match traffic {
+                Traffic::Stream(stream) => self.every_cut(&mut machine, stream, tested)?,
+                Traffic::Packets(packets) => self.packets(&mut machine, packets, tested)?,
+            }
+            if tested.failure.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn every_cut(&self, machine: &mut Machine, stream: &Stream, tested: &mut Tested) -> Result<(), Error> {
+        let script = Script::new(&stream.steps);
+        let runs = if self.scenario.every_cut { self.options.runs } else { 1 };
+        let (ways, tried) = script.ways(runs, self.options.seed);
+        tested.tried = self.scenario.every_cut.then(|| tested.tried.map_or(tried, |before| before + tried));
+        let mut dice = Dice(self.options.seed);
+        let mut given: Option<Outcome> = None;
+        for cuts in &ways {
+            let seed = dice.next();
+            let wrong = {
+                let outcome = self.stream(machine, stream, &script.steps(cuts), seed)?;
+                tested.runs += 1;
+                let wrong = self.judge(&script, cuts, given.as_ref(), &outcome);
+                given.get_or_insert(outcome);
+                wrong
+            };
+            if wrong.is_empty() {
+                continue;
+            }
+            let is_given = cuts == script.given();
+            let smallest = if is_given {
+                cuts.clone()
+            } else {
+                cuts.shrink(|fewer| {
+                    let outcome = self.stream(machine, stream, &script.steps(fewer), seed);
+                    tested.runs += 1;
+                    outcome
+                        .is_ok_and(|outcome| !self.judge(&script, fewer, given.as_ref(), &outcome).is_empty())
+                })
+            };
+            let outcome = self.stream(machine, stream, &script.steps(&smallest), seed)?;
+            let shown = self.judge(&script, &smallest, given.as_ref(), &outcome);
+            tested.failure = Some(Failure {
+                connection: stream.label.clone(),
+                wrong: if shown.is_empty() { wrong } else { shown },
+                cuts: (!is_given).then_some(smallest),
+                seed,
+            });
+            break;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a run under `cuts`, beside the one under the given cuts.
+    fn judge(&self, script: &Script, cuts: &Cuts, given: Option<&Outcome>, outcome: &Outcome) -> Vec<String> {
+        let is_given = cuts == script.given();
+        let mut wrong = check::stream(&self.scenario.expect, &script.steps(cuts), is_given, outcome);
+        if let Some(given) = given.filter(|_| wrong.is_empty()) {
+            wrong = check::same(given, outcome);
+        }
+        wrong
+    }
+
+    /// Shows one connection to the policy, from the start.
+    fn stream(
+        &self,
+        machine: &mut Machine,
+        stream: &Stream,
+        steps: &[crate::flows::Step],
+        seed: u64,
+    ) -> Result<Outcome, Error> {
+        machine.reset()?;
+        let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
+        let flow = session.open(stream.local, stream.remote, stream.opened);
+        for step in steps {
+            session.show(flow, step);
+        }
+        let delivery = session.close(flow);
+        let tally = session.tally()?;
+        let mut wrong = session.end();
+        let events = machine.events()?;
+        wrong.extend(machine.differences(&self.scenario.expect.maps)?);
+        Ok(Outcome { delivery: Some(delivery), tally, events, wrong })
+    }
+
+    fn packets(
+        &self,
+        machine: &mut Machine,
+        packets: &[PacketStep],
+        tested: &mut Tested,
+    ) -> Result<(), Error> {
+        let mut dice = Dice(self.options.seed);
+        for _ in 0..PACKET_RUNS {
+            let seed = dice.next();
+            machine.reset()?;
+            let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
+            let mut fates = Vec::new();
+            for packet in packets {
+                let asked = session.send(packet.local, packet.remote, packet.transport, &packet.payload);
+                session.settle();
+                fates.push(fate(packet, session.passed(asked), &session.take_sent()));
+            }
+            let tally = session.tally()?;
+            let mut wrong = session.end();
+            let events = machine.events()?;
+            wrong.extend(machine.differences(&self.scenario.expect.maps)?);
+            let outcome = Outcome { delivery: None, tally, events, wrong };
+            tested.runs += 1;
+            let wrong = check::packets(&self.scenario.expect, packets, &fates, &outcome);
+            if !wrong.is_empty() {
+                let connection = String::new();
+                tested.failure = Some(Failure { connection, wrong, cuts: None, seed });
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of a packet: `sent` is what left since it was given to the stack.
+fn fate(packet: &PacketStep, passed: bool, sent: &[Sent]) -> Result<Fate, String> {
+    let [one] = sent else {
+        return match sent {
+            [] if passed => Err("it was permitted and did not leave".into()),
+            [] => Ok(Fate::Blocked),
+            several => Err(format!("{} packets left in its place", several.len())),
+        };
+    };
+    if !one.checksum_ok {
+        return Err("it left with a wrong checksum".into());
+    }
+    let ports = [packet.local.port().to_be_bytes(), packet.remote.port().to_be_bytes()].concat();
+    if !one.bytes.starts_with(&ports) || one.remote != packet.remote.ip() {
+        return Err("it left for somewhere else".into());
+    }
+    let header = match packet.transport {
+        Transport::Udp => {
+            let length =
+                one.bytes.get(4..6).map_or(0, |length| usize::from(length[0]) << 8 | usize::from(length[1]));
+            if length != one.bytes.len() {
+                return Err(format!("its UDP header says {length} bytes, it has {}", one.bytes.len()));
+            }
+            8
+        }
+        Transport::Tcp { .. } => one.bytes.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4),
+    };
+    let payload = one.bytes.get(header..).ok_or("it left without its whole header")?;
+    Ok(if payload == packet.payload { Fate::Sent } else { Fate::Becomes(payload.to_vec()) })
+}
+
+impl std::ops::Add for Tried {
+    type Output = Self;
+
+    /// What was tried with two connections of one scenario.
+    fn add(self, other: Self) -> Self {
+        Self {
+            single: self.single + other.single,
+            of_single: self.of_single + other.of_single,
+            pairs: self.pairs + other.pairs,
+            of_pairs: self.of_pairs + other.of_pairs,
+            random: self.random + other.random,
+            bytewise: self.bytewise || other.bytewise,
+        }
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -191,6 +191,12 @@ impl Simulator {
         complete::pump(&self.inner);
     }
 
+    /// So many bytes of one direction never come, as if a callout above all others had taken them: the next indication says
+    /// how many it misses.
+    pub fn miss(&self, flow: FlowId, direction: Direction, bytes: usize) {
+        stream::miss(&self.inner, flow.0, direction, bytes);
+    }
+
     /// The end of one direction (FIN).
     pub fn fin(&self, flow: FlowId, direction: Direction) {
         stream::fin(&self.inner, flow.0, direction);

@@ -201,8 +201,16 @@ impl Loaded {
                 ));
             }
             for (text, value) in entries {
-                let entry = (map.key_of(text)?, map.value_of(text, value)?);
-                map.start.extend([entry]);
+                let key = map.key_of(text)?;
+                if matches!(map.def.kind, MapKind::Array | MapKind::PerCpuArray)
+                    && index(&key) >= map.def.max_entries
+                {
+                    let message =
+                        format!("map `{name}` has entries 0 to {}, not `{text}`", map.def.max_entries - 1);
+                    return Err(Error::usage("map-data", message));
+                }
+                let value = map.value_of(text, value)?;
+                map.start.insert(key, value);
             }
         }
         Ok(())
@@ -330,6 +338,11 @@ fn start(map: &Map) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
     }
     value.resize(map.def.value_size as usize, 0);
     Ok([(vec![0; 4], value)].into())
+}
+
+/// The index that the key of an array is.
+fn index(key: &[u8]) -> u32 {
+    key.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
 }
 
 fn name(text: &str) -> Result<Name, Error> {

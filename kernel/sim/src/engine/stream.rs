@@ -301,6 +301,16 @@ impl State {
     }
 }
 
+/// Bytes of a direction are lost above all callouts.
+pub(crate) fn miss(sim: &Arc<Inner>, id: u64, direction: Direction, bytes: usize) {
+    let mut state = sim.lock();
+    if let Some(place) = state.next_place(id, Position::Top, None)
+        && let Some(stage) = state.stage(id, direction, place.filter.filterId)
+    {
+        stage.missed += bytes;
+    }
+}
+
 fn data(
     sim: &Arc<Inner>,
     id: u64,
