@@ -27,8 +27,6 @@ pub fn run(data: &[u8]) {
         let _ = execute(&executable, program_type, &mut host, &window, 10_000);
     }
 
-        return;
-    }
     let options = Options { steps: STEPS, ..Options::default() };
     match verify(&Program { program_type, code: &code, maps: MAPS }, &options) {
         Err(refusal) => assert!(!refusal.to_string().is_empty()),
