@@ -94,9 +94,9 @@ fn server_name(stream: &Stream, mut hello: Cursor<'_>, length: u16, name: &mut N
         if entry[2] != 0 || size > 255 {
             return Err(Error::Malformed);
         }
-        let from = size.saturating_sub(NAME as u32 - 1);
-        load_name(stream, hello.offset() + u64::from(from), name, size - from)?;
-        return Ok(from == 0);
+        let kept = size.min(NAME as u32 - 1);
+        load_name(stream, hello.offset() + u64::from(size - kept), name, kept)?;
+        return Ok(kept == size);
     }
     Err(Error::Malformed)
 }

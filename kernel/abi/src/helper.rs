@@ -262,7 +262,7 @@ helpers! {
         CTX,
         p("offset", Arg::Scalar),
         p("to", Arg::Writable),
-        p("size", Arg::Size { min: 1, max: 4096 })
+        p("size", Arg::Size { min: 0, max: 4096 })
     )
         -> STATUS, ProgramTypes::ALL, SEE_PAYLOAD;
         "Copies `size` bytes from `offset` of what is shown; when not all of them are there, zeroes \

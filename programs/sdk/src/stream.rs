@@ -92,10 +92,10 @@ impl Stream {
     /// Copies `size` bytes from `offset` to the start of `to`.
     ///
     /// # Errors
-    /// [`Error::Helper`] when not all of them are shown, [`Error::Malformed`] when `size` is 0 or more than `N`.
+    /// [`Error::Helper`] when not all of them are shown, [`Error::Malformed`] when `size` is more than `N`.
     #[inline(always)]
     pub fn load<const N: usize>(&self, offset: u64, to: &mut [u8; N], size: u32) -> Result<(), Error> {
-        if size == 0 || size as usize > N {
+        if size as usize > N {
             return Err(Error::Malformed);
         }
         // SAFETY: `to` has room for `size` bytes.
