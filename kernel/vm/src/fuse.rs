@@ -214,3 +214,137 @@ fn moved(ops: &[Op]) -> Option<Op> {
     }
     tables!(pick)
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+    use tidegate_abi::insn::{alu, class, jmp, mode, size, source};
+    use tidegate_abi::{Insn, limits};
+    use tidegate_verifier::Structure;
+
+    use crate::{Executable, Fault, Host, Memory, Raw, Stack};
+
+    struct Sum;
+
+    impl Host for Sum {
+        fn call(&mut self, helper: u32, args: [u64; 5], _: &mut Memory<'_>) -> Result<u64, Fault> {
+            if helper == 9 {
+                return Err(Fault::new(crate::Cause::Helper { status: 1 }));
+            }
+            Ok(args.iter().fold(1, |sum, arg| sum.wrapping_add(*arg)))
+        }
+    }
+
+    /// r0 to r3 hold numbers, r4 and r5 addresses of the memory shown and r6 its end; few registers make many pairs.
+    fn number() -> impl Strategy<Value = u8> {
+        prop_oneof![4 => Just(0u8), 2 => 1..4u8]
+    }
+
+    fn base() -> impl Strategy<Value = u8> {
+        prop_oneof![3 => Just(4u8), 1 => Just(5u8), 1 => Just(10), 1 => 0..7u8]
+    }
+
+    fn immediate() -> impl Strategy<Value = i32> {
+        prop_oneof![-3..40i32, Just(i32::MIN), Just(i32::MAX), any::<i32>()]
+    }
+
+    /// Instructions of the kinds that fuse, jumps forward and back by a little included.
+    fn insn() -> impl Strategy<Value = Insn> {
+        let wide = || any::<bool>();
+        let operation = prop::sample::select(vec![
+            alu::ADD,
+            alu::SUB,
+            alu::OR,
+            alu::AND,
+            alu::XOR,
+            alu::LSH,
+            alu::RSH,
+            alu::ARSH,
+            alu::MUL,
+        ]);
+        let comparison = prop::sample::select(vec![
+            jmp::JEQ,
+            jmp::JNE,
+            jmp::JGT,
+            jmp::JGE,
+            jmp::JLT,
+            jmp::JLE,
+            jmp::JSET,
+            jmp::JSGT,
+        ]);
+        let alu = |wide: bool| if wide { class::ALU64 } else { class::ALU };
+        let jump = |wide: bool| if wide { class::JMP } else { class::JMP32 };
+        let width = || prop::sample::select(vec![size::B, size::H, size::W, size::DW]);
+        let distance = || prop_oneof![4 => Just(1i16), 2 => 0..5i16, 1 => -6..0i16];
+        prop_oneof![
+            6 => (wide(), number(), 0..7u8).prop_map(move |(w, dst, src)| Insn::new(alu(w) | alu::MOV | source::X, dst, src, 0, 0)),
+            3 => (wide(), number(), immediate()).prop_map(move |(w, dst, imm)| Insn::new(alu(w) | alu::MOV, dst, 0, 0, imm)),
+            6 => (wide(), operation.clone(), number(), 0..7u8)
+                .prop_map(move |(w, op, dst, src)| Insn::new(alu(w) | op | source::X, dst, src, 0, 0)),
+            8 => (wide(), operation, number(), immediate()).prop_map(move |(w, op, dst, imm)| Insn::new(alu(w) | op, dst, 0, 0, imm)),
+            5 => (wide(), comparison.clone(), number(), 0..7u8, distance())
+                .prop_map(move |(w, op, dst, src, to)| Insn::new(jump(w) | op | source::X, dst, src, to, 0)),
+            8 => (wide(), comparison, number(), immediate(), distance())
+                .prop_map(move |(w, op, dst, imm, to)| Insn::new(jump(w) | op, dst, 0, to, imm)),
+            2 => distance().prop_map(|to| Insn::new(class::JMP | jmp::JA, 0, 0, to, 0)),
+            8 => (width(), number(), base(), -9..40i16)
+                .prop_map(|(w, dst, base, at)| Insn::new(class::LDX | mode::MEM | w, dst, base, at, 0)),
+            2 => (width(), base(), -20..40i16, 0..4u8)
+                .prop_map(|(w, base, at, src)| Insn::new(class::STX | mode::MEM | w, base, src, at, 0)),
+            2 => (number(), prop::sample::select(vec![16, 32, 64]))
+                .prop_map(|(dst, bits)| Insn::new(class::ALU64 | alu::END, dst, 0, 0, bits)),
+            1 => (8..10i32).prop_map(|number| Insn::new(class::JMP | jmp::CALL, 0, 0, 0, number)),
+            1 => Just(Insn::new(class::JMP | jmp::EXIT, 0, 0, 0, 0)),
+        ]
+    }
+
+    fn program() -> impl Strategy<Value = Vec<Insn>> {
+        let mov = |dst, src| Insn::new(class::ALU64 | alu::MOV | source::X, dst, src, 0, 0);
+        let add = |dst, imm| Insn::new(class::ALU64 | alu::ADD, dst, 0, 0, imm);
+        let start = [mov(4, 1), mov(5, 1), add(5, 8), mov(6, 1), add(6, 64)];
+        let end = Insn::new(class::JMP | jmp::EXIT, 0, 0, 0, 0);
+        prop::collection::vec(insn(), 1..24).prop_map(move |body| {
+            // Jumps that leave the program go to its end instead.
+            let (len, mut all) = (body.len() as i64, Vec::from(start));
+            for (at, mut insn) in body.into_iter().enumerate() {
+                let jumps =
+                    matches!(insn.class(), class::JMP | class::JMP32) && insn.opcode & 0xf0 != jmp::CALL;
+                if jumps && insn.opcode & 0xf0 != jmp::EXIT {
+                    let target = (at as i64 + 1 + i64::from(insn.offset)).clamp(0, len);
+                    insn.offset = (target - at as i64 - 1) as i16;
+                    if insn.class() == class::JMP32 && insn.opcode & 0xf0 == jmp::JA {
+                        insn.imm = insn.offset.into();
+                        insn.offset = 0;
+                    }
+                }
+                all.push(insn);
+            }
+            all.push(end);
+            all
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A fused program gives the same result, memory, fault and cost as the plain one.
+        #[test]
+        fn fusing_changes_nothing(program in program(), bytes in any::<[u8; 32]>(), budget in 0..200u32) {
+            let code: Vec<u8> = program.iter().flat_map(|insn| insn.to_bytes()).collect();
+            let structure = Structure::check(&code, &[], limits::MAX_VERIFY_MEMORY).expect("well formed");
+            let mut shown = [0; 64];
+            let mut ends = Vec::new();
+            for executable in [Executable::plain(&structure, 0, &[]), Executable::compile(&structure, 0, &[])] {
+                let mut stack = Stack::new();
+                shown[..32].copy_from_slice(&bytes);
+                shown[32..].fill(7);
+                let result = executable.expect("fits").run(&mut Sum, &mut stack, &mut Raw(&mut shown), &[], budget);
+                ends.push((result, result.is_ok().then_some(stack.left()), shown));
+            }
+            prop_assert_eq!(ends[0], ends[1]);
+        }
+    }
+}

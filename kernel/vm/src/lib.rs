@@ -87,6 +87,13 @@ impl Executable {
     }
 
     fn compile(program: &Structure, named: usize, bound: &[MapBinding]) -> Result<Self, CompileError> {
+        let mut this = Self::plain(program, named, bound)?;
+        fuse::fuse(&mut this.ops);
+        Ok(this)
+    }
+
+    /// Nothing fused yet.
+    fn plain(program: &Structure, named: usize, bound: &[MapBinding]) -> Result<Self, CompileError> {
         if named != bound.len() {
             return Err(CompileError::Bindings { maps: named, bindings: bound.len() });
         }
@@ -94,8 +101,7 @@ impl Executable {
         maps.try_reserve_exact(bound.len()).map_err(|_| CompileError::NoMemory)?;
         maps.extend_from_slice(bound);
         let functions = decode::functions(program)?;
-        let mut ops = decode::decode(program, &functions, bound)?;
-        fuse::fuse(&mut ops);
+        let ops = decode::decode(program, &functions, bound)?;
         let clear = functions.first().map_or(0, |entry| entry.clear);
         Ok(Self { ops, maps, functions, clear, proven: false })
     }

@@ -1,68 +1,18 @@
 //! What a run is, from the outside: registers at entry, memory, budget, calls, faults.
 
-use tidegate_abi::insn::{Insn, alu, call, class, jmp, mode, size, source};
+mod common;
+
+use common::{
+    EXIT, Sum, add, add_reg, call_register, executable, goto, helper, jump_k, load, local, mov, mov_reg, run,
+    store,
+};
+use tidegate_abi::insn::{Insn, jmp, size};
 use tidegate_abi::{SendContext, limits};
-use tidegate_vm::{Cause, Executable, Fault, Host, Memory, Raw, Stack};
-
-/// Answers helper 1 with the sum of its arguments, helper 2 with the first byte at r1.
-struct Sum;
-
-impl Host for Sum {
-    fn call(&mut self, helper: u32, args: [u64; 5], memory: &mut Memory<'_>) -> Result<u64, Fault> {
-        match helper {
-            1 => Ok(args.iter().fold(0, |sum, arg| sum.wrapping_add(*arg))),
-            2 => Ok(memory.read(args[0], 1)?[0].into()),
-            number => Err(Cause::UnknownHelper { number }.into()),
-        }
-    }
-}
-
-fn executable(program: &[Insn]) -> Executable {
-    let code: Vec<u8> = program.iter().flat_map(|insn| insn.to_bytes()).collect();
-    Executable::unverified(&code, &[], &[]).expect("well formed")
-}
-
-fn run(program: &[Insn], bytes: &mut [u8]) -> Result<u64, Fault> {
-    executable(program).run(&mut Sum, &mut Stack::new(), &mut Raw(bytes), &[], limits::DEFAULT_BUDGET)
-}
-
-const EXIT: Insn = Insn::new(class::JMP | jmp::EXIT, 0, 0, 0, 0);
-
-fn mov(dst: u8, imm: i32) -> Insn {
-    Insn::new(class::ALU64 | alu::MOV, dst, 0, 0, imm)
-}
-
-fn mov_reg(dst: u8, src: u8) -> Insn {
-    Insn::new(class::ALU64 | alu::MOV | source::X, dst, src, 0, 0)
-}
-
-fn add(dst: u8, imm: i32) -> Insn {
-    Insn::new(class::ALU64 | alu::ADD, dst, 0, 0, imm)
-}
-
-fn load(width: u8, dst: u8, src: u8, offset: i16) -> Insn {
-    Insn::new(class::LDX | mode::MEM | width, dst, src, offset, 0)
-}
-
-fn store(width: u8, dst: u8, offset: i16, src: u8) -> Insn {
-    Insn::new(class::STX | mode::MEM | width, dst, src, offset, 0)
-}
-
-fn jump(op: u8, dst: u8, imm: i32, offset: i16) -> Insn {
-    Insn::new(class::JMP | op, dst, 0, offset, imm)
-}
-
-fn helper(number: i32) -> Insn {
-    Insn::new(class::JMP | jmp::CALL, 0, call::HELPER, 0, number)
-}
-
-fn local(distance: i32) -> Insn {
-    Insn::new(class::JMP | jmp::CALL, 0, call::LOCAL, 0, distance)
-}
+use tidegate_vm::{Cause, Fault, Raw, Stack};
 
 #[test]
 fn r1_and_r2_are_the_context_at_entry() {
-    let program = [load(size::W, 0, 1, 0), Insn::new(0x0f, 0, 2, 0, 0), EXIT];
+    let program = [load(size::W, 0, 1, 0), add_reg(0, 2), EXIT];
     assert_eq!(run(&program, &mut [1, 2, 0, 0, 9]), Ok(0x201 + 5));
 }
 
@@ -113,13 +63,13 @@ fn a_call_saves_r6_to_r9_and_has_a_stack_of_its_own() {
         store(size::DW, 10, -8, 3),
         mov_reg(1, 6),
         local(4),
-        Insn::new(0x0f, 0, 6, 0, 0),
+        add_reg(0, 6),
         load(size::DW, 1, 10, -8),
-        Insn::new(0x0f, 0, 1, 0, 0),
+        add_reg(0, 1),
         EXIT,
         mov(6, 100),
         load(size::DW, 0, 10, -8),
-        Insn::new(0x0f, 0, 1, 0, 0),
+        add_reg(0, 1),
         store(size::DW, 10, -8, 6),
         EXIT,
     ];
@@ -128,8 +78,9 @@ fn a_call_saves_r6_to_r9_and_has_a_stack_of_its_own() {
 
 #[test]
 fn calls_nest_to_the_limit_and_no_deeper() {
-    let nest =
-        |levels: i32| [mov(1, levels), local(1), EXIT, add(1, -1), jump(jmp::JEQ, 1, 0, 1), local(-3), EXIT];
+    let nest = |levels: i32| {
+        [mov(1, levels), local(1), EXIT, add(1, -1), jump_k(true, jmp::JEQ, 1, 0, 1), local(-3), EXIT]
+    };
     assert!(run(&nest(limits::MAX_CALL_DEPTH as i32 - 1), &mut []).is_ok());
     assert_eq!(
         run(&nest(limits::MAX_CALL_DEPTH as i32), &mut []),
@@ -140,18 +91,10 @@ fn calls_nest_to_the_limit_and_no_deeper() {
 #[test]
 fn a_function_can_be_called_through_a_register() {
     let address = [Insn::new(0x18, 3, 4, 0, 5), Insn::default()];
-    let program = [
-        address[0],
-        address[1],
-        mov(1, 20),
-        Insn::new(0x8d, 3, 0, 0, 0),
-        add(0, 1),
-        EXIT,
-        mov_reg(0, 1),
-        EXIT,
-    ];
+    let program =
+        [address[0], address[1], mov(1, 20), call_register(3), add(0, 1), EXIT, mov_reg(0, 1), EXIT];
     assert_eq!(run(&program, &mut []), Ok(21));
-    let wild = [mov(3, -1), Insn::new(0x8d, 3, 0, 0, 0), EXIT];
+    let wild = [mov(3, -1), call_register(3), EXIT];
     assert_eq!(run(&wild, &mut []), Err(Fault { insn: 1, cause: Cause::CallTarget { value: u64::MAX } }));
 }
 
@@ -159,12 +102,11 @@ fn a_function_can_be_called_through_a_register() {
 fn the_budget_counts_instructions() {
     // 1 + 3 a round + 2: the jump over the dead code is not paid for what it skips.
     let rounds = 10;
-    let program =
-        [mov(0, 0), jump(jmp::JA, 0, 0, 1), mov(0, 99), add(0, 1), jump(jmp::JLT, 0, rounds, -4), EXIT];
+    let program = [mov(0, 0), goto(1), mov(0, 99), add(0, 1), jump_k(true, jmp::JLT, 0, rounds, -4), EXIT];
     let cost = 1 + 3 * rounds as u32 + 1;
     let go = |budget| executable(&program).run(&mut Sum, &mut Stack::new(), &mut Raw(&mut []), &[], budget);
     assert_eq!(go(cost), Ok(10));
     assert!(go(cost / 2).is_err());
-    let forever = [jump(jmp::JA, 0, 0, -1)];
+    let forever = [goto(-1)];
     assert_eq!(run(&forever, &mut []), Err(Fault { insn: 0, cause: Cause::Budget }));
 }
