@@ -80,7 +80,7 @@ impl<'r> PacketHost<'r> {
     fn load_bytes(&mut self, offset: u64, to: u64, size: u64, memory: &mut Memory<'_>) -> Result<u64, Fault> {
         let size = size_of_memory(size)?;
         self.scan(size)?;
-        let to = memory.write(to, size)?;
+        let to = if size == 0 { &mut [] } else { memory.write(to, size)? };
         let from = usize::try_from(offset).ok().and_then(|offset| self.window.get(offset..)?.get(..size));
         let Some(from) = from else {
             to.fill(0);

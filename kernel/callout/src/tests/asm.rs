@@ -147,9 +147,9 @@ pub(crate) fn need(more: i32) -> Vec<u8> {
     Asm::new().store(BYTES_REQUIRED, more).give(Verdict::NeedMoreData).code()
 }
 
-/// Returns a number that is no verdict.
-pub(crate) fn nonsense() -> Vec<u8> {
-    Asm::new().set(R0, 77).exit().code()
+/// Fails: wants to decide on more bytes of a stream than any window has.
+pub(crate) fn fail() -> Vec<u8> {
+    enforce(i32::MAX, Verdict::Permit)
 }
 
 /// Makes these edits of every indication or packet (offset, bytes removed, new bytes), then gives the verdict.
@@ -200,7 +200,7 @@ pub(crate) fn clone(
     } else {
         asm.copy(R1, CTX).copy(R2, R7).set(R3, 0).call(inject);
     }
-    asm.give(verdict).label("none").give(Verdict::DropConnection).code()
+    asm.give(verdict).label("none").give(Verdict::Continue).code()
 }
 
 /// Replaces every `ab` of a stream with `new`, wherever the stream is cut: asks for more when it ends in the middle.
@@ -223,7 +223,7 @@ pub(crate) fn replace_ab(new: &[u8]) -> Vec<u8> {
     asm.op(class::STX | mode::MEM | size::W, CTX, R8, BYTES_ENFORCED as i16, 0);
     asm.label("pass").give(Verdict::Permit);
     asm.label("more").give(Verdict::NeedMoreData);
-    asm.label("fail").set(R0, 77).exit().code()
+    asm.label("fail").give(Verdict::DropConnection).code()
 }
 
 /// Blocks what has this byte behind the first eight; permits everything else, with its ninth byte replaced if so wanted.

@@ -147,7 +147,7 @@ fn to_decide_on_more_than_was_shown_is_an_error() {
 #[test]
 fn a_link_that_fails_open_does_not_keep_the_next_one_from_deciding() {
     everywhere(|bench, hook, direction| {
-        bench.link(hook, &asm::nonsense(), OnError::Permit);
+        bench.link(hook, &asm::fail(), OnError::Permit);
         bench.link(hook, &asm::verdict(Verdict::Block), OnError::Block);
         let flow = bench.flow(hook);
         bench.sim.indicate(flow, direction, b"hello");
@@ -220,8 +220,7 @@ fn an_indication_larger_than_a_window_is_shown_in_pieces() {
 
 #[test]
 fn a_reset_is_shown_and_passes_whatever_the_links_say() {
-    for code in [asm::verdict(Verdict::Block), asm::edits(&[(0, 0, b"x")], Verdict::Permit), asm::nonsense()]
-    {
+    for code in [asm::verdict(Verdict::Block), asm::edits(&[(0, 0, b"x")], Verdict::Permit), asm::fail()] {
         everywhere(|bench, hook, direction| {
             let link = bench.link(hook, &code, OnError::Block);
             let flow = bench.flow(hook);
