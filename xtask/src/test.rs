@@ -39,6 +39,10 @@ pub(crate) fn run() -> Result<()> {
         ("policies", Box::new(|| Ok(Tally { passed: programs::build()?.len() as u64, failed: 0 }))),
         ("lints", Box::new(|| check("cargo clippy --locked --workspace --all-targets -- -D warnings"))),
         ("tests", Box::new(|| tests("cargo test --locked --workspace --no-fail-fast"))),
+        (
+            "scenarios",
+            Box::new(|| tests("cargo run --locked --profile test --package tidegate -- test programs")),
+        ),
         ("documentation", Box::new(documentation)),
         ("licences", Box::new(|| licences.check())),
     ];
