@@ -190,7 +190,7 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
             moved { $( $mov_fn:ident $pr64:ident $pk64:ident $pr32:ident $pk32:ident $mr64:ident $mk64:ident $mr32:ident $mk32:ident, )* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
                 $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
-            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident, )* }
+            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
             match *pc.op() {
@@ -343,6 +343,22 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                         let value = load!($lty, address!(src, offset));
                         regs[dst] = value.into();
                         branch!(2, u64::from(value) as u32 != regs[other] as u32, skip)
+                    }
+                    Op::$loads_ne { src, dst, offset, other, dst2, offset2, other2, skip } => {
+                        let value = load!($lty, address!(src, offset));
+                        regs[dst] = value.into();
+                        if u64::from(value) as u32 != regs[other] as u32 {
+                            go!(2, skip + (2 << SHIFT))
+                        } else {
+                            let value = load!($lty, address!(src, offset2), 2);
+                            regs[dst2] = value.into();
+                            branch!(4, u64::from(value) as u32 != regs[other2] as u32, skip)
+                        }
+                    }
+                    Op::$loads { src, dst, offset, dst2, offset2 } => {
+                        regs[dst] = load!($lty, address!(src, offset)).into();
+                        regs[dst2] = load!($lty, address!(src, offset2), 1).into();
+                        next!(2);
                     }
                     Op::$load_add { dst, src, offset, to } => {
                         let value = u64::from(load!($lty, address!(src, offset)));

@@ -21,6 +21,7 @@ pub(crate) fn fuse(ops: &mut [Op]) {
 /// The jump over one op, as in `if .. goto +1; goto X`.
 const OVER: i32 = 1 << SHIFT;
 
+/// Three ops, or two pairs.
 fn triple(ops: &[Op]) -> Option<Op> {
     macro_rules! pick {
         (
@@ -29,7 +30,7 @@ fn triple(ops: &[Op]) -> Option<Op> {
             access { $($access:tt)* }
             moved { $($moved:tt)* }
             guarded { $($guarded:tt)* }
-            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident, )* }
+            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
             match *ops {
@@ -43,6 +44,24 @@ fn triple(ops: &[Op]) -> Option<Op> {
                         if dst == d2 && dst == d3 && other != dst =>
                     {
                         Some(Op::$sum { dst, a, by, other, skip })
+                    }
+                )*
+                $(
+                    [
+                        Op::$plain { dst, src, offset },
+                        Op::Ne32 { dst: d2, src: other, skip },
+                        Op::$plain { dst: dst2, src: src2, offset: offset2 },
+                        Op::Ne32 { dst: d4, src: other2, skip: skip2 },
+                        ..,
+                    ] if dst == d2
+                        && other != dst
+                        && dst2 == d4
+                        && other2 != dst2
+                        && src == src2
+                        && src != dst
+                        && skip == skip2 + 2 * OVER =>
+                    {
+                        Some(Op::$loads_ne { src, dst, offset, other, dst2, offset2, other2, skip: skip2 })
                     }
                 )*
                 $(
@@ -92,7 +111,7 @@ fn pair(ops: &[Op]) -> Option<Op> {
             moved { $($moved:tt)* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
                 $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
-            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident, )* }
+            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
             summed { $($summed:tt)* }
         ) => {
             match *ops {
@@ -148,6 +167,13 @@ fn pair(ops: &[Op]) -> Option<Op> {
                     }
                     [Op::$plain { dst, src, offset }, Op::Xor64 { dst: to, src: d2 }, ..] if dst == d2 && to != dst => {
                         Some(Op::$load_xor { dst, src, offset, to })
+                    }
+                )*
+                $(
+                    [Op::$plain { dst, src, offset }, Op::$plain { dst: dst2, src: src2, offset: offset2 }, ..]
+                        if src == src2 && src != dst =>
+                    {
+                        Some(Op::$loads { src, dst, offset, dst2, offset2 })
                     }
                 )*
                 [Op::Load16 { dst, src, offset }, Op::Swap16 { dst: d2 }, ..] if dst == d2 => {

@@ -61,8 +61,8 @@ pub struct MapBinding {
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub struct Stack {
-    bytes: [u64; limits::STACK_SIZE / 8],
     saved: Saved,
+    bytes: [u64; limits::STACK_SIZE / 8],
 }
 
 /// What a run keeps beside the frames of the program.
@@ -206,7 +206,8 @@ impl Quick {
 pub struct Memory<'a> {
     window: Span,
     context: Span,
-    stack: Span,
+    /// Address of the lowest byte of the stack.
+    stack: u64,
     maps: &'a [MapBinding],
     given: PhantomData<&'a mut [u8]>,
 }
@@ -225,10 +226,7 @@ impl<'a> Memory<'a> {
         Self {
             window,
             context,
-            stack: Span {
-                start: stack.as_mut_ptr().expose_provenance() as u64,
-                size: limits::STACK_SIZE as u64,
-            },
+            stack: stack.as_mut_ptr().expose_provenance() as u64,
             maps,
             given: PhantomData,
         }
@@ -243,7 +241,7 @@ impl<'a> Memory<'a> {
     /// Address of the lowest byte of the stack.
     #[inline]
     pub(crate) fn stack(&self) -> u64 {
-        self.stack.start
+        self.stack
     }
 
     /// Zeroes `bytes` at the end of the frame at call depth `depth`.
@@ -251,7 +249,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn clear_frame(&mut self, depth: usize, bytes: u16) {
         let size = usize::from(bytes);
         if size != 0 && depth < limits::MAX_CALL_DEPTH && size <= limits::STACK_FRAME {
-            let end = self.stack.start as usize + (depth + 1) * limits::STACK_FRAME;
+            let end = self.stack as usize + (depth + 1) * limits::STACK_FRAME;
             // SAFETY: the frame lies in the stack, which this borrows exclusively.
             unsafe { ptr::with_exposed_provenance_mut::<u8>(end - size).write_bytes(0, size) }
         }
@@ -297,7 +295,8 @@ impl<'a> Memory<'a> {
         let maps = self.maps.iter().filter(|binding| binding.writable || !write);
         let maps = maps.filter_map(|binding| Some(binding.memory.as_ref()?.span()));
         let window = (!write).then_some(self.window);
-        let mut spans = [self.stack, self.context].into_iter().chain(window).chain(maps);
+        let stack = Span { start: self.stack, size: limits::STACK_SIZE as u64 };
+        let mut spans = [stack, self.context].into_iter().chain(window).chain(maps);
         spans.find(|span| span.holds(address, size)).filter(|_| address != 0)
     }
 
