@@ -40,6 +40,8 @@ pub struct Packet {
     pub destination: SocketAddr,
     /// What is specific to its protocol.
     pub transport: Transport,
+    /// Its transport header as it was, options included.
+    pub header: Vec<u8>,
     /// Its payload, or the start of it when the capture kept no more.
     pub payload: Vec<u8>,
     /// Bytes of payload that the packet had and the capture did not keep.
@@ -58,6 +60,24 @@ pub enum Transport {
     },
     /// A UDP datagram.
     Udp,
+}
+
+impl Transport {
+    /// IP protocol number.
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Self::Tcp { .. } => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The name that people know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp { .. } => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
 }
 
 /// What a capture held that is not in its packets.
@@ -116,6 +136,7 @@ impl Capture {
                 source: found.source,
                 destination: found.destination,
                 transport: found.transport,
+                header: found.header.to_vec(),
                 payload: found.payload.to_vec(),
                 cut: found.cut,
             }),

@@ -177,24 +177,27 @@ pub fn connections(capture: &Capture, local: &[IpAddr]) -> Vec<Connection> {
     groups.iter().filter_map(|group| group.assemble(local)).collect()
 }
 
-/// The UDP packets that this machine sends, in the order of the capture; those of which it kept only a part left out.
+/// The packets that this machine sends, in the order of the capture.
 ///
-/// This machine is the sender whose address is in `local`; when that says nothing, whoever sent the first packet between
-/// two endpoints.
+/// This machine is the sender whose address is in `local`; when that says nothing, whoever spoke first between two
+/// endpoints.
 pub fn outgoing<'a>(capture: &'a Capture, local: &[IpAddr]) -> Vec<&'a Packet> {
-    let mut first: HashMap<(SocketAddr, SocketAddr), SocketAddr> = HashMap::new();
-    let datagrams = capture.packets.iter().filter(|packet| packet.transport == Transport::Udp);
-    let here = datagrams.filter(|packet| {
+    let mut first: HashMap<(SocketAddr, SocketAddr, u8), SocketAddr> = HashMap::new();
+    let here = capture.packets.iter().filter(|packet| {
         let ends = (packet.source, packet.destination);
-        let key = if ends.0 <= ends.1 { ends } else { (ends.1, ends.0) };
-        let opener = *first.entry(key).or_insert(packet.source);
+        let (low, high) = if ends.0 <= ends.1 { ends } else { (ends.1, ends.0) };
+        let speaker = match packet.transport {
+            Transport::Tcp { flags: Flags { syn: true, ack: true, .. }, .. } => packet.destination,
+            _ => packet.source,
+        };
+        let opener = *first.entry((low, high, packet.transport.protocol())).or_insert(speaker);
         match (local.contains(&packet.source.ip()), local.contains(&packet.destination.ip())) {
             (true, false) => true,
             (false, true) => false,
             _ => packet.source == opener,
         }
     });
-    here.filter(|packet| packet.cut == 0).collect()
+    here.collect()
 }
 
 /// A TCP packet.

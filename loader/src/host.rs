@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fwps_sim::{FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWPS_STREAM_FLAG, layer};
 use tidegate_abi::control::Counters;
-use tidegate_abi::{Hook, Verdict};
+use tidegate_abi::{Hook, ProgramType, Verdict};
 use tidegate_callout::{Callouts, Objects};
 use tidegate_runtime::Runtime;
 
@@ -80,9 +80,9 @@ impl Machine {
         Ok(Self { runtime, client, loaded, counted: Counters::default() })
     }
 
-    /// The links of the policy.
-    pub fn links(&self) -> &[Link] {
-        self.loaded.links()
+    /// Whether a program runs at hooks of this type.
+    pub fn runs(&self, kind: ProgramType) -> bool {
+        self.loaded.links().iter().any(|link| link.hook.program_type() == kind)
     }
 
     /// Puts the maps back to what they were when the policy was loaded.
@@ -263,6 +263,25 @@ impl Session<'_> {
                 Packet::tcp(local, remote, tcp_flags(flags), sequence, payload)
             }
         }))
+    }
+
+    /// Sends a packet as it is, from its transport header on. Its checksum is made right.
+    pub fn send_whole(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        transport: Transport,
+        bytes: Vec<u8>,
+    ) -> Asked {
+        Asked(self.sim.send(&Packet::transport(transport.protocol(), local, remote, vec![bytes])))
+    }
+
+    /// Takes the records of all ring buffers, by the name of the map.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn events(&mut self) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Error> {
+        self.machine.events()
     }
 
     /// Whether the packet itself left; one that was injected in its place is another.

@@ -522,8 +522,9 @@ impl Reader<'_> {
         };
         let wanted = |remote: SocketAddr| scenario.port.is_none_or(|port| port == remote.port());
         if scenario.expect.packets.is_some() {
-            let packets =
-                flows::outgoing(&capture, &local).into_iter().filter(|packet| wanted(packet.destination));
+            let packets = flows::outgoing(&capture, &local).into_iter().filter(|packet| {
+                packet.transport == Transport::Udp && packet.cut == 0 && wanted(packet.destination)
+            });
             let steps: Vec<_> = packets
                 .map(|packet| PacketStep {
                     label: format!("frame {}", packet.frame),

@@ -12,6 +12,7 @@ pub(super) struct Found<'a> {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub transport: Transport,
+    pub header: &'a [u8],
     pub payload: &'a [u8],
     /// Bytes of payload that are not in the record.
     pub cut: usize,
@@ -76,16 +77,13 @@ pub(super) fn dissect(link: i32, bytes: &[u8]) -> Result<Found<'_>, Skip> {
             (
                 (tcp.source_port(), tcp.destination_port()),
                 Transport::Tcp { sequence: tcp.sequence_number(), flags },
-                tcp.header_slice().len(),
+                tcp.header_slice(),
                 tcp.payload(),
             )
         }
-        Some(TransportSlice::Udp(udp)) => (
-            (udp.source_port(), udp.destination_port()),
-            Transport::Udp,
-            udp.header_slice().len(),
-            udp.payload(),
-        ),
+        Some(TransportSlice::Udp(udp)) => {
+            ((udp.source_port(), udp.destination_port()), Transport::Udp, udp.header_slice(), udp.payload())
+        }
         _ if [IpNumber::TCP, IpNumber::UDP].contains(&inside.ip_number) => return Err(Skip::Malformed),
         _ => return Err(Skip::OtherProtocol),
     };
@@ -95,8 +93,9 @@ pub(super) fn dissect(link: i32, bytes: &[u8]) -> Result<Found<'_>, Skip> {
         source: SocketAddr::new(addresses.0, ports.0),
         destination: SocketAddr::new(addresses.1, ports.1),
         transport,
+        header,
         payload,
-        cut: announced.saturating_sub(header + payload.len()),
+        cut: announced.saturating_sub(header.len() + payload.len()),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 use serde::Serialize;
 
@@ -68,24 +69,14 @@ impl CaptureWriter {
         header.psh = flags.psh;
         header.ack = flags.ack;
         header.acknowledgment_number = if flags.ack { acknowledgment } else { 0 };
-        let checksum = match (from.ip(), to.ip()) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                header.calc_checksum_ipv4_raw(from.octets(), to.octets(), payload).ok()
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                header.calc_checksum_ipv6_raw(from.octets(), to.octets(), payload).ok()
-            }
-            _ => None,
-        };
-        header.checksum = checksum.unwrap_or(0);
-        let mut bytes = header.to_bytes().to_vec();
-        bytes.extend_from_slice(payload);
-        self.transport(time, from.ip(), to.ip(), IpNumber::TCP.0, &bytes);
+        let bytes = [&header.to_bytes(), payload].concat();
+        self.transport(time, from.ip(), to.ip(), IpNumber::TCP.0, bytes);
     }
 
-    /// Adds a packet whose transport header and payload are `bytes`, checksums as they are.
-    pub fn transport(&mut self, time: Duration, from: IpAddr, to: IpAddr, protocol: u8, bytes: &[u8]) {
+    /// Adds a packet whose transport header and payload are `bytes`. The checksum of TCP and UDP is made right.
+    pub fn transport(&mut self, time: Duration, from: IpAddr, to: IpAddr, protocol: u8, mut bytes: Vec<u8>) {
         let protocol = IpNumber(protocol);
+        write_checksum(from, to, protocol, &mut bytes);
         let mut packet = Vec::with_capacity(40 + bytes.len());
         match (from, to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -107,7 +98,7 @@ impl CaptureWriter {
                 packet.extend_from_slice(&header.to_bytes());
             }
         }
-        packet.extend_from_slice(bytes);
+        packet.extend_from_slice(&bytes);
         self.record(time, &packet);
     }
 
@@ -123,6 +114,30 @@ impl CaptureWriter {
     /// The file.
     pub fn into_bytes(self) -> Vec<u8> {
         self.file
+    }
+}
+
+/// Puts the sum over the pseudo-header and `bytes` (RFC 9293 section 3.1, RFC 768) into the transport header.
+fn write_checksum(from: IpAddr, to: IpAddr, protocol: IpNumber, bytes: &mut [u8]) {
+    let place = match protocol {
+        IpNumber::TCP => 16,
+        IpNumber::UDP => 6,
+        _ => return,
+    };
+    let length = (bytes.len() as u32).to_be_bytes();
+    let Some(field) = bytes.get_mut(place..place + 2) else { return };
+    field.copy_from_slice(&[0, 0]);
+    let mut sum = Sum16BitWords::new().add_2bytes([0, protocol.0]);
+    sum = sum.add_4bytes(length);
+    sum = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => sum.add_4bytes(from.octets()).add_4bytes(to.octets()),
+        (from, to) => sum.add_16bytes(ipv6(from)).add_16bytes(ipv6(to)),
+    };
+    let sum = sum.add_slice(bytes).ones_complement().to_be();
+    // Zero would say that there is no checksum; its other form in ones' complement says the same sum.
+    let sum = if sum == 0 && protocol == IpNumber::UDP { u16::MAX } else { sum };
+    if let Some(field) = bytes.get_mut(place..place + 2) {
+        field.copy_from_slice(&sum.to_be_bytes());
     }
 }
 

@@ -30,6 +30,7 @@ fn packet(from: &str, to: &str, sequence: u32, flags: &str, bytes: &[u8]) -> Pac
         source: address(from),
         destination: address(to),
         transport: Transport::Tcp { sequence, flags },
+        header: Vec::new(),
         payload: bytes.to_vec(),
         cut: 0,
     }

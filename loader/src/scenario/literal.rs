@@ -127,6 +127,37 @@ pub fn show(bytes: &[u8]) -> String {
     text
 }
 
+/// Any `bytes`, so that people find their way in them: texts as text, many zeros as their number, the rest as hex digits.
+pub fn describe(bytes: &[u8]) -> String {
+    const TEXT: usize = 4;
+    const ZEROS: usize = 5;
+    let mut parts: Vec<String> = Vec::new();
+    let mut hex = false;
+    let mut rest = bytes;
+    while let Some(first) = rest.first() {
+        let text = rest.iter().take_while(|byte| matches!(byte, b' '..=b'~')).count();
+        let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+        if text >= TEXT {
+            parts.push(format!("{:?}", String::from_utf8_lossy(&rest[..text])));
+            rest = &rest[text..];
+            hex = false;
+        } else if zeros >= ZEROS {
+            parts.push(format!("00*{zeros}"));
+            rest = &rest[zeros..];
+            hex = false;
+        } else {
+            let digits = format!("{first:02x}");
+            match parts.last_mut().filter(|_| hex) {
+                Some(part) => part.push_str(&digits),
+                None => parts.push(digits),
+            }
+            rest = &rest[1..];
+            hex = true;
+        }
+    }
+    parts.join(" ")
+}
+
 fn string(text: &str, size: usize, shape: Option<&Shape>) -> Result<Vec<u8>, String> {
     if let Some((bytes, pads)) = prefixed(text)? {
         return if pads { padded(bytes, size) } else { exact(widened(text, bytes, size), size) };
@@ -408,5 +439,10 @@ mod tests {
         assert_eq!(show(b"GET /\r\n\0\0"), "\"GET /\\r\\n\"");
         assert_eq!(show(b"\x01\xff"), "hex:01ff");
         assert_eq!(show(&[0, 0]), "hex:0000");
+        assert_eq!(
+            describe(b"\x09\0\0\0example.org\0\0\0\0\0\0ab\x01"),
+            "09000000 \"example.org\" 00*6 616201"
+        );
+        assert_eq!(describe(b""), "");
     }
 }

@@ -1,0 +1,311 @@
+//! `tidegate prog run` over real captures, and over the same captures cut, flipped, reordered and thinned out.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tidegate::capture::{Capture, CaptureWriter, Flags, Packet, Transport};
+use tidegate::cli::Report as _;
+use tidegate::error::Exit;
+use tidegate::flows::{self, Direction};
+use tidegate::run::{self, OnErrorArg, Options};
+
+const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
+
+fn captures() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/captures");
+    let entries =
+        fs::read_dir(folder).expect("examples/captures").map(|entry| entry.expect("an entry").path());
+    let mut found: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|kind| kind == "pcap")).collect();
+    found.sort();
+    assert!(!found.is_empty());
+    found
+}
+
+fn example(name: &str) -> PathBuf {
+    captures().into_iter().find(|path| path.ends_with(name)).expect("an example of this name")
+}
+
+fn options(program: &str, pcap: &Path, out: &Path) -> Options {
+    Options {
+        file: PROBES.into(),
+        pcap: pcap.into(),
+        pcap_out: Some(out.into()),
+        programs: vec![program.into()],
+        maps: vec![],
+        globals: vec![],
+        on_error: OnErrorArg::Block,
+        local: vec![],
+    }
+}
+
+/// A file of one test alone.
+fn temporary(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{name}"))
+}
+
+/// Runs a probe; gives back the report as JSON and what was on the wire.
+fn ran(program: &str, pcap: &Path, change: impl FnOnce(&mut Options)) -> (serde_json::Value, Capture) {
+    let name = format!("{program}-{}", pcap.file_name().expect("a name").to_string_lossy());
+    let out = temporary(&format!("out-{name}"));
+    let mut options = options(program, pcap, &out);
+    change(&mut options);
+    let report = run::run(&options).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(!report.to_string().is_empty());
+    let value = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(value["broken"], serde_json::json!([]), "{name}");
+    (value, Capture::read(&out).expect("the written capture"))
+}
+
+/// What a TCP connection carried, as bytes of each direction.
+fn carried(capture: &Capture) -> Vec<(SocketAddr, SocketAddr, [Vec<u8>; 2])> {
+    let of = |connection: &flows::Connection| {
+        let bytes = Direction::ALL.map(|direction| connection.bytes(direction));
+        (connection.local, connection.remote, bytes)
+    };
+    flows::connections(capture, &[]).iter().map(of).collect()
+}
+
+fn datagrams(capture: &Capture) -> Vec<(SocketAddr, SocketAddr, &[u8])> {
+    let udp = capture.packets.iter().filter(|packet| packet.transport == Transport::Udp);
+    udp.map(|packet| (packet.source, packet.destination, &packet.payload[..])).collect()
+}
+
+#[test]
+fn a_policy_that_has_no_opinion_changes_nothing() {
+    for path in captures() {
+        let before = Capture::read(&path).expect("a capture");
+        for program in ["constant", "by_port"] {
+            let (_, after) = ran(program, &path, |_| {});
+            assert_eq!(carried(&after), carried(&before), "{program} {}", path.display());
+            assert_eq!(datagrams(&after), datagrams(&before), "{program} {}", path.display());
+            assert_eq!(after.notes.damage, None);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_is_in_order_and_whole() {
+    let (report, after) = ran("mark", &example("http-headers.pcap"), |_| {});
+    for connection in flows::connections(&after, &[]) {
+        assert_eq!(connection.notes, flows::Notes::default());
+        assert!(connection.bytes(Direction::Outbound).starts_with(b"[mark]GET /"));
+    }
+    assert_eq!(report["connections"].as_array().expect("connections").len(), 4);
+    let one = &report["connections"][0];
+    let edited = one["edited"].as_u64().expect("a count");
+    let (shown, delivered) = (&one["sent"]["shown"], &one["sent"]["delivered"]);
+    assert_eq!(delivered.as_u64().expect("bytes"), shown.as_u64().expect("bytes") + 6 * edited);
+}
+
+#[test]
+fn a_connection_that_is_dropped_is_reset_on_the_wire() {
+    // The third request has a "q" in its query.
+    let path = example("http-keepalive.pcap");
+    let (report, after) = ran("drop_q", &path, |_| {});
+    let one = &report["connections"][0];
+    assert_eq!((&one["dropped"], &one["verdicts"]["drop-connection"]), (&true.into(), &1.into()));
+    let requests = carried(&after).remove(0).2[0].clone();
+    assert!(requests.starts_with(b"GET /one ") && !requests.contains(&b'q'));
+    let reset = after.packets.last().expect("packets");
+    assert!(matches!(reset.transport, Transport::Tcp { flags, .. } if flags.rst));
+}
+
+#[test]
+fn packets_are_blocked_and_changed_as_the_map_says() {
+    let path = example("dns-udp.pcap");
+    let before = Capture::read(&path).expect("a capture");
+    let outgoing = flows::outgoing(&before, &[]).len();
+    let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.53=1".into()]);
+    assert_eq!(datagrams(&after).len(), datagrams(&before).len() - outgoing, "the answers are still there");
+    assert!(report["packets"].as_array().expect("packets").iter().all(|packet| packet["fate"] == "blocked"));
+    let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.53=2".into()]);
+    assert_eq!(report["packets"][0]["fate"], "changed");
+    let changed = datagrams(&after)[0].2;
+    assert_eq!((&changed[..3], &changed[3..]), (&b"!!!"[..], &datagrams(&before)[0].2[1..]));
+}
+
+#[test]
+fn a_send_program_sees_the_segments_of_a_connection() {
+    let path = example("http-get.pcap");
+    let before = Capture::read(&path).expect("a capture");
+    let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.80=1".into()]);
+    assert!(report["packets"].as_array().expect("packets").iter().all(|packet| packet["protocol"] == "TCP"));
+    let from_client = |packet: &&Packet| packet.destination.port() == 80;
+    assert_eq!(after.packets.iter().filter(from_client).count(), 0);
+    let answers = before.packets.len() - before.packets.iter().filter(from_client).count();
+    assert_eq!(after.packets.len(), answers);
+}
+
+#[test]
+fn failed_runs_are_told_by_the_exit_code() {
+    let out = temporary("fails.pcap");
+    let mut options = options("fails", &example("http-get.pcap"), &out);
+    let report = run::run(&options).expect("a report");
+    assert_eq!(report.exit(), Exit::Partial);
+    assert!(report.to_string().contains("DROPPED") && report.to_string().contains("FAILED"), "{report}");
+    options.on_error = OnErrorArg::Permit;
+    let report = run::run(&options).expect("a report");
+    assert_eq!(report.exit(), Exit::Partial);
+    assert!(!report.to_string().contains("DROPPED"), "{report}");
+}
+
+#[test]
+fn whose_machine_it_is_can_be_said() {
+    let (client, server) = ("10.0.0.2:40000".parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+    let mut writer = CaptureWriter::new();
+    let flags = Flags { syn: true, ..Flags::default() };
+    writer.tcp(Duration::ZERO, client, server, (7, 0), flags, b"");
+    writer.tcp(Duration::ZERO, client, server, (8, 0), Flags { ack: true, ..Flags::default() }, b"hello");
+    let path = temporary("local.pcap");
+    fs::write(&path, writer.into_bytes()).expect("a file");
+
+    let (report, _) = ran("mark", &path, |_| {});
+    assert_eq!(
+        (&report["connections"][0]["opened"], &report["connections"][0]["sent"]["delivered"]),
+        (&"outbound".into(), &11.into())
+    );
+    let (report, _) = ran("mark", &path, |options| options.local = vec![server.ip()]);
+    let one = &report["connections"][0];
+    assert_eq!((&one["opened"], &one["received"]["delivered"]), (&"inbound".into(), &5.into()));
+}
+
+#[test]
+fn arguments_that_mean_nothing_are_refused() {
+    let out = temporary("refused.pcap");
+    let code = |change: &dyn Fn(&mut Options)| {
+        let mut options = options("mark", &example("http-get.pcap"), &out);
+        change(&mut options);
+        let error = run::run(&options).expect_err("refused");
+        (error.code, error.exit)
+    };
+    assert_eq!(code(&|options| options.maps = vec!["ports".into()]), ("map-argument", Exit::Usage));
+    assert_eq!(code(&|options| options.maps = vec!["ports.1={".into()]), ("map-argument", Exit::Usage));
+    assert_eq!(code(&|options| options.maps = vec!["none.1=1".into()]), ("map-unknown", Exit::NotFound));
+    assert_eq!(code(&|options| options.globals = vec!["x".into()]), ("set-argument", Exit::Usage));
+    assert_eq!(code(&|options| options.programs = vec![]), ("program-several", Exit::Usage));
+    assert_eq!(code(&|options| options.pcap = PROBES.into()), ("capture-malformed", Exit::Usage));
+    assert_eq!(code(&|options| options.pcap = "none.pcap".into()), ("file-not-found", Exit::NotFound));
+    assert_eq!(
+        code(&|options| options.pcap_out = Some("/none/x".into())),
+        ("file-not-found", Exit::NotFound)
+    );
+}
+
+/// Records of a pcap file, with their headers.
+fn records(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let (header, mut rest) = file.split_at(24);
+    let mut found = Vec::new();
+    while rest.len() >= 16 {
+        let length = u32::from_le_bytes(rest[8..12].try_into().expect("four bytes")) as usize;
+        let (record, behind) = rest.split_at(16 + length);
+        found.push(record.to_vec());
+        rest = behind;
+    }
+    (header.to_vec(), found)
+}
+
+/// Numbers that a seed decides.
+fn dice(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |bound| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound.max(1)
+    }
+}
+
+/// Every way to damage a capture, some of each.
+fn damaged(file: &[u8], seed: u64) -> Vec<(String, Vec<u8>)> {
+    let mut below = dice(seed);
+    let (header, whole) = records(file);
+    let join = |records: &[Vec<u8>]| [header.clone(), records.concat()].concat();
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        let end = 24 + below(file.len() - 24);
+        all.push((format!("cut at byte {end}"), file[..end].to_vec()));
+        let mut flipped = file.to_vec();
+        for _ in 0..1 + below(6) {
+            let at = 24 + below(file.len() - 24);
+            flipped[at] ^= 1 << below(8);
+        }
+        all.push(("flipped bits".into(), flipped));
+        let mut thinned = whole.clone();
+        for _ in 0..1 + below(4) {
+            thinned.remove(below(thinned.len()));
+        }
+        all.push(("lost packets".into(), join(&thinned)));
+    }
+    all
+}
+
+#[test]
+fn damaged_captures_give_a_report_or_a_clear_error() {
+    for (seed, path) in (0..).zip(captures()) {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let file = fs::read(&path).expect("a capture");
+        for (how, bytes) in damaged(&file, seed) {
+            let pcap = temporary(&format!("damaged-{name}"));
+            fs::write(&pcap, bytes).expect("a file");
+            for program in ["mark", "account", "by_port"] {
+                let out = temporary(&format!("damaged-out-{name}"));
+                match run::run(&options(program, &pcap, &out)) {
+                    Ok(report) => {
+                        let value = serde_json::to_value(&report).expect("JSON");
+                        assert_eq!(value["broken"], serde_json::json!([]), "{name} {how} {program}");
+                        Capture::read(&out).expect("the written capture");
+                    }
+                    Err(error) => assert_eq!(error.code, "capture-malformed", "{name} {how}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packets_twice_and_out_of_order_carry_the_same() {
+    for (seed, path) in (100..).zip(captures()) {
+        let file = fs::read(&path).expect("a capture");
+        let before = Capture::parse(&file).expect("a capture");
+        let (header, whole) = records(&file);
+        let mut below = dice(seed);
+        for _ in 0..4 {
+            let mut records = whole.clone();
+            for _ in 0..3 {
+                let at = below(records.len());
+                records.insert(at, records[at].clone());
+                // Neighbours change places, as parallel paths make them.
+                let at = below(records.len() - 1);
+                records.swap(at, at + 1);
+            }
+            let changed = Capture::parse(&[header.clone(), records.concat()].concat()).expect("a capture");
+            let sorted = |capture: &Capture| {
+                let mut all = carried(capture);
+                all.sort();
+                all
+            };
+            // A first SYN behind its answer still tells who opened.
+            assert_eq!(sorted(&changed), sorted(&before), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn bytes_lost_to_a_capture_are_told_to_the_policy() {
+    let path = example("tls-large-hello.pcap");
+    let file = fs::read(&path).expect("a capture");
+    let (header, mut records) = records(&file);
+    let capture = Capture::parse(&file).expect("a capture");
+    let lost =
+        capture.packets.iter().filter(|packet| !packet.payload.is_empty()).nth(1).expect("a second segment");
+    records.remove(lost.frame as usize - 1);
+    let thinned = temporary("thinned.pcap");
+    fs::write(&thinned, [header, records.concat()].concat()).expect("a file");
+    let (report, _) = ran("account", &thinned, |_| {});
+    let one = &report["connections"][0];
+    assert_eq!(one["notes"]["missing"], lost.payload.len());
+    let missed: String =
+        (lost.payload.len() as u64).to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(one["events"], serde_json::json!([{ "map": "losses", "data": missed }]));
+}

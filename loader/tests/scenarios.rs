@@ -1,0 +1,245 @@
+//! `tidegate test`: what holds passes, what does not fails with the cuts that show it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tidegate::cli::Report as _;
+use tidegate::error::{Error, Exit};
+use tidegate::test::{self, Options};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// A folder of one test alone, with a scenario file in it.
+fn folder(name: &str, text: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scenarios-{name}"));
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("probe.toml"), text).expect("a file");
+    folder
+}
+
+fn options(path: PathBuf) -> Options {
+    Options {
+        paths: vec![path],
+        objects: Some(FIXTURES.into()),
+        seed: 1,
+        runs: 300,
+        filter: None,
+        list: false,
+    }
+}
+
+/// Runs the scenarios of `text` with one of the probes: the exit, the report as JSON and as text.
+fn tested(name: &str, program: &str, text: &str) -> (Exit, Value, String) {
+    let text = format!("objects = [\"probes.o\"]\nprogram = \"{program}\"\n{text}");
+    let report = test::run(&options(folder(name, &text))).unwrap_or_else(|error| panic!("{error}"));
+    (report.exit(), serde_json::to_value(&report).expect("JSON"), report.to_string())
+}
+
+fn passes(name: &str, program: &str, text: &str) -> Value {
+    let (exit, value, text) = tested(name, program, text);
+    assert_eq!((exit, &value["failed"]), (Exit::Ok, &0.into()), "{text}");
+    value
+}
+
+fn fails(name: &str, program: &str, text: &str) -> (Value, String) {
+    let (exit, value, text) = tested(name, program, text);
+    assert_eq!((exit, &value["passed"]), (Exit::Partial, &0.into()), "{text}");
+    (value["scenarios"][0]["failure"].clone(), text)
+}
+
+fn refused(name: &str, text: &str) -> Error {
+    test::run(&options(folder(name, text))).expect_err("refused")
+}
+
+#[test]
+fn what_does_not_depend_on_cuts_passes_under_all_of_them() {
+    let value = passes(
+        "without-x",
+        "without_x",
+        r#"
+        [[scenario]]
+        name = "no x leaves"
+        steps = [{ send = "axxbxc" }, { receive = "xyz" }, { send = "x" }, { fin = "send" }]
+        [scenario.expect]
+        sent = "abc"
+        received = "yz"
+        verdicts = ["permit", "block"]
+        "#,
+    );
+    let tried = &value["scenarios"][0]["tried"];
+    assert_eq!(
+        (&tried["single"], &tried["of_single"], &tried["bytewise"]),
+        (&7.into(), &7.into(), &true.into())
+    );
+    assert_eq!(tried["pairs"], tried["of_pairs"]);
+    assert_eq!(value["runs"], 300);
+}
+
+#[test]
+fn a_policy_that_depends_on_cuts_fails_with_the_cut_that_shows_it() {
+    let (failure, text) = fails(
+        "first-q",
+        "drop_first_q",
+        "[[scenario]]\nname = \"a q is dropped wherever it is\"\nsteps = [{ send = \"the quick fox\" }]\n[scenario.expect]\nsent = \"unchanged\"",
+    );
+    assert_eq!(failure["cuts"], serde_json::json!([4]), "{text}");
+    assert_eq!(failure["wrong"][0], "the connection was dropped");
+    assert!(text.contains("probe.toml:3: cut at 4\n"), "{text}");
+    assert!(text.contains("FAILED: 0 passed, 1 failed; "), "{text}");
+}
+
+#[test]
+fn bytes_that_depend_on_cuts_fail_even_when_nobody_says_what_they_should_be() {
+    let (failure, text) = fails(
+        "mark",
+        "mark",
+        "[[scenario]]\nname = \"marked\"\nsteps = [{ send = \"abcdef\" }]\n[scenario.expect]\nsent_contains = [\"[mark]\"]",
+    );
+    assert_eq!(failure["cuts"].as_array().expect("cuts").len(), 1, "{text}");
+    assert!(
+        failure["wrong"][0]
+            .as_str()
+            .expect("words")
+            .starts_with("sent is not what it is under the given cuts"),
+        "{text}"
+    );
+    passes(
+        "mark-given",
+        "mark",
+        "[[scenario]]\nname = \"marked\"\nsegmentation = \"given\"\nsteps = [{ send = \"a\" }, { send = \"b\" }]\n[scenario.expect]\nsent = \"[mark]a[mark]b\"",
+    );
+}
+
+#[test]
+fn each_expectation_fails_when_it_does_not_hold() {
+    let one = |name: &str, program: &str, expect: &str| {
+        let text = format!(
+            "[[scenario]]\nname = \"x\"\nsteps = [{{ send = \"a q\" }}]\n[scenario.expect]\n{expect}"
+        );
+        let (failure, _) = fails(name, program, &text);
+        failure["wrong"][0].as_str().expect("words").to_string()
+    };
+    assert_eq!(one("e1", "constant", "connection = \"dropped\""), "the connection was not dropped");
+    assert_eq!(one("e2", "drop_q", ""), "the connection was dropped");
+    assert_eq!(one("e3", "constant", "sent = \"a x\"").split(';').next(), Some("sent: 3 bytes, expected 3"));
+    assert_eq!(
+        one("e4", "constant", "received = \"x\"").split(';').next(),
+        Some("received: 0 bytes, expected 1")
+    );
+    assert_eq!(one("e5", "constant", "sent_lacks = [\"q\"]"), "sent: \"q\" occurs");
+    assert_eq!(
+        one("e6", "constant", "verdicts = [\"permit\"]"),
+        "the verdicts were continue, expected permit"
+    );
+    assert_eq!(one("e7", "constant", "errors = 1"), "0 runs failed, expected 1");
+    assert_eq!(one("e8", "account", "events = { losses = [\"str:x\"] }"), "losses: 0 records, expected 1");
+    assert_eq!(one("e9", "account", "maps.bytes = { 0 = 4 }"), "map bytes: `0` is 3, expected 4");
+    assert_eq!(one("e10", "fails", "connection = \"dropped\""), "1 runs failed, expected 0");
+    assert_eq!(one("e11", "constant", "maps.none = { 0 = 4 }"), "the object has no map `none`");
+}
+
+#[test]
+fn every_run_starts_from_the_same_maps() {
+    passes(
+        "account",
+        "account",
+        r#"
+        [maps.bytes]
+        0 = 100
+        [[scenario]]
+        name = "bytes are counted"
+        steps = [{ send = "abcdef" }, { receive = "gh", missed = 7 }]
+        [scenario.expect]
+        maps.bytes = { 0 = 106, 1 = 2 }
+        events = { losses = ["hex:07"] }
+        verdicts = ["continue"]
+        "#,
+    );
+}
+
+#[test]
+fn packets_are_held_against_what_is_said_of_them() {
+    let text = r#"
+        [maps.ports]
+        53 = 1
+        54 = 2
+        [[scenario]]
+        name = "by port"
+        steps = [
+            { udp = "a" , to = "192.0.2.1:80" },
+            { udp = "a" , to = "192.0.2.1:53", is = "blocked" },
+            { udp = "abc" , to = "192.0.2.1:54", becomes = "!!!bc" },
+            { udp = "abc" , from = "[fd00::2]:9", to = "[fd00::1]:54", is = "changed" },
+            { tcp = "abc" , to = "192.0.2.1:53", is = "blocked" },
+        ]
+        [scenario.expect]
+        packets = { sent = 1, blocked = 2, changed = 2 }
+    "#;
+    passes("by-port", "by_port", text);
+    let (failure, _) =
+        fails("by-port-wrong", "by_port", &text.replace("!!!bc", "!!bc").replace("sent = 1", "sent = 2"));
+    assert_eq!(failure["wrong"].as_array().expect("words").len(), 2);
+}
+
+#[test]
+fn a_seed_repeats_a_run() {
+    let text = "[[scenario]]\nname = \"x\"\nsteps = [{ send = \"fill:50:a\" }, { send = \"qfill\" }]";
+    let text = format!("objects = [\"probes.o\"]\nprogram = \"drop_first_q\"\n{text}");
+    let path = folder("seed", &text);
+    let failure = |seed| {
+        let report = test::run(&Options { seed, ..options(path.clone()) }).expect("a report");
+        serde_json::to_value(&report).expect("JSON")["scenarios"][0]["failure"].clone()
+    };
+    assert_eq!(failure(5), failure(5));
+    assert_eq!(failure(5)["wrong"], failure(6)["wrong"]);
+}
+
+#[test]
+fn scenarios_are_chosen_and_listed_by_name() {
+    let scenario = |name: &str| format!("[[scenario]]\nname = \"{name}\"\nsteps = [{{ send = \"a\" }}]\n");
+    let text =
+        format!("objects = [\"probes.o\"]\nprogram = \"constant\"\n{}{}", scenario("one"), scenario("two"));
+    let path = folder("names", &text);
+    let chosen =
+        test::run(&Options { filter: Some("wo".into()), ..options(path.clone()) }).expect("a report");
+    let value = serde_json::to_value(&chosen).expect("JSON");
+    assert_eq!((&value["passed"], &value["scenarios"][0]["scenario"]), (&1.into(), &"two".into()));
+    let list = test::run(&Options { list: true, ..options(path) }).expect("a report");
+    assert!(
+        list.to_string().contains("     3  one\n") && list.to_string().ends_with("2 scenarios\n"),
+        "{list}"
+    );
+}
+
+#[test]
+fn what_cannot_be_tested_is_an_error_that_says_what_to_do() {
+    let nothing = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scenarios-empty");
+    fs::create_dir_all(&nothing).expect("a folder");
+    let error = test::run(&options(nothing)).expect_err("refused");
+    assert_eq!((error.code, error.exit), ("scenario-none", Exit::NotFound));
+    let error = test::run(&options("/none".into())).expect_err("refused");
+    assert_eq!((error.code, error.exit), ("file-not-found", Exit::NotFound));
+
+    let steps = "[[scenario]]\nname = \"x\"\nsteps = [{ send = \"a\" }]";
+    let error = refused("no-object", &format!("objects = [\"none.o\"]\n{steps}"));
+    assert_eq!((error.code, error.exit), ("object-not-found", Exit::NotFound));
+    let error = refused("broken", "[[scenario]]\nname = \"x\"\nstep = 1");
+    assert_eq!((error.code, error.exit), ("scenario-malformed", Exit::Usage));
+    assert!(error.message.contains("probe.toml:3: unknown field `step`"), "{error}");
+}
+
+#[test]
+fn scenario_files_with_flipped_bits_never_do_harm() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"constant\"\n[maps.bytes]\n0 = 1\n[[scenario]]\nname = \"x\"\n\
+        steps = [{ send = \"hex:00ff\" }, { fin = \"send\" }, { receive = \"fill:3:ab\" }]\n[scenario.expect]\nsent = \"unchanged\"\n";
+    let path = folder("flipped", text);
+    for at in 0..text.len() {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(path.join("probe.toml"), &bytes).expect("a file");
+        let _ = test::run(&Options { runs: 5, ..options(path.clone()) }).map_err(|error| {
+            assert!(!error.message.is_empty());
+        });
+    }
+}
