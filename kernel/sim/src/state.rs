@@ -149,6 +149,8 @@ pub(crate) struct Injection {
     pub(crate) watched: Vec<(usize, Vec<u8>)>,
     /// A send that was not classified and sent yet.
     pub(crate) send: Option<PendingSend>,
+    /// A thread is at it: it is neither sent twice nor completed before it is sent.
+    pub(crate) sending: bool,
 }
 
 /// The parameters of a transport-send injection.

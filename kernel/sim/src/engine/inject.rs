@@ -376,6 +376,7 @@ impl State {
             args,
             watched,
             send,
+            sending: false,
         });
         id
     }

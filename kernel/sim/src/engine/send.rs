@@ -141,7 +141,7 @@ pub(crate) fn transmit_all(sim: &Arc<Inner>) {
             .lock()
             .injections
             .iter()
-            .find(|injection| injection.send.is_some())
+            .find(|injection| injection.send.is_some() && !injection.sending)
             .map(|injection| injection.id);
         match next {
             Some(id) => transmit(sim, id),
@@ -154,7 +154,8 @@ pub(crate) fn transmit_all(sim: &Arc<Inner>) {
 pub(crate) fn transmit(sim: &Arc<Inner>, id: u64) {
     let mut state = sim.lock();
     let Some(injection) = state.injections.iter_mut().find(|injection| injection.id == id) else { return };
-    let Some(send) = injection.send.take() else { return };
+    let Some(send) = injection.send.clone().filter(|_| !injection.sending) else { return };
+    injection.sending = true;
     let nbl = injection.nbl as *mut NET_BUFFER_LIST;
     let unknown = || {
         let any = if send.v6 { IpAddr::from([0_u16; 8]) } else { IpAddr::from([0_u8; 4]) };
@@ -196,8 +197,13 @@ pub(crate) fn transmit(sim: &Arc<Inner>, id: u64) {
     let mut state = sim.lock();
     if outcome == SendOutcome::Permitted {
         state.wire(&list, remote, NTSTATUS::SUCCESS);
-    } else if let Some(injection) = state.injections.iter_mut().find(|injection| injection.id == id) {
-        injection.status = NTSTATUS::DATA_NOT_ACCEPTED;
+    }
+    if let Some(injection) = state.injections.iter_mut().find(|injection| injection.id == id) {
+        if outcome != SendOutcome::Permitted {
+            injection.status = NTSTATUS::DATA_NOT_ACCEPTED;
+        }
+        injection.send = None;
+        injection.sending = false;
     }
     state.release(nbl);
 }
