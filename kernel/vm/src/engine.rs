@@ -56,6 +56,7 @@ impl Cursor {
     }
 }
 
+/// Runs `program`. A fault is left in the stack, so that a result comes in registers.
 #[expect(clippy::too_many_lines, reason = "one arm for each op; the compiler needs them in one place")]
 #[inline(never)]
 pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
@@ -65,9 +66,8 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     context: &mut C,
     window: &[u8],
     budget: u32,
-) -> Result<u64, Fault> {
-    let (bytes, saved) = stack.parts();
-    let memory = &mut Memory::new(window, context, bytes, program.maps());
+) -> Option<u64> {
+    let memory = &mut Memory::new(window, context, stack, program);
     let ops = program.ops();
     let start = ops.as_ptr();
     let mut pc = Cursor(start);
@@ -153,7 +153,10 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     macro_rules! enter {
         ($skip:expr, $clear:expr) => {{
             let [_, _, _, _, _, _, r6, r7, r8, r9, _] = regs.0;
-            if !saved.push(depth, Frame { back: slot_of(start, pc.after(0)), saved: [r6, r7, r8, r9] }) {
+            if !memory
+                .saved()
+                .push(depth, Frame { back: slot_of(start, pc.after(0)), saved: [r6, r7, r8, r9] })
+            {
                 break Cause::CallDepth;
             }
             depth += 1;
@@ -165,15 +168,15 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     // Ends the run.
     macro_rules! finish {
         ($slots:expr, $result:expr) => {{
-            saved.left = fuel - ($slots << SHIFT) - distance(start, pc);
-            return Ok($result);
+            memory.saved().left = fuel - ($slots << SHIFT) - distance(start, pc);
+            return Some($result);
         }};
     }
     // Returns from a function, or ends the run.
     macro_rules! leave {
         ($slots:expr) => {{
             let Some(left) = depth.checked_sub(1) else { finish!($slots, regs[Reg::R0]) };
-            let Some(frame) = saved.pop(left) else { break Cause::CallDepth };
+            let Some(frame) = memory.saved().pop(left) else { break Cause::CallDepth };
             depth = left;
             [regs[Reg::R6], regs[Reg::R7], regs[Reg::R8], regs[Reg::R9]] = frame.saved;
             regs[Reg::R10] -= STACK_FRAME as u64;
@@ -189,7 +192,7 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                 $load_frame:ident $store_frame:ident $store_frame_imm:ident, )* }
             moved { $( $mov_fn:ident $pr64:ident $pk64:ident $pr32:ident $pk32:ident $mr64:ident $mk64:ident $mr32:ident $mk32:ident, )* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
-                $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
+                $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
             loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
@@ -316,6 +319,11 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                         let masked = regs[dst] as u32 & mask as u32;
                         regs[dst] = masked.into();
                         branch!(2, Word::$guard_fn(masked, imm as u32), skip)
+                    }
+                    Op::$mov_and { dst, a, mask, imm, skip } => {
+                        let masked = regs[a] as u32 & mask as u32;
+                        regs[dst] = masked.into();
+                        branch!(3, Word::$guard_fn(masked, imm as u32), skip)
                     }
                     Op::$load_k8 { dst, src, offset, imm, skip } => {
                         let value = load!(u8, address!(src, offset));
@@ -536,7 +544,8 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     let cause = loop {
         tables!(arms);
     };
-    Err(Fault { insn: slot_of(start, pc), cause })
+    memory.saved().fault = Fault { insn: slot_of(start, pc), cause };
+    None
 }
 
 /// Keeps the compiler from merging an arm with others that end alike: each is to have its own way to the next op.

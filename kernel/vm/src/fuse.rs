@@ -29,7 +29,8 @@ fn triple(ops: &[Op]) -> Option<Op> {
             compare { $($compare:tt)* }
             access { $($access:tt)* }
             moved { $($moved:tt)* }
-            guarded { $($guarded:tt)* }
+            guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
+                $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
             loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
@@ -71,6 +72,13 @@ fn triple(ops: &[Op]) -> Option<Op> {
                         Some(Op::$load_sum { dst, a, b, offset })
                     }
                 )*
+                $(
+                    [Op::Mov64 { dst, src: a } | Op::Mov32 { dst, src: a }, Op::And32K { dst: d2, imm: mask }, Op::$g32 { dst: d3, imm, skip }, ..]
+                        if dst == d2 && dst == d3 =>
+                    {
+                        Some(Op::$mov_and { dst, a, mask, imm, skip })
+                    }
+                )*
                 [Op::Mov64 { dst, src }, Op::Lsh64K { dst: d2, imm: left }, Op::Rsh64K { dst: d3, imm: right }, ..]
                     if dst == d2 && dst == d3 =>
                 {
@@ -110,7 +118,7 @@ fn pair(ops: &[Op]) -> Option<Op> {
             access { $($access:tt)* }
             moved { $($moved:tt)* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
-                $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
+                $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
             loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
             summed { $($summed:tt)* }
         ) => {

@@ -121,11 +121,12 @@ impl Executable {
         window: &[u8],
         budget: u32,
     ) -> Result<u64, Fault> {
-        if self.proven {
+        let result = if self.proven {
             engine::run::<C, H, false>(self, host, stack, context, window, budget)
         } else {
             engine::run::<C, H, true>(self, host, stack, context, window, budget)
-        }
+        };
+        result.ok_or_else(|| stack.fault())
     }
 
     /// Slots of bytecode.

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use tidegate_abi::{SendContext, StreamContext, limits};
 
+use crate::Executable;
 use crate::fault::{Cause, Fault};
 use crate::op::SHIFT;
 
@@ -70,6 +71,7 @@ pub struct Stack {
 pub(crate) struct Saved {
     frames: [Frame; limits::MAX_CALL_DEPTH],
     pub(crate) left: i64,
+    pub(crate) fault: Fault,
 }
 
 /// What a call between functions of a program saves.
@@ -106,7 +108,8 @@ impl Stack {
     /// A stack.
     pub const fn new() -> Self {
         const FRAME: Frame = Frame { back: 0, saved: [0; 4] };
-        let saved = Saved { frames: [FRAME; limits::MAX_CALL_DEPTH], left: 0 };
+        let saved =
+            Saved { frames: [FRAME; limits::MAX_CALL_DEPTH], left: 0, fault: Fault::new(Cause::Budget) };
         Self { bytes: [0; limits::STACK_SIZE / 8], saved }
     }
 
@@ -116,8 +119,9 @@ impl Stack {
         self.saved.left >> SHIFT
     }
 
-    pub(crate) fn parts(&mut self) -> (&mut [u64; limits::STACK_SIZE / 8], &mut Saved) {
-        (&mut self.bytes, &mut self.saved)
+    /// Why the last run had no result.
+    pub(crate) const fn fault(&self) -> Fault {
+        self.saved.fault
     }
 }
 
@@ -206,9 +210,8 @@ impl Quick {
 pub struct Memory<'a> {
     window: Span,
     context: Span,
-    /// Address of the lowest byte of the stack.
-    stack: u64,
-    maps: &'a [MapBinding],
+    stack: &'a mut Stack,
+    program: &'a Executable,
     given: PhantomData<&'a mut [u8]>,
 }
 
@@ -217,19 +220,14 @@ impl<'a> Memory<'a> {
     pub(crate) fn new<C: Context>(
         window: &'a [u8],
         context: &'a mut C,
-        stack: &'a mut [u64; limits::STACK_SIZE / 8],
-        maps: &'a [MapBinding],
+        stack: &'a mut Stack,
+        program: &'a Executable,
     ) -> Self {
         let (start, size) = context.expose(window);
         let context = Span { start, size };
         let window = Span { start: window.as_ptr().expose_provenance() as u64, size: window.len() as u64 };
-        Self {
-            window,
-            context,
-            stack: stack.as_mut_ptr().expose_provenance() as u64,
-            maps,
-            given: PhantomData,
-        }
+        let _ = stack.bytes.as_mut_ptr().expose_provenance();
+        Self { window, context, stack, program, given: PhantomData }
     }
 
     /// Address and size of the context: what r1 and r2 are at the start.
@@ -241,7 +239,13 @@ impl<'a> Memory<'a> {
     /// Address of the lowest byte of the stack.
     #[inline]
     pub(crate) fn stack(&self) -> u64 {
-        self.stack
+        self.stack.bytes.as_ptr().addr() as u64
+    }
+
+    /// What the run keeps.
+    #[inline]
+    pub(crate) fn saved(&mut self) -> &mut Saved {
+        &mut self.stack.saved
     }
 
     /// Zeroes `bytes` at the end of the frame at call depth `depth`.
@@ -249,7 +253,7 @@ impl<'a> Memory<'a> {
     pub(crate) fn clear_frame(&mut self, depth: usize, bytes: u16) {
         let size = usize::from(bytes);
         if size != 0 && depth < limits::MAX_CALL_DEPTH && size <= limits::STACK_FRAME {
-            let end = self.stack as usize + (depth + 1) * limits::STACK_FRAME;
+            let end = self.stack() as usize + (depth + 1) * limits::STACK_FRAME;
             // SAFETY: the frame lies in the stack, which this borrows exclusively.
             unsafe { ptr::with_exposed_provenance_mut::<u8>(end - size).write_bytes(0, size) }
         }
@@ -292,10 +296,10 @@ impl<'a> Memory<'a> {
 
     /// The span that `size` bytes at `address` lie in, when they are the program's to read, or to write.
     fn find(&self, address: u64, size: u64, write: bool) -> Option<Span> {
-        let maps = self.maps.iter().filter(|binding| binding.writable || !write);
+        let maps = self.program.maps().iter().filter(|binding| binding.writable || !write);
         let maps = maps.filter_map(|binding| Some(binding.memory.as_ref()?.span()));
         let window = (!write).then_some(self.window);
-        let stack = Span { start: self.stack, size: limits::STACK_SIZE as u64 };
+        let stack = Span { start: self.stack(), size: limits::STACK_SIZE as u64 };
         let mut spans = [stack, self.context].into_iter().chain(window).chain(maps);
         spans.find(|span| span.holds(address, size)).filter(|_| address != 0)
     }

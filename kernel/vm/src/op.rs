@@ -53,7 +53,7 @@ impl Reg {
 /// - `moved`: function, the four plain ops, and the ops for a move to their destination before them.
 /// - `guarded`: comparison with an immediate at 64 and 32 bits, and the ops for: the comparison jumps over a jump; an
 ///   addition of an immediate before it (64-bit then 64, 64 then 32, 32 then 32); a move of an immediate before it; an
-///   `and` with an immediate before it (64 then 64, 32 then 32); a load of 8, 16, 32 bits before a 32-bit one.
+///   `and` with an immediate before it (64 then 64, 32 then 32), and a move before that; a load of 8, 16, 32 bits before a 32-bit one.
 /// - `loaded`: size, type, the load, and the ops for: a 32-bit jump if (not) equal to a register behind it; addition of
 ///   what was loaded to another register, and exclusive or; the load through a sum of two registers; two loads, each
 ///   with a jump to the same target if it is not equal to a register; two loads.
@@ -108,10 +108,10 @@ macro_rules! tables {
                 arsh Arsh64 Arsh64K Arsh32 Arsh32K MovArsh64 MovArsh64K MovArsh32 MovArsh32K,
             }
             guarded {
-                eq Eq64K Eq32K OverEq64 OverEq32 AddEq64 AddEq64To32 AddEq32 SetEq64 SetEq32 AndEq64 AndEq32 LoadEq8 LoadEq16 LoadEq32,
-                ne Ne64K Ne32K OverNe64 OverNe32 AddNe64 AddNe64To32 AddNe32 SetNe64 SetNe32 AndNe64 AndNe32 LoadNe8 LoadNe16 LoadNe32,
-                gt Gt64K Gt32K OverGt64 OverGt32 AddGt64 AddGt64To32 AddGt32 SetGt64 SetGt32 AndGt64 AndGt32 LoadGt8 LoadGt16 LoadGt32,
-                lt Lt64K Lt32K OverLt64 OverLt32 AddLt64 AddLt64To32 AddLt32 SetLt64 SetLt32 AndLt64 AndLt32 LoadLt8 LoadLt16 LoadLt32,
+                eq Eq64K Eq32K OverEq64 OverEq32 AddEq64 AddEq64To32 AddEq32 SetEq64 SetEq32 AndEq64 AndEq32 MovAndEq LoadEq8 LoadEq16 LoadEq32,
+                ne Ne64K Ne32K OverNe64 OverNe32 AddNe64 AddNe64To32 AddNe32 SetNe64 SetNe32 AndNe64 AndNe32 MovAndNe LoadNe8 LoadNe16 LoadNe32,
+                gt Gt64K Gt32K OverGt64 OverGt32 AddGt64 AddGt64To32 AddGt32 SetGt64 SetGt32 AndGt64 AndGt32 MovAndGt LoadGt8 LoadGt16 LoadGt32,
+                lt Lt64K Lt32K OverLt64 OverLt32 AddLt64 AddLt64To32 AddLt32 SetLt64 SetLt32 AndLt64 AndLt32 MovAndLt LoadLt8 LoadLt16 LoadLt32,
             }
             loaded {
                 u8 Load8 LoadEqR8 LoadNeR8 LoadAdd8 LoadXor8 LoadSum8 LoadsNe8 Loads8,
@@ -138,7 +138,7 @@ macro_rules! define {
             $load_frame:ident $store_frame:ident $store_frame_imm:ident, )* }
         moved { $( $mov_fn:ident $pr64:ident $pk64:ident $pr32:ident $pk32:ident $mr64:ident $mk64:ident $mr32:ident $mk32:ident, )* }
         guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
-            $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
+            $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
         loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
         summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
     ) => {
@@ -162,6 +162,7 @@ macro_rules! define {
             $( $set64 { to: Reg, value: i32, dst: Reg, imm: i32, skip: i32 }, )*
             $( $set32 { to: Reg, value: i32, dst: Reg, imm: i32, skip: i32 }, )*
             $( $and64 { dst: Reg, mask: i32, imm: i32, skip: i32 }, $and32 { dst: Reg, mask: i32, imm: i32, skip: i32 }, )*
+            $( $mov_and { dst: Reg, a: Reg, mask: i32, imm: i32, skip: i32 }, )*
             $( $load_k8 { dst: Reg, src: Reg, offset: i16, imm: i32, skip: i32 }, )*
             $( $load_k16 { dst: Reg, src: Reg, offset: i16, imm: i32, skip: i32 }, )*
             $( $load_k32 { dst: Reg, src: Reg, offset: i16, imm: i32, skip: i32 }, )*
