@@ -9,10 +9,11 @@ use crate::programs;
 use crate::setup;
 use crate::shell;
 
-/// A call of `tidegate`, and what to look for in what it prints.
+/// A call of `tidegate`, what to look for in what it prints, and a part of that: the demo fails without it.
 struct Act {
     title: &'static str,
     look: &'static str,
+    expects: &'static str,
     words: &'static [&'static str],
 }
 
@@ -20,11 +21,13 @@ const ACTS: &[Act] = &[
     Act {
         title: "A policy is proven before it runs",
         look: "the most instructions that one run can take, whatever a client sends",
+        expects: "1 accepted, 0 refused",
         words: &["verify", "target/programs/tls_sni_allow.o"],
     },
     Act {
         title: "TLS: curl asks for three names, the policy (C) allows two domains",
         look: "the connection to ads.example.org is dropped, the other two pass",
+        expects: "3 connections, 1 dropped",
         words: &[
             "prog",
             "run",
@@ -40,6 +43,7 @@ const ACTS: &[Act] = &[
     Act {
         title: "The same policy in Rust, on TLS 1.2 over IPv6",
         look: "WWW.Example.COM passes, ads.example.org is dropped",
+        expects: "2 connections, 1 dropped",
         words: &[
             "prog",
             "run",
@@ -53,6 +57,7 @@ const ACTS: &[Act] = &[
     Act {
         title: "HTTP: every request gets a header, and the capture of what left is written",
         look: "four requests on one connection, all four edited",
+        expects: "4 edited",
         words: &[
             "prog",
             "run",
@@ -67,7 +72,8 @@ const ACTS: &[Act] = &[
     },
     Act {
         title: "DNS: queries for one name are not sent",
-        look: "the two queries of dig for ads.example.org are blocked",
+        look: "dig's two queries for ads.example.org are blocked, and one for a name too long for the list",
+        expects: "6 packets sent, 3 blocked",
         words: &[
             "prog",
             "run",
@@ -87,31 +93,44 @@ pub(crate) fn run() -> Result<()> {
     setup::need(&[&setup::POLICIES, &setup::READERS])?;
     programs::build()?;
     fs::create_dir_all(shell::root().join("target/demo"))?;
-    shell::run(&mut shell::command(&["cargo", "build", "--locked", "--quiet", "--package", "tidegate"]))?;
+    println!("Building tidegate: a minute or two the first time.");
+    shell::run(&mut shell::command(&["cargo", "build", "--locked", "--package", "tidegate"]))?;
     for (number, act) in (1..).zip(ACTS) {
         println!("\n{number}. {}\n   See: {}.\n", act.title, act.look);
         println!("$ tidegate {}", quoted(act.words));
         let mut tidegate =
             shell::command(&["cargo", "run", "--locked", "--quiet", "--package", "tidegate", "--"]);
-        shell::run(tidegate.args(act.words))?;
+        let text = shell::output(tidegate.args(act.words))?;
+        print!("{text}");
+        if !text.contains(act.expects) {
+            bail!("this should have said \"{}\"", act.expects);
+        }
     }
     read_back(Path::new(REWRITTEN))
 }
 
-/// Has tcpdump find the header in what the HTTP client sent: once for each of the four requests.
+/// Has tcpdump find the header in what the HTTP client sent, once for each of the four requests, and all checksums right.
 fn read_back(capture: &Path) -> Result<()> {
     println!("\n{}. The rewritten capture, read back by tcpdump\n", ACTS.len() + 1);
-    let mut tcpdump = shell::command(&["tcpdump", "-n", "-A", "-r"]);
+    let mut tcpdump = shell::command(&["tcpdump", "-n", "-vv", "-r"]);
     let text = shell::output(tcpdump.arg(capture).arg("dst port 80"))?;
     println!("$ {}", shell::shown(&tcpdump));
-    for line in text.lines().filter(|line| line.contains("GET /") || line.starts_with("X-Via:")) {
-        println!("{}", line.trim_end());
+    let mut found = 0;
+    for line in text.lines().map(str::trim) {
+        if let Some(request) = line.strip_prefix("GET ") {
+            println!("  GET {}", request.replace(&"0".repeat(250), "0..."));
+        } else if line == "X-Via: tidegate" {
+            println!("  {line}");
+            found += 1;
+        }
     }
-    let found = text.lines().filter(|line| line.trim_end() == "X-Via: tidegate").count();
     if found != 4 {
         bail!("tcpdump finds the header {found} times in {}, not once for each request", capture.display());
     }
-    println!("\nThe header is in all four requests.");
+    if text.contains("incorrect") {
+        bail!("tcpdump finds a wrong checksum in {}", capture.display());
+    }
+    println!("\nThe header is in all four requests, and every checksum is right.");
     Ok(())
 }
 
