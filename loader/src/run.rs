@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::flows::{self, Connection, Direction, Kind, Step};
 use crate::host::{self, Config, Flow, Machine, Session, Setup};
 use crate::object::Object;
-use crate::scenario::Contents;
+use crate::scenario::{self, Contents};
 
 pub use report::Report;
 use report::{ConnectionReport, Event, PacketReport};
@@ -40,6 +40,9 @@ pub struct Options {
     /// Entry of a map before the run; KEY and VALUE as in scenario files, a struct as {member = 1} or ["u32:1", "str:x"]
     #[arg(long = "map", value_name = "NAME.KEY=VALUE")]
     pub maps: Vec<String>,
+    /// File with contents of maps and values of constants: the [maps] and [globals] of a scenario file
+    #[arg(long, value_name = "FILE")]
+    pub map_file: Option<PathBuf>,
     /// Value of a constant of the object
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub globals: Vec<String>,
@@ -238,7 +241,10 @@ impl Run<'_, '_> {
 
 /// The setup that the arguments ask for.
 fn setup(options: &Options) -> Result<Setup, Error> {
-    let mut maps = Contents::new();
+    let (mut maps, mut globals) = match &options.map_file {
+        Some(path) => scenario::read_contents(path)?,
+        None => (Contents::new(), toml::Table::new()),
+    };
     for text in &options.maps {
         let parts = text.split_once('=').and_then(|(entry, value)| Some((entry.split_once('.')?, value)));
         let Some(((map, key), value)) = parts else {
@@ -247,7 +253,6 @@ fn setup(options: &Options) -> Result<Setup, Error> {
         };
         maps.entry(map.into()).or_default().insert(key.into(), value_of(value)?);
     }
-    let mut globals = toml::Table::new();
     for text in &options.globals {
         let Some((name, value)) = text.split_once('=') else {
             return Err(Error::usage("set-argument", format!("`--set {text}` is not NAME=VALUE")));

@@ -168,12 +168,7 @@ impl Policy {
     /// # Errors
     /// The file, or one that it names, can't be used; with the line.
     pub fn read(path: &Path, objects: Option<&Path>) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidData => {
-                Error::usage("scenario-malformed", format!("{}: this is not text", path.display()))
-            }
-            _ => Error::file("read", path, &error),
-        })?;
+        let text = read_text(path)?;
         Self::parse(&text, path, objects)
     }
 
@@ -218,6 +213,26 @@ impl Policy {
     }
 }
 
+/// Reads contents of maps and values of constants from the file at `path`: the `[maps]` and `[globals]` of a scenario file.
+///
+/// # Errors
+/// The file can't be used; with the line.
+pub fn read_contents(path: &Path) -> Result<(Contents, Table), Error> {
+    let text = read_text(path)?;
+    let reader = Reader { path, text: &text };
+    let file: file::Contents = toml::from_str(&text).map_err(|error| reader.toml_error(&error))?;
+    Ok((file.maps, file.globals))
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            Error::usage("scenario-malformed", format!("{}: this is not text", path.display()))
+        }
+        _ => Error::file("read", path, &error),
+    })
+}
+
 /// Gives a scenario file its meaning; knows where in it an error is.
 struct Reader<'a> {
     path: &'a Path,
@@ -234,15 +249,16 @@ impl Reader<'_> {
         Error::usage("scenario-malformed", format!("{place}: {message}"))
     }
 
+    fn toml_error(&self, error: &toml::de::Error) -> Error {
+        self.error(error.span().map_or(0, |span| span.start), error.message())
+    }
+
     fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
 
     fn policy(&self, objects: Option<&Path>) -> Result<Policy, Error> {
-        let file: file::File = toml::from_str(self.text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            self.error(at, error.message())
-        })?;
+        let file: file::File = toml::from_str(self.text).map_err(|error| self.toml_error(&error))?;
         if file.scenario.is_empty() {
             return Err(self
                 .error(0, "the file has no scenario")

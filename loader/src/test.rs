@@ -25,7 +25,7 @@ use cuts::{Cuts, Dice, Script, Tried};
 /// What `tidegate test` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Scenario files, or folders with scenario files in them
+    /// Scenario files (loader/SCENARIOS.md tells how they are written), or folders with scenario files in them
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
     /// Folder with the compiled policies, instead of target/programs above each file

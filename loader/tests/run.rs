@@ -35,6 +35,7 @@ fn options(program: &str, pcap: &Path, out: &Path) -> Options {
         pcap_out: Some(out.into()),
         programs: vec![program.into()],
         maps: vec![],
+        map_file: None,
         globals: vec![],
         on_error: OnErrorArg::Block,
         local: vec![],
@@ -123,6 +124,10 @@ fn packets_are_blocked_and_changed_as_the_map_says() {
     assert!(report["packets"].as_array().expect("packets").iter().all(|packet| packet["fate"] == "blocked"));
     let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.53=2".into()]);
     assert_eq!(report["packets"][0]["fate"], "changed");
+    let file = temporary("maps.toml");
+    fs::write(&file, "[maps.ports]\n53 = 2").expect("a file");
+    let (from_file, _) = ran("by_port", &path, |options| options.map_file = Some(file));
+    assert_eq!(from_file["packets"], report["packets"]);
     let changed = datagrams(&after)[0].2;
     assert_eq!((&changed[..3], &changed[3..]), (&b"!!!"[..], &datagrams(&before)[0].2[1..]));
 }
@@ -185,6 +190,7 @@ fn arguments_that_mean_nothing_are_refused() {
     assert_eq!(code(&|options| options.maps = vec!["ports.1={".into()]), ("map-argument", Exit::Usage));
     assert_eq!(code(&|options| options.maps = vec!["none.1=1".into()]), ("map-unknown", Exit::NotFound));
     assert_eq!(code(&|options| options.globals = vec!["x".into()]), ("set-argument", Exit::Usage));
+    assert_eq!(code(&|options| options.map_file = Some(PROBES.into())), ("scenario-malformed", Exit::Usage));
     assert_eq!(code(&|options| options.programs = vec![]), ("program-several", Exit::Usage));
     assert_eq!(code(&|options| options.pcap = PROBES.into()), ("capture-malformed", Exit::Usage));
     assert_eq!(code(&|options| options.pcap = "none.pcap".into()), ("file-not-found", Exit::NotFound));

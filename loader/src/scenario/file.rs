@@ -23,6 +23,16 @@ pub(super) struct File {
     pub(super) scenario: Vec<Spanned<Scenario>>,
 }
 
+/// What maps and constants hold, in a file of their own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Contents {
+    #[serde(default)]
+    pub(super) maps: Maps,
+    #[serde(default)]
+    pub(super) globals: Table,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Scenario {

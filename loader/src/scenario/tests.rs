@@ -7,8 +7,7 @@ fn read(text: &str) -> Result<Vec<Scenario>, Error> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/scenario/x.toml");
     let file: Result<file::File, _> = toml::from_str(text);
     let reader = Reader { path: &path, text };
-    let file =
-        file.map_err(|error| reader.error(error.span().map_or(0, |span| span.start), error.message()))?;
+    let file = file.map_err(|error| reader.toml_error(&error))?;
     file.scenario.iter().map(|scenario| reader.scenario(scenario, &file)).collect()
 }
 
