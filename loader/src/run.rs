@@ -40,7 +40,7 @@ pub struct Options {
     /// Entry of a map before the run; KEY and VALUE as in scenario files, a struct as {member = 1} or ["u32:1", "str:x"]
     #[arg(long = "map", value_name = "NAME.KEY=VALUE")]
     pub maps: Vec<String>,
-    /// File with contents of maps and values of constants: the [maps] and [globals] of a scenario file
+    /// File with contents of maps and values of constants: maps and globals as in a scenario file
     #[arg(long, value_name = "FILE")]
     pub map_file: Option<PathBuf>,
     /// Value of a constant of the object
