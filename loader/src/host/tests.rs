@@ -98,6 +98,15 @@ fn a_failed_run_does_what_the_setup_says() {
 }
 
 #[test]
+fn constants_are_set_before_the_program_is_loaded() {
+    let globals = "verdict = 2".parse().expect("TOML");
+    let mut blocks = machine("constant", Setup { globals, ..Setup::default() }).expect("a machine");
+    over_all(&mut blocks, &[data(Direction::Outbound, b"a")], |delivery, _| {
+        assert_eq!(delivery.sent.bytes, b"");
+    });
+}
+
+#[test]
 fn maps_are_filled_read_and_put_back() {
     let maps = contents("bytes", "0 = 1000");
     let mut machine = machine("account", Setup { maps, ..Setup::default() }).expect("a machine");

@@ -8,7 +8,7 @@ use tidegate_abi::{MapDef, MapKind, limits};
 use super::Map;
 use super::elf::{File, Place, Symbol, SymbolKind};
 use super::error::ObjectError;
-use crate::btf::{Btf, Shape};
+use crate::btf::{Btf, Member, Shape};
 
 /// Name of the section with the definitions of maps.
 const SECTION: &str = ".maps";
@@ -22,6 +22,8 @@ pub(super) struct Maps {
     defined: BTreeMap<u64, usize>,
     /// The map that holds the global data of a section.
     data: BTreeMap<usize, usize>,
+    /// The variables of a section with global data.
+    variables: BTreeMap<usize, Vec<Member>>,
 }
 
 /// What the bytecode means by the address of something in a section.
@@ -35,8 +37,13 @@ pub(super) enum Address {
 impl Maps {
     /// Reads the definitions in `.maps`.
     pub(super) fn parse(file: &File<'_>, btf: Option<&Btf<'_>>) -> Result<Self, ObjectError> {
-        let mut maps =
-            Self { list: Vec::new(), section: None, defined: BTreeMap::new(), data: BTreeMap::new() };
+        let mut maps = Self {
+            list: Vec::new(),
+            section: None,
+            defined: BTreeMap::new(),
+            data: BTreeMap::new(),
+            variables: btf.map_or_else(BTreeMap::new, |btf| variables(file, btf)),
+        };
         if file.section("maps").is_some_and(|(_, section)| section.size != 0) {
             return Err(ObjectError::new(
                 "object-map",
@@ -143,10 +150,7 @@ impl Maps {
             return Ok(Some(*map));
         }
         let Some(section) = file.sections.get(index) else { return Ok(None) };
-        let is = |name: &str| {
-            section.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        if !is(".rodata") && !is(".data") && !is(".bss") {
+        if !is_data(section.name) {
             return Ok(None);
         }
         if !section.relocations.is_empty() {
@@ -167,7 +171,9 @@ impl Maps {
         };
         let mut initial = section.data.to_vec();
         initial.resize(value_size, 0);
-        let flags = if is(".rodata") { RDONLY_PROG } else { 0 };
+        let flags = if is_part_of(section.name, ".rodata") { RDONLY_PROG } else { 0 };
+        let (name, size) = (section.name.to_owned(), value_size as u32);
+        let value = self.variables.remove(&index).map(|members| Shape::Struct { name, size, members });
         let map = self.add(Map {
             name: section.name.into(),
             def: MapDef {
@@ -179,7 +185,7 @@ impl Maps {
             },
             initial: Some(initial),
             key: None,
-            value: None,
+            value,
         })?;
         self.data.insert(index, map);
         Ok(Some(map))
@@ -188,6 +194,36 @@ impl Maps {
     pub(super) fn into_list(self) -> Vec<Map> {
         self.list
     }
+}
+
+/// Whether a section of this name holds global data, its own or of one variable (`-fdata-sections`).
+fn is_data(name: &str) -> bool {
+    [".rodata", ".data", ".bss"].iter().any(|data| is_part_of(name, data))
+}
+
+fn is_part_of(name: &str, section: &str) -> bool {
+    name.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The variables of every section with global data: where they lie by their symbols, what they are by BTF.
+fn variables(file: &File<'_>, btf: &Btf<'_>) -> BTreeMap<usize, Vec<Member>> {
+    let mut found = BTreeMap::new();
+    for (index, section) in file.sections.iter().enumerate().filter(|(_, section)| is_data(section.name)) {
+        let kinds: BTreeMap<&str, u32> =
+            btf.variables(section.name).map(|variable| (variable.name, variable.kind)).collect();
+        let here = file.symbols.iter().filter(|symbol| symbol.place == Place::Section(index));
+        let members = here.filter_map(|symbol| {
+            let shape = Shape::of(btf, *kinds.get(symbol.name)?)?;
+            let offset = u32::try_from(symbol.value).ok()?;
+            let end = symbol.value.checked_add(shape.size())?;
+            (end <= section.size).then(|| Member { name: symbol.name.into(), offset, shape })
+        });
+        let members: Vec<Member> = members.collect();
+        if !members.is_empty() {
+            found.insert(index, members);
+        }
+    }
+    found
 }
 
 pub(super) fn section_name<'a>(file: &File<'a>, index: usize) -> &'a str {
