@@ -90,8 +90,9 @@ pub(crate) fn send_later(engine: &Arc<Engine>, mut packets: SendList) {
 unsafe extern "system" fn work(_device: *mut c_void, context: *mut c_void) {
     // SAFETY: the reference that `send_later` gave away.
     let engine = unsafe { Arc::from_raw(context.cast_const().cast::<Engine>()) };
-    // From here on the item may be queued again; what is pushed before this is taken below.
-    engine.sends.queued.store(false, Ordering::SeqCst);
+    // From here on the item may be queued again; what is pushed before this is taken below. A swap, since it must see what
+    // those who found `queued` set had pushed.
+    engine.sends.queued.swap(false, Ordering::AcqRel);
     let mut packets = engine.sends.take();
     while let Some(packet) = packets.pop() {
         if !packet.send() {
