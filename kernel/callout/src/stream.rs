@@ -6,6 +6,9 @@
 //! completion. The bytes covered are blocked; what follows them is shown again by the filter engine, behind what was
 //! injected.
 //!
+//! A link that continues with the first bytes only wants to be asked about the rest again, so no link behind it decides on
+//! more than those bytes: an edit that reaches further is an error of its link.
+//!
 //! The end of a direction (FIN) is an indication without bytes: there is nothing to block in it, so it passes, with inserted
 //! bytes in front of it. A reset passes always.
 
@@ -49,6 +52,8 @@ struct Bounds {
     len: usize,
     /// Bytes shown to programs: the first of those.
     shown: usize,
+    /// Bytes that may be decided on: those that every link before has seen enough of.
+    open: usize,
     /// All of the bytes have to be decided on at once.
     whole: bool,
     /// More data can come.
@@ -70,6 +75,7 @@ impl Indication<'_> {
         Bounds {
             len,
             shown: len.min(MAX_WINDOW),
+            open: len.min(MAX_WINDOW),
             whole,
             may_wait: !whole && !last && len < MAX_WINDOW,
             end: self.has(FWPS_STREAM_FLAG::DISCONNECT),
@@ -103,6 +109,14 @@ enum Decision {
 
 /// Runs the chain on an indication and carries its decision out. DISPATCH_LEVEL.
 pub(crate) fn classify(engine: &Arc<Engine>, indication: &Indication<'_>) -> StreamOutcome {
+    let outcome = decide(engine, indication);
+    if indication.has(FWPS_STREAM_FLAG::ABORT) {
+        return StreamOutcome::Permit(indication.data.dataLength);
+    }
+    outcome
+}
+
+fn decide(engine: &Arc<Engine>, indication: &Indication<'_>) -> StreamOutcome {
     let chain = engine.runtime.chain(indication.incoming.layer.hook);
     let (links, bounds) = (chain.links(), indication.bounds());
     let pass = StreamOutcome::Permit(bounds.len);
@@ -122,8 +136,7 @@ pub(crate) fn classify(engine: &Arc<Engine>, indication: &Indication<'_>) -> Str
         engine.counters.oversized.add();
         return unseen(links, pass);
     }
-    let outcome = run(engine, indication, links, &bounds, &view, &mut desk);
-    if abort { pass } else { outcome }
+    run(engine, indication, links, bounds, &view, &mut desk)
 }
 
 /// The outcome when no link could be shown the bytes: every link's `on_error` counts.
@@ -136,7 +149,7 @@ fn run(
     engine: &Arc<Engine>,
     indication: &Indication<'_>,
     links: &[Arc<Link>],
-    bounds: &Bounds,
+    mut bounds: Bounds,
     view: &View<'_>,
     desk: &mut Desk,
 ) -> StreamOutcome {
@@ -149,8 +162,6 @@ fn run(
     if !bounds.may_wait {
         shown.flags |= STREAM_NO_MORE_DATA;
     }
-    // Nobody has decided: what passes is what all of them have seen enough of.
-    let mut passed = bounds.shown;
     for link in links {
         let mut context = shown;
         let mut host = PacketHost::new(Calls::new(link), window, indication.editable(), edits, clone);
@@ -161,7 +172,8 @@ fn run(
             // A run that failed has been counted.
             Err(_) => Err(()),
             Ok(verdict) => {
-                let decision = judge(verdict, &context, injects, if injects { clone } else { edits }, bounds);
+                let decision =
+                    judge(verdict, &context, injects, if injects { clone } else { edits }, &bounds);
                 let done = decision.and_then(|decision| {
                     let plan = match decision {
                         Decision::Edit(cover) => Some((&*edits, cover)),
@@ -180,7 +192,7 @@ fn run(
         };
         return match decision {
             Ok(Decision::Next(cover)) => {
-                passed = passed.min(cover);
+                bounds.open = cover;
                 continue;
             }
             Err(()) if link.on_error() == OnError::Permit => continue,
@@ -188,19 +200,19 @@ fn run(
             Ok(Decision::Permit(cover)) => StreamOutcome::Permit(cover),
             Ok(Decision::Edit(cover)) => {
                 link.count_edited();
-                blocked(cover, bounds)
+                blocked(cover, &bounds)
             }
             Ok(Decision::Clone(cover)) => {
                 link.count_injected();
-                blocked(cover, bounds)
+                blocked(cover, &bounds)
             }
-            Ok(Decision::Block(cover)) => blocked(cover, bounds),
+            Ok(Decision::Block(cover)) => blocked(cover, &bounds),
             Ok(Decision::NeedMore(bytes)) => StreamOutcome::NeedMore(bytes),
             Ok(Decision::Drop) => StreamOutcome::Drop,
             Ok(Decision::Allow) => StreamOutcome::Allow,
         };
     }
-    StreamOutcome::Permit(passed)
+    StreamOutcome::Permit(bounds.open)
 }
 
 /// Takes bytes out of the stream. An indication without bytes is the end of its direction, and passes.
@@ -220,11 +232,11 @@ fn judge(
     bounds: &Bounds,
 ) -> Result<Decision, Failure> {
     let cover = match context.bytes_enforced as usize {
-        0 => bounds.shown,
+        0 => bounds.open,
         bytes if bytes > bounds.shown || (bounds.whole && bytes < bounds.shown) => {
             return Err(Failure::Unfit);
         }
-        bytes => bytes,
+        bytes => bytes.min(bounds.open),
     };
     let decision = match verdict {
         Verdict::Block if injects => Decision::Clone(cover),

@@ -240,14 +240,18 @@ fn without_a_free_desk_no_link_is_run() {
         let send = bench.link(Hook::OutboundTransportV4, &asm::verdict(Verdict::Permit), on_error);
         let engine = &bench.callouts.as_ref().expect("registered").engine;
         let desks: Vec<_> = core::iter::from_fn(|| engine.scratch.take(0)).collect();
+        let reset = bench.flow(Hook::StreamV4);
+        bench.sim.abort(reset, Direction::Send);
+        assert!(!bench.sim.trace().contains("DROP_CONNECTION"), "a reset passes always");
         let flow = bench.flow(Hook::StreamV4);
         bench.sim.indicate(flow, Direction::Send, b"hello");
+        assert_eq!(bench.sim.trace().contains("DROP_CONNECTION"), on_error == OnError::Block);
         assert_eq!(bench.sim.flow_state(flow), state);
         let (local, remote) = ends(Hook::OutboundTransportV4);
         assert_eq!(bench.send(&Packet::udp(local, remote, b"data")).0, outcome);
-        assert_eq!(bench.counts().no_desk, 2);
-        for link in [stream, send] {
-            assert_eq!((bench.counters(link).bytes_shown, bench.counters(link).errors), (0, 1));
+        assert_eq!(bench.counts().no_desk, 3);
+        for (link, errors) in [(stream, 2), (send, 1)] {
+            assert_eq!((bench.counters(link).bytes_shown, bench.counters(link).errors), (0, errors));
         }
         drop(desks);
         bench.finish();

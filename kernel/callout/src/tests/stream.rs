@@ -128,6 +128,35 @@ fn a_link_that_continues_with_less_is_shown_the_rest_again() {
 }
 
 #[test]
+fn no_link_decides_on_bytes_that_one_before_it_wants_to_see_again() {
+    for (verdict, out) in [(Verdict::Permit, &b"abcd"[..]), (Verdict::Block, b"")] {
+        everywhere(|bench, hook, direction| {
+            let careful = bench.link(hook, &asm::enforce(2, Verdict::Continue), OnError::Permit);
+            let hasty = bench.link(hook, &asm::verdict(verdict), OnError::Block);
+            let flow = bench.flow(hook);
+            bench.sim.indicate(flow, direction, b"abcd");
+            assert_eq!(bench.out(flow, direction), out);
+            assert_eq!((bench.counters(careful).runs, bench.counters(hasty).runs), (2, 2));
+            assert_eq!(bench.counters(careful).bytes_shown, 4 + 2);
+        });
+    }
+}
+
+#[test]
+fn an_edit_of_bytes_that_a_link_before_wants_to_see_again_is_an_error() {
+    for (offset, out) in [(1, &b"aXcX"[..]), (2, b"abcd")] {
+        everywhere(|bench, hook, direction| {
+            bench.link(hook, &asm::enforce(2, Verdict::Continue), OnError::Permit);
+            let edit = bench.link(hook, &asm::edits(&[(offset, 1, b"X")], Verdict::Permit), OnError::Permit);
+            let flow = bench.flow(hook);
+            bench.sim.indicate(flow, direction, b"abcd");
+            assert_eq!((offset, bench.out(flow, direction)), (offset, out.to_vec()));
+            assert_eq!(bench.counters(edit).errors, u64::from(offset == 2));
+        });
+    }
+}
+
+#[test]
 fn to_decide_on_more_than_was_shown_is_an_error() {
     for (on_error, out, state) in
         [(OnError::Block, &b""[..], FlowState::Dropped), (OnError::Permit, b"hello", FlowState::Open)]
