@@ -10,7 +10,7 @@
 
 #define LINE 128          /* bytes of the header line in the map, zero-padded */
 #define NAME 32           /* bytes of a header name that are compared */
-#define HEADERS 100       /* lines of one request's header */
+#define HEADERS 64        /* lines of one request's header; a request with more passes as it is */
 #define HEAD_LIMIT 32768  /* bytes of one request's header */
 
 struct {
@@ -53,6 +53,7 @@ struct request {
     __u32 chunked;
     __u32 leaves_http; /* CONNECT or Upgrade */
     __u32 rewritten;
+    __u32 text_size; /* of the operator's line */
 };
 
 /*
@@ -77,15 +78,25 @@ static __always_inline char lower(char c)
     return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
 }
 
+#define BYTES(c) (0x0101010101010101ull * (c))
+
+/*
+ * Eight characters at a time and without a branch: the first character is the lowest byte, and a byte's high bit tells
+ * whether something holds for it.
+ */
 static __always_inline void to_name(union name *name)
 {
-    int behind = 0;
+    __u64 behind = 0; /* all ones once the colon was there */
 
-    for (int i = 0; i < NAME; i++) {
-        char c = name->text[i];
+    for (int i = 0; i < NAME / 8; i++) {
+        __u64 word = name->words[i], low = word & BYTES(0x7f);
+        __u64 is_upper = ((low + BYTES(0x80 - 'A')) ^ (low + BYTES(0x7f - 'Z'))) & ~word & BYTES(0x80);
+        __u64 not_colon = low ^ BYTES(':');
+        __u64 is_colon = ~(not_colon + BYTES(0x7f)) & ~word & BYTES(0x80);
 
-        name->text[i] = behind ? 0 : lower(c);
-        behind |= c == ':';
+        word |= is_upper >> 2;
+        name->words[i] = word & (is_colon ^ (is_colon - 1)) & ~behind;
+        behind |= (__u64)((__s64)(is_colon | -is_colon) >> 63);
     }
 }
 
@@ -184,7 +195,7 @@ static __always_inline int head(struct tidegate_stream *ctx)
     long first, version, blank, at;
     struct request *request;
     struct place next = {};
-    __u32 zero = 0, size = 0;
+    __u32 zero = 0, size;
     union name wanted;
     char start[8];
     char *text;
@@ -203,14 +214,15 @@ static __always_inline int head(struct tidegate_stream *ctx)
     request = bpf_map_lookup_elem(&requests, &zero);
     if (!text || !request)
         return TIDEGATE_ALLOW_CONNECTION;
+    *request = (struct request){};
     for (int i = 0; i < LINE && text[i]; i++)
-        size = i + 1;
-    if (size == 0)
+        request->text_size = i + 1;
+    size = request->text_size;
+    if (size == 0 || size > LINE)
         return TIDEGATE_ALLOW_CONNECTION;
     __builtin_memcpy(&wanted, text, sizeof(wanted));
     to_name(&wanted);
 
-    *request = (struct request){};
     at = first + sizeof(CRLF);
     for (int i = 0; i < HEADERS && at < blank + (long)sizeof(CRLF); i++) {
         long end = tidegate_find(ctx, at, CRLF, sizeof(CRLF));
@@ -220,6 +232,8 @@ static __always_inline int head(struct tidegate_stream *ctx)
         header_line(ctx, at, end, &wanted, text, size, request);
         at = end + sizeof(CRLF);
     }
+    if (at < blank + (long)sizeof(CRLF))
+        return TIDEGATE_ALLOW_CONNECTION;
     if (!request->rewritten) {
         tidegate_insert(ctx, blank, CRLF, sizeof(CRLF));
         tidegate_insert(ctx, blank, text, size);
