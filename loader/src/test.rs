@@ -67,6 +67,7 @@ struct Tested {
     scenario: String,
     passed: bool,
     runs: usize,
+    /// Of a stream that passed under every cut.
     tried: Option<Tried>,
     failure: Option<Failure>,
 }
@@ -80,8 +81,6 @@ struct Failure {
     wrong: Vec<String>,
     /// The fewest cuts that show it; none: the given ones.
     cuts: Option<Cuts>,
-    /// The seed of that run's memory layout and completions.
-    seed: u64,
 }
 
 impl cli::Report for Report {
@@ -283,9 +282,11 @@ impl Job<'_> {
             let mut wrong = vec![error.message];
             wrong.extend(error.help.map(|help| format!("help: {help}")));
             let connection = String::new();
-            tested.failure = Some(Failure { connection, wrong, cuts: None, seed: self.options.seed });
+            tested.failure = Some(Failure { connection, wrong, cuts: None });
         }
         tested.passed = tested.failure.is_none();
+        // Of what was planned, a scenario that failed has not done all.
+        tested.tried = tested.tried.filter(|_| tested.passed);
         tested
     }
 
@@ -346,7 +347,6 @@ impl Job<'_> {
                 connection: stream.label.clone(),
                 wrong: if shown.is_empty() { wrong } else { shown },
                 cuts: (!is_given).then_some(smallest),
-                seed,
             });
             break;
         }
@@ -411,7 +411,7 @@ impl Job<'_> {
             let wrong = check::packets(&self.scenario.expect, packets, &fates, &outcome);
             if !wrong.is_empty() {
                 let connection = String::new();
-                tested.failure = Some(Failure { connection, wrong, cuts: None, seed });
+                tested.failure = Some(Failure { connection, wrong, cuts: None });
                 break;
             }
         }
