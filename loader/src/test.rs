@@ -466,7 +466,8 @@ impl std::ops::Add for Tried {
     }
 }
 
-fn count(number: usize, what: &str) -> String {
+/// So many of something, in words.
+pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 

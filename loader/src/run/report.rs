@@ -16,6 +16,7 @@ use crate::error::Exit;
 use crate::flows::{self, Connection, Direction};
 use crate::host::Tally;
 use crate::scenario::literal;
+use crate::test::count;
 
 /// What came of a capture.
 #[derive(Clone, Debug, Serialize)]
@@ -277,12 +278,17 @@ impl fmt::Display for Report {
         let total = self.total();
         if !self.connections.is_empty() {
             let dropped = self.connections.iter().filter(|one| one.dropped).count();
-            write!(f, "{} connections, {dropped} dropped; ", self.connections.len())?;
+            write!(f, "{}, {dropped} dropped; ", count(self.connections.len(), "connection"))?;
         }
         if !self.packets.is_empty() {
             let of = |fate| self.packets.iter().filter(|one| one.fate == fate).count();
             let (sent, blocked) = (of(PacketFate::Sent), of(PacketFate::Blocked));
-            write!(f, "{sent} packets sent, {blocked} blocked, {} changed; ", of(PacketFate::Changed))?;
+            write!(
+                f,
+                "{} sent, {blocked} blocked, {} changed; ",
+                count(sent, "packet"),
+                of(PacketFate::Changed)
+            )?;
         }
         writeln!(f, "{} runs of programs, {} edited, {} failed", total.runs, total.edited, total.errors)?;
         if let Some(path) = &self.written {
