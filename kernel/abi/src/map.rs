@@ -92,6 +92,9 @@ pub struct MapDef {
 /// Map flag: programs may read, not write (Linux's `BPF_F_RDONLY_PROG`).
 pub const RDONLY_PROG: u32 = 1 << 7;
 
+/// Bytes that a hash keeps for each entry beside its key and value, at most.
+pub const HASH_ENTRY: u64 = 24;
+
 /// Why a definition is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapDefError {
@@ -157,7 +160,12 @@ impl MapDef {
         if self.flags & !RDONLY_PROG != 0 {
             return Err(MapDefError::Flags);
         }
-        let each = if ring { 1 } else { self.stride() as u64 + self.key_size as u64 };
+        let key = self.key_size.next_multiple_of(8) as u64;
+        let each = match self.kind {
+            MapKind::RingBuf => 1,
+            MapKind::Array | MapKind::PerCpuArray => self.stride() as u64,
+            MapKind::Hash | MapKind::LruHash => self.stride() as u64 + key + HASH_ENTRY,
+        };
         if each * self.max_entries as u64 > limits::MAX_MAP_MEMORY as u64 {
             return Err(MapDefError::Memory);
         }

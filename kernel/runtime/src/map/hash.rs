@@ -16,7 +16,12 @@ impl Seed {
     }
 
     pub(crate) fn hash(self, key: &[u8]) -> u32 {
-        let state = words(key).fold(self.0 ^ key.len() as u64, |state, word| fold(state ^ word, self.1));
+        self.hash_words(key.len(), words(key))
+    }
+
+    /// The hash of a key of `len` bytes as it lies in memory.
+    pub(crate) fn hash_words(self, len: usize, words: impl Iterator<Item = u64>) -> u32 {
+        let state = words.fold(self.0 ^ len as u64, |state, word| fold(state ^ word, self.1));
         let hash = fold(state, self.1.rotate_left(32) | 1);
         (hash ^ hash >> 32) as u32
     }

@@ -5,6 +5,7 @@ use core::cmp::Ordering;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tidegate_abi::control::Status;
+use tidegate_abi::map::HASH_ENTRY;
 use tidegate_abi::{MapDef, MapKind};
 
 use super::hash::Seed;
@@ -54,6 +55,9 @@ struct Link {
     newer: AtomicU32,
     older: AtomicU32,
 }
+
+// A link and its share of the heads, of which there are fewer than twice as many.
+const _: () = assert!(size_of::<Link>() + 2 * size_of::<AtomicU32>() <= HASH_ENTRY as usize);
 
 /// The ends of the order of use; only of a map that forgets.
 #[derive(Debug)]
@@ -145,11 +149,7 @@ impl Table {
             let (before, at) = self.find(hash, key)?;
             self.unchain(before, at);
             self.unlist(order, at);
-            self.free.with(platform, |free| {
-                set(self.next(at), *free);
-                *free = at;
-            });
-            self.entries.fetch_sub(1, Relaxed);
+            self.give_back(at, platform);
             Some(())
         });
         found.flatten().ok_or(MapError::NotFound)
@@ -221,22 +221,23 @@ impl Table {
         self.links.get(at as usize).map_or(0, |link| link.hash.load(Relaxed))
     }
 
+    /// The key of an element, in words.
+    fn key(&self, at: u32) -> impl Iterator<Item = u64> {
+        let from = at as usize * self.key_words;
+        (from..from + self.key_words).map(|word| self.keys.word(word).map_or(0, |word| word.load(Relaxed)))
+    }
+
     /// The least element of a chain by hash and key that is greater than `after`.
     fn least(&self, head: &AtomicU32, after: Option<(u32, &[u8])>) -> Option<u32> {
-        let key = |at: u32| {
-            let from = at as usize * self.key_words;
-            (from..from + self.key_words).map(|word| self.keys.word(word).map(|word| word.load(Relaxed)))
-        };
         let follows = |at: u32| {
             after.is_none_or(|(hash, after)| {
                 let order = self.hash_of(at).cmp(&hash);
                 order.then_with(|| self.keys.compare(at as usize * self.key_words, after)).is_gt()
             })
         };
-        self.chain(head)
-            .map(|(_, at)| at)
-            .filter(|at| follows(*at))
-            .min_by(|a, b| self.hash_of(*a).cmp(&self.hash_of(*b)).then_with(|| key(*a).cmp(key(*b))))
+        self.chain(head).map(|(_, at)| at).filter(|at| follows(*at)).min_by(|a, b| {
+            self.hash_of(*a).cmp(&self.hash_of(*b)).then_with(|| self.key(*a).cmp(self.key(*b)))
+        })
     }
 
     /// Makes an element for `key`, forgetting the one that was not used for longest if it must and may.
@@ -257,6 +258,12 @@ impl Table {
             return Err(MapError::Full);
         };
         self.keys.write(at as usize * self.key_words, key);
+        // A program's key may lie in a map, where another processor changes it meanwhile. An element under a hash that is not
+        // its key's would never be found again.
+        if self.seed.hash_words(key.len(), self.key(at)) != hash {
+            self.give_back(at, platform);
+            return Err(MapError::Invalid);
+        }
         if let (Some(link), Some(head)) = (self.links.get(at as usize), self.heads.get(self.bucket(hash))) {
             link.hash.store(hash, Relaxed);
             link.next.store(head.load(Relaxed), Relaxed);
@@ -264,6 +271,15 @@ impl Table {
         }
         self.enlist(order, at);
         Ok(at)
+    }
+
+    /// Makes an element that is in no chain a free one.
+    fn give_back(&self, at: u32, platform: &Platform) {
+        self.free.with(platform, |free| {
+            set(self.next(at), *free);
+            *free = at;
+        });
+        self.entries.fetch_sub(1, Relaxed);
     }
 
     /// Takes the element that was not used for longest out of its chain.
@@ -331,5 +347,30 @@ impl Table {
 fn set(link: Option<&AtomicU32>, to: u32) {
     if let Some(link) = link {
         link.store(to, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::tests::platform;
+
+    #[test]
+    fn a_key_that_changes_while_it_is_inserted_is_refused_and_takes_no_room() {
+        let platform = platform(1);
+        for kind in [MapKind::Hash, MapKind::LruHash] {
+            let def = MapDef { kind, key_size: 4, value_size: 8, max_entries: 2, flags: 0 };
+            let table = Table::new(&def, &platform).expect("small");
+            for _ in 0..5 {
+                let hash = table.seed.hash(b"then");
+                let done =
+                    table.locked(hash, &platform, |order| table.insert(order, hash, b"now!", &platform));
+                assert_eq!(done, Some(Err(MapError::Invalid)));
+                assert_eq!(table.entries(), 0);
+            }
+            for key in [b"then", b"now!"] {
+                assert_eq!(table.update(key, &[1; 8], Updates::New, &platform), Ok(()));
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::vec::Vec;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::{Name, Status};
-use tidegate_abi::map::RDONLY_PROG;
+use tidegate_abi::map::{MapDefError, RDONLY_PROG};
 use tidegate_abi::{MapDef, MapKind, limits};
 
 use super::{Map, MapError, Ring};
@@ -225,6 +225,14 @@ fn the_values_of_all_processors_together_are_bounded() {
     let def =
         MapDef { kind: MapKind::PerCpuArray, key_size: 4, value_size: 8, max_entries: 4 << 20, flags: 0 };
     assert_eq!(Map::new(1, Name::new(), def, platform(64)).map(|_| ()), Err(Status::NoMemory));
+}
+
+#[test]
+fn what_a_hash_keeps_beside_its_entries_counts_as_its_memory() {
+    let def = |max_entries| MapDef { kind: MapKind::Hash, key_size: 1, value_size: 1, max_entries, flags: 0 };
+    let most = (limits::MAX_MAP_MEMORY / (8 + 8 + 24)) as u32;
+    assert_eq!(def(most).check(), Ok(()));
+    assert_eq!(def(most + 1).check(), Err(MapDefError::Memory));
 }
 
 #[test]
