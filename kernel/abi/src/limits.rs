@@ -32,7 +32,7 @@ pub const MAX_NAME: usize = 64;
 pub const MAX_KEY: usize = 512;
 /// Bytes of a map value.
 pub const MAX_VALUE: usize = 65_536;
-/// Bytes of memory that one map may take.
+/// Bytes of memory that one map may take. (A ring buffer of that size takes the room of one record more.)
 pub const MAX_MAP_MEMORY: usize = 64 << 20;
 /// Bytes of one record in a ring buffer.
 pub const MAX_RECORD: usize = 65_536;
@@ -48,6 +48,6 @@ pub const MAX_EDIT_BYTES: usize = 2_048;
 pub const MAX_CLONES: usize = 1;
 /// Bytes of a pattern that `tidegate_find` takes.
 pub const MAX_PATTERN: usize = 256;
-/// Bytes that the helpers of one run may search or copy out of what is shown: a budget of their own, since an instruction's
-/// cost does not tell how far `tidegate_find` looks.
+/// Bytes that the helpers of one run may search or copy out of what is shown, and as many again of keys, values and records
+/// that they may move: budgets of their own, since an instruction's cost does not tell how much a helper does.
 pub const MAX_SCAN: usize = 16 * MAX_WINDOW;

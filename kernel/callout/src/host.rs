@@ -73,7 +73,8 @@ impl<'r> PacketHost<'r> {
         let pattern = memory.read(pattern, size_of_memory(size)?)?;
         let behind = usize::try_from(offset).ok().and_then(|offset| self.window.get(offset..));
         let Some(behind) = behind else { return Ok(negated(errno::ENOENT)) };
-        self.scan(behind.len())?;
+        // To look at a long pattern is work too, where there is little to look through.
+        self.scan(behind.len().max(pattern.len()))?;
         Ok(memmem::find(behind, pattern).map_or(negated(errno::ENOENT), |at| offset + at as u64))
     }
 

@@ -1,6 +1,6 @@
 //! The helpers that every program type has: maps, ring buffers, time, randomness, processor.
 
-use tidegate_abi::limits::MAX_RESERVED;
+use tidegate_abi::limits::{MAX_RECORD, MAX_RESERVED, MAX_SCAN};
 use tidegate_abi::{errno, helper};
 use tidegate_vm::{Cause, Fault, Memory};
 
@@ -13,6 +13,8 @@ use crate::map::{Map, MapError, Ring};
 pub struct Calls<'a> {
     link: &'a Link,
     reserved: [Option<Record<'a>>; MAX_RESERVED],
+    /// Bytes of keys, values and records that this run may still move.
+    moves_left: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -24,14 +26,14 @@ struct Record<'a> {
 impl<'a> Calls<'a> {
     /// Calls of one run of `link`.
     pub fn new(link: &'a Link) -> Self {
-        Self { link, reserved: [None; MAX_RESERVED] }
+        Self { link, reserved: [None; MAX_RESERVED], moves_left: MAX_SCAN }
     }
 
     /// Carries out helper `number`, or returns `None` when it is not one of these. IRQL <= `DISPATCH_LEVEL`.
     ///
     /// # Errors
-    /// A fault ends the run: an argument is not what the helper's row in [`helper::HELPERS`] asks for. Verified programs
-    /// don't do that. Flags that can only be zero are the verifier's business and not looked at.
+    /// A fault ends the run: it moved more than [`MAX_SCAN`] bytes, which is over its budget, or an argument is not what the
+    /// helper's row in [`helper::HELPERS`] asks for. Verified programs don't do that. Flags that can only be zero are the verifier's business and not looked at.
     #[inline]
     pub fn call(
         &mut self,
@@ -55,33 +57,44 @@ impl<'a> Calls<'a> {
         })
     }
 
-    fn lookup(&self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+    /// Counts `bytes` that a helper is about to move. An instruction's cost does not tell how large a value is.
+    fn moves(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.moves_left = self.moves_left.checked_sub(bytes).ok_or(Cause::Budget)?;
+        Ok(())
+    }
+
+    fn lookup(&mut self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
         let map = self.map(map)?;
+        self.moves(map.sizes().0)?;
         Ok(map.lookup(memory.read(key, map.sizes().0)?).unwrap_or(0))
     }
 
-    fn update(&self, [map, key, value, flags, _]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+    fn update(&mut self, [map, key, value, flags, _]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
         let map = self.map(map)?;
         let (key_size, value_size) = map.sizes();
+        self.moves(key_size + value_size)?;
         let (key, value) = (memory.read(key, key_size)?, memory.read(value, value_size)?);
         Ok(map.update(key, value, flags).map_or_else(MapError::result, |()| 0))
     }
 
-    fn delete(&self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+    fn delete(&mut self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
         let map = self.map(map)?;
+        self.moves(map.sizes().0)?;
         let key = memory.read(key, map.sizes().0)?;
         Ok(map.delete(key).map_or_else(MapError::result, |()| 0))
     }
 
-    fn output(&self, [ring, data, size, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
+    fn output(&mut self, [ring, data, size, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {
         let ring = self.ring(ring)?;
         let record = memory.read(data, usize::try_from(size).map_err(|_| misuse())?)?;
+        self.moves(record.len())?;
         let written = ring.output(record, &self.link.platform);
         Ok(if written { 0 } else { errno::ENOMEM.wrapping_neg() as u64 })
     }
 
     fn reserve(&mut self, [ring, size, ..]: [u64; 5]) -> Result<u64, Fault> {
         let ring = self.ring(ring)?;
+        self.moves(usize::try_from(size).map_err(|_| misuse())?.min(MAX_RECORD))?;
         let Some(place) = self.reserved.iter_mut().find(|place| place.is_none()) else {
             ring.drop_one();
             return Ok(0);

@@ -177,6 +177,38 @@ fn what_a_program_stores_control_requests_read() {
     assert_eq!(value, Ok(42_u32.to_ne_bytes().to_vec()));
 }
 
+/// Copies the value of array 0 onto itself so many times, and permits.
+fn copying(times: usize) -> Vec<Insn> {
+    let key = [copy(2, 10), add(2, -4)];
+    let mut program = vec![store32(10, -4, 0)];
+    program.extend(map_handle(1, 0));
+    program.extend(key);
+    // r0 == 0: over the permission.
+    program.extend([call_helper(helper::MAP_LOOKUP_ELEM), Insn::new(0x55, 0, 0, 1, 0), EXIT, copy(6, 0)]);
+    for _ in 0..times {
+        program.extend(map_handle(1, 0));
+        program.extend(key);
+        program.extend([copy(3, 6), mov(4, 0), call_helper(helper::MAP_UPDATE_ELEM)]);
+    }
+    program.extend([mov(0, 1), EXIT]);
+    program
+}
+
+#[test]
+fn a_run_may_move_as_much_as_the_limit_says() {
+    let runtime = runtime();
+    let map = map(&runtime, MapKind::Array, 4, limits::MAX_VALUE as u32, 1);
+    let most = (limits::MAX_SCAN - 4) / (limits::MAX_VALUE + 4);
+    for (times, verdict) in [(most, Some(Verdict::Permit)), (most + 1, None)] {
+        let program = load(&runtime, ProgramType::Send, &copying(times), &[map]).expect("accepted");
+        let (hook, priority, on_error, budget) = (Hook::OutboundTransportV4, 0, OnError::Block, 1000);
+        let link = call(&runtime, &LinkAttach { program, hook, priority, on_error, budget }).expect("room");
+        let done = run(&runtime.chain(hook).links()[0], b"");
+        assert_eq!(done.ok(), verdict, "{done:?}");
+        call(&runtime, &LinkDetach { link }).expect("attached");
+    }
+}
+
 /// Reserves a record, asks the time, submits the record, and permits.
 fn reporting() -> Vec<Insn> {
     let mut program = map_handle(1, 0).to_vec();
