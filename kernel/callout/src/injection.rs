@@ -87,11 +87,13 @@ impl Body {
 
     /// Adds these of the new bytes. IRQL <= DISPATCH_LEVEL.
     pub(crate) fn push_new(&mut self, range: Range<usize>) -> Result<(), Failure> {
-        let bytes = self.bytes.get_mut(range).ok_or(Failure::Unfit)?;
-        let len = u32::try_from(bytes.len()).map_err(|_| Failure::Unfit)?;
+        let len = self.bytes.get(range.clone()).ok_or(Failure::Unfit)?.len();
+        let len = u32::try_from(len).map_err(|_| Failure::Unfit)?;
+        // Not through a reference: that would claim the bytes of the MDLs made before.
+        let start = self.bytes.as_mut_ptr().wrapping_add(range.start);
         // SAFETY: the bytes are nonpaged memory that lives as long as the MDL: `drop` frees the MDL first.
         let mdl = unsafe {
-            let mdl = IoAllocateMdl(bytes.as_mut_ptr().cast(), len, FALSE, FALSE, ptr::null_mut());
+            let mdl = IoAllocateMdl(start.cast(), len, FALSE, FALSE, ptr::null_mut());
             if !mdl.is_null() {
                 MmBuildMdlForNonPagedPool(mdl);
             }

@@ -168,7 +168,7 @@ impl Callouts {
         let stream = InjectionHandle::new(FWPS_INJECTION_TYPE::STREAM)?;
         let mut registered = memory::vec(Hook::ALL.len())?;
 
-        let engine = Arc::new(Engine {
+        let engine = memory::shared(Engine {
             runtime,
             platform,
             scratch,
@@ -176,7 +176,7 @@ impl Callouts {
             sends: SendQueue::new(work_item.0),
             handles: Handles { stream: stream.0, transport: transport.0, pool: pool.0 },
             closing: AtomicBool::new(false),
-        });
+        })?;
         let number = instances::add(Arc::as_ptr(&engine))?;
         let system = System { stream, transport, work_item, pool, owner };
         let mut callouts = Self { number, engine, registered: Vec::new(), system: Some(system) };

@@ -2,6 +2,7 @@
 //! can fail.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// There is no memory.
@@ -29,6 +30,15 @@ pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
     let one = Box::into_raw(one.into_boxed_slice());
     // SAFETY: a boxed slice of one element has the layout of a box of that element.
     Ok(unsafe { Box::from_raw(one.cast()) })
+}
+
+/// `value` behind a shared pointer. `PASSIVE_LEVEL`.
+///
+/// Stable Rust has no `Arc::try_new`. A block of the same size is reserved and freed just before, so that a machine without
+/// memory is found out; in between another thread may still take the block.
+pub(crate) fn shared<T>(value: T) -> Result<Arc<T>, NoMemory> {
+    drop(vec::<([usize; 2], T)>(1)?);
+    Ok(Arc::new(value))
 }
 
 /// Allocations that fail on request, by thread: the simulator fails the calls of the system, this fails our own.
