@@ -1,7 +1,8 @@
 //! The rules that are checked, by id and in words.
 //!
-//! An id is the section and place of the rule in the project's list of the contract of the Windows Filtering Platform:
-//! 3.x is about functions (parameters, ownership, IRQL), 4.x about behaviour. Each has a test in `tests/` that breaks it.
+//! An id never changes: 3.x is about functions (parameters, ownership, IRQL), 4.1 to 4.4 about streams, 4.5 sends, 4.6 the
+//! answers of packet layers, 4.7 packet memory, 4.8 checksums, 4.11 IRQL, 4.12 unloading. A gap in the numbers is a rule that
+//! is not checked. Each rule here has a test in `tests/` that breaks it.
 
 use std::fmt;
 
@@ -83,6 +84,7 @@ rules! {
     AFTER_FIN "S4.4-01" "the FIN is the last item of its direction";
     FIN_WAITS "S4.4-03" "the FIN is pended while cloned data is queued, and injected last";
     NO_FALSE_FIN "S4.4-05" "a FIN is injected only where one was shown and pended";
+    RESET_PASSES "S4.4-06" "a reset is permitted";
     DEAD_FLOW "S4.4-07" "nothing is injected into a flow that has ended";
     TCP_OUTSIDE "S4.5-01" "TCP is never injected from inside a classifyFn of a transport layer";
     SEND_PARAMETERS "S4.5-02" "transport injection: flags 0, the packet's address family, sendArgs unless the NBL begins with an IP header";

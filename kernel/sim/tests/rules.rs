@@ -544,6 +544,20 @@ breaks! {
     a_fin_out_of_nothing NO_FALSE_FIN {
         bad_inject(|call| call.stream |= FWPS_STREAM_FLAG::RECEIVE_DISCONNECT)
     }
+    a_reset_that_is_blocked RESET_PASSES {
+        let (sim, driver) = start(Config::default(), layer::STREAM_V4, |shown| {
+            shown.block_all();
+        });
+        sim.abort(flow(&sim), Direction::Send);
+        broken(sim, driver)
+    }
+    a_reset_answered_with_another RESET_PASSES {
+        let (sim, driver) = start(Config::default(), layer::STREAM_V4, |shown| {
+            shown.act(FWPS_STREAM_ACTION::DROP_CONNECTION, 0);
+        });
+        sim.abort(flow(&sim), Direction::Send);
+        broken(sim, driver)
+    }
     injection_into_a_dead_flow DEAD_FLOW {
         let (sim, driver) = start(Config::default(), layer::STREAM_V4, |shown| {
             shown.permit_all();

@@ -881,7 +881,10 @@ fn reset(sim: &Arc<Inner>, id: u64, direction: Direction, position: Position) {
     if place.callout.is_some() {
         let flags = direction.flag() | direction.abort();
         let answer = show(sim, id, direction, &place, &[], flags, 0, FWPS_CLASSIFY_OUT_FLAG::NONE);
-        sim.lock().check_end(&answer, "the reset");
+        let mut state = sim.lock();
+        if !state.check_end(&answer, "the reset") {
+            state.violate(rules::RESET_PASSES, format!("{:?}, {:?}", answer.action, answer.stream));
+        }
     }
     let mut state = sim.lock();
     let work = Work { direction, position: Position::After(place.key), by: None, item: Item::Abort };
