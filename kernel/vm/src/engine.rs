@@ -68,18 +68,13 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     budget: u32,
 ) -> Option<u64> {
     let memory = &mut Memory::new(window, context, stack, program);
-    let ops = program.ops();
-    let start = ops.as_ptr();
-    let mut pc = Cursor(start);
-    let mut depth = 0usize;
+    let mut pc = Cursor(program.ops().as_ptr());
     let mut fuel = i64::from(budget) << SHIFT;
     let mut regs = Registers([0; REGISTERS]);
     (regs[Reg::R1], regs[Reg::R2]) = memory.context();
     regs[Reg::R10] = memory.stack() + STACK_FRAME as u64;
-    if program.clear != 0 {
-        memory.clear_frame(0, program.clear);
-    }
     let mut access = Access::<CHECKED>::new(memory);
+    memory.start();
 
     // Goes on behind an op of this many instructions.
     macro_rules! next {
@@ -112,17 +107,23 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
             regs[$base].wrapping_add_signed(i64::from($offset))
         };
     }
+    // The number that a load found, or its fault.
+    macro_rules! loaded {
+        ($ty:ty, $result:expr, $address:expr, $behind:expr) => {
+            match $result {
+                Some(value) => value,
+                None => {
+                    pc = pc.after(($behind - 1) << SHIFT);
+                    break Cause::Access { address: $address, size: size_of::<$ty>() as u64, write: false };
+                }
+            }
+        };
+    }
     // The number at an address; `$behind` says how many instructions of its op come before the load.
     macro_rules! load {
         ($ty:ty, $address:expr, $behind:expr) => {{
             let address = $address;
-            match access.load::<$ty>(memory, address) {
-                Some(value) => value,
-                None => {
-                    pc = pc.after(($behind - 1) << SHIFT);
-                    break Cause::Access { address, size: size_of::<$ty>() as u64, write: false };
-                }
-            }
+            loaded!($ty, access.load::<$ty>(memory, address), address, $behind)
         }};
         ($ty:ty, $address:expr) => {
             load!($ty, $address, 0)
@@ -153,13 +154,8 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     macro_rules! enter {
         ($skip:expr, $clear:expr) => {{
             let [_, _, _, _, _, _, r6, r7, r8, r9, _] = regs.0;
-            if !memory
-                .saved()
-                .push(depth, Frame { back: slot_of(start, pc.after(0)), saved: [r6, r7, r8, r9] })
-            {
-                break Cause::CallDepth;
-            }
-            depth += 1;
+            let frame = Frame { back: slot_of(memory, pc.after(0)), saved: [r6, r7, r8, r9] };
+            let Some(depth) = memory.saved().push(frame) else { break Cause::CallDepth };
             regs[Reg::R10] += STACK_FRAME as u64;
             memory.clear_frame(depth, $clear);
             go!(1, $skip)
@@ -168,19 +164,23 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
     // Ends the run.
     macro_rules! finish {
         ($slots:expr, $result:expr) => {{
-            memory.saved().left = fuel - ($slots << SHIFT) - distance(start, pc);
+            memory.saved().left = (fuel - ($slots << SHIFT)).wrapping_sub_unsigned(pc.0.addr() as u64);
+            apart();
             return Some($result);
         }};
     }
     // Returns from a function, or ends the run.
     macro_rules! leave {
-        ($slots:expr) => {{
-            let Some(left) = depth.checked_sub(1) else { finish!($slots, regs[Reg::R0]) };
-            let Some(frame) = memory.saved().pop(left) else { break Cause::CallDepth };
-            depth = left;
+        ($slots:expr, $result:expr) => {{
+            let result = $result;
+            if memory.saved().depth == 0 {
+                finish!($slots, result);
+            }
+            regs[Reg::R0] = result;
+            let Some(frame) = memory.saved().pop() else { break Cause::CallDepth };
             [regs[Reg::R6], regs[Reg::R7], regs[Reg::R8], regs[Reg::R9]] = frame.saved;
             regs[Reg::R10] -= STACK_FRAME as u64;
-            let behind = slot_of(start, pc.after(($slots - 1) << SHIFT));
+            let behind = slot_of(memory, pc.after(($slots - 1) << SHIFT));
             go!($slots, (i64::from(frame.back) - i64::from(behind)) << SHIFT)
         }};
     }
@@ -193,7 +193,7 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
             moved { $( $mov_fn:ident $pr64:ident $pk64:ident $pr32:ident $pk32:ident $mr64:ident $mk64:ident $mr32:ident $mk32:ident, )* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
                 $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
-            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
+            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident $set_loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
             match *pc.op() {
@@ -353,12 +353,14 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                         branch!(2, u64::from(value) as u32 != regs[other] as u32, skip)
                     }
                     Op::$loads_ne { src, dst, offset, other, dst2, offset2, other2, skip } => {
-                        let value = load!($lty, address!(src, offset));
+                        let address = address!(src, offset);
+                        let (value, known) = loaded!($lty, access.load_first::<$lty>(memory, address), address, 0);
                         regs[dst] = value.into();
                         if u64::from(value) as u32 != regs[other] as u32 {
-                            go!(2, skip + (2 << SHIFT))
+                            go!(2, i64::from(skip) + (2 << SHIFT))
                         } else {
-                            let value = load!($lty, address!(src, offset2), 2);
+                            let address = address!(src, offset2);
+                            let value = loaded!($lty, access.load_second::<$lty>(memory, address, known), address, 2);
                             regs[dst2] = value.into();
                             branch!(4, u64::from(value) as u32 != regs[other2] as u32, skip)
                         }
@@ -367,6 +369,12 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                         regs[dst] = load!($lty, address!(src, offset)).into();
                         regs[dst2] = load!($lty, address!(src, offset2), 1).into();
                         next!(2);
+                    }
+                    Op::$set_loads { to, value, src, dst, offset, dst2, offset2 } => {
+                        regs[to] = wide(value);
+                        regs[dst] = load!($lty, address!(src, offset), 1).into();
+                        regs[dst2] = load!($lty, address!(src, offset2), 2).into();
+                        next!(3);
                     }
                     Op::$load_add { dst, src, offset, to } => {
                         let value = u64::from(load!($lty, address!(src, offset)));
@@ -448,8 +456,7 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                     next!(2);
                 }
                 Op::Return { value } => {
-                    regs[Reg::R0] = wide(value);
-                    leave!(2)
+                    leave!(2, wide(value))
                 }
                 Op::Neg64 { dst } => {
                     regs[dst] = regs[dst].neg();
@@ -530,21 +537,21 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
                     if let Ok(number) = u32::try_from(value) {
                         helper!(number, 0);
                         next!(1);
-                    } else if let Some(function) = program.function(value) {
-                        let behind = i64::from(slot_of(start, pc.after(0)));
+                    } else if let Some(function) = memory.program().function(value) {
+                        let behind = i64::from(slot_of(memory, pc.after(0)));
                         enter!((i64::from(function.slot) - behind) << SHIFT, function.clear)
                     } else {
                         break Cause::CallTarget { value };
                     }
                 }
-                Op::Exit => leave!(1),
+                Op::Exit => leave!(1, regs[Reg::R0]),
             }
         };
     }
     let cause = loop {
         tables!(arms);
     };
-    memory.saved().fault = Fault { insn: slot_of(start, pc), cause };
+    memory.saved().fault = Fault { insn: slot_of(memory, pc), cause };
     None
 }
 
@@ -556,12 +563,12 @@ fn apart() {
 }
 
 /// Bytes from the first op to a place.
-fn distance(start: *const Op, at: Cursor) -> i64 {
-    at.0.addr().wrapping_sub(start.addr()) as i64
+fn distance(memory: &Memory<'_>, at: Cursor) -> i64 {
+    at.0.addr().wrapping_sub(memory.program().ops().as_ptr().addr()) as i64
 }
 
-fn slot_of(start: *const Op, at: Cursor) -> u32 {
-    (distance(start, at) >> SHIFT) as u32
+fn slot_of(memory: &Memory<'_>, at: Cursor) -> u32 {
+    (distance(memory, at) >> SHIFT) as u32
 }
 
 /// An immediate as a 64-bit operand.

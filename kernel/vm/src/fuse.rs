@@ -31,7 +31,7 @@ fn triple(ops: &[Op]) -> Option<Op> {
             moved { $($moved:tt)* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
                 $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
-            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
+            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident $set_loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
             match *ops {
@@ -60,9 +60,20 @@ fn triple(ops: &[Op]) -> Option<Op> {
                         && other2 != dst2
                         && src == src2
                         && src != dst
+                        && one_check(offset, offset2, size_of::<$lty>())
                         && skip == skip2 + 2 * OVER =>
                     {
                         Some(Op::$loads_ne { src, dst, offset, other, dst2, offset2, other2, skip: skip2 })
+                    }
+                )*
+                $(
+                    [
+                        Op::Mov64K { dst: to, imm: value } | Op::Mov32K { dst: to, imm: value @ 0.. },
+                        Op::$plain { dst, src, offset },
+                        Op::$plain { dst: dst2, src: src2, offset: offset2 },
+                        ..,
+                    ] if src == src2 && src != dst => {
+                        Some(Op::$set_loads { to, value, src, dst, offset, dst2, offset2 })
                     }
                 )*
                 $(
@@ -110,6 +121,13 @@ fn triple(ops: &[Op]) -> Option<Op> {
     tables!(pick)
 }
 
+/// Whether one check does for a load at `first` and one at `second`, because they lie within eight bytes. Loads of eight
+/// bytes are checked each.
+fn one_check(first: i16, second: i16, size: usize) -> bool {
+    let ahead = i32::from(second) - i32::from(first);
+    size == 8 || (0..=8 - size as i32).contains(&ahead)
+}
+
 fn pair(ops: &[Op]) -> Option<Op> {
     macro_rules! pick {
         (
@@ -119,7 +137,7 @@ fn pair(ops: &[Op]) -> Option<Op> {
             moved { $($moved:tt)* }
             guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
                 $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
-            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
+            loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident $set_loads:ident, )* }
             summed { $($summed:tt)* }
         ) => {
             match *ops {

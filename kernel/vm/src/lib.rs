@@ -126,7 +126,10 @@ impl Executable {
         } else {
             engine::run::<C, H, true>(self, host, stack, context, window, budget)
         };
-        result.ok_or_else(|| stack.fault())
+        match result {
+            Some(result) => Ok(result),
+            None => Err(stack.fault()),
+        }
     }
 
     /// Slots of bytecode.

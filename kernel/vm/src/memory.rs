@@ -70,6 +70,11 @@ pub struct Stack {
 #[derive(Debug)]
 pub(crate) struct Saved {
     frames: [Frame; limits::MAX_CALL_DEPTH],
+    /// Calls that the program is in.
+    pub(crate) depth: usize,
+    /// Where the ops of the program are.
+    pub(crate) ops: usize,
+    /// What the budget came to at the end: bytes of ops, `ops` not yet added.
     pub(crate) left: i64,
     pub(crate) fault: Fault,
 }
@@ -85,22 +90,23 @@ pub(crate) struct Frame {
 
 // Out of line, so that the engine's hot paths keep their registers.
 impl Saved {
-    /// Keeps what a call at depth `depth` saves; false when that is too deep.
+    /// Keeps what a call saves; returns the depth of the callee, or `None` when that is too deep.
     #[inline(never)]
-    pub(crate) fn push(&mut self, depth: usize, frame: Frame) -> bool {
-        match self.frames.get_mut(depth) {
-            Some(place) if depth + 1 < limits::MAX_CALL_DEPTH => {
-                *place = frame;
-                true
-            }
-            _ => false,
+    pub(crate) fn push(&mut self, frame: Frame) -> Option<usize> {
+        let depth = self.depth + 1;
+        if depth >= limits::MAX_CALL_DEPTH {
+            return None;
         }
+        *self.frames.get_mut(self.depth)? = frame;
+        self.depth = depth;
+        Some(depth)
     }
 
-    /// What the call at depth `depth` saved.
+    /// What the innermost call saved; `None` in the entry function.
     #[inline(never)]
-    pub(crate) fn pop(&self, depth: usize) -> Option<Frame> {
-        self.frames.get(depth).copied()
+    pub(crate) fn pop(&mut self) -> Option<Frame> {
+        self.depth = self.depth.checked_sub(1)?;
+        self.frames.get(self.depth).copied()
     }
 }
 
@@ -108,18 +114,19 @@ impl Stack {
     /// A stack.
     pub const fn new() -> Self {
         const FRAME: Frame = Frame { back: 0, saved: [0; 4] };
-        let saved =
-            Saved { frames: [FRAME; limits::MAX_CALL_DEPTH], left: 0, fault: Fault::new(Cause::Budget) };
+        let frames = [FRAME; limits::MAX_CALL_DEPTH];
+        let saved = Saved { frames, depth: 0, ops: 0, left: 0, fault: Fault::new(Cause::Budget) };
         Self { bytes: [0; limits::STACK_SIZE / 8], saved }
     }
 
     /// Instructions of its budget that the last run left, when it had a result. A 64-bit load takes two, as it takes two
     /// slots. (Less than none when a run went over its budget on the last stretch, where nobody asks any more.)
     pub const fn left(&self) -> i64 {
-        self.saved.left >> SHIFT
+        self.saved.left.wrapping_add_unsigned(self.saved.ops as u64) >> SHIFT
     }
 
     /// Why the last run had no result.
+    #[cold]
     pub(crate) const fn fault(&self) -> Fault {
         self.saved.fault
     }
@@ -192,8 +199,6 @@ struct Quick {
 }
 
 impl Quick {
-    const NOTHING: Self = Self { start: 0, limit: 0 };
-
     #[inline(always)]
     const fn of(span: Span) -> Self {
         Self { start: span.start, limit: span.size.saturating_sub(7) }
@@ -242,10 +247,33 @@ impl<'a> Memory<'a> {
         self.stack.bytes.as_ptr().addr() as u64
     }
 
+    /// The program that runs.
+    #[inline]
+    pub(crate) fn program(&self) -> &'a Executable {
+        self.program
+    }
+
     /// What the run keeps.
     #[inline]
     pub(crate) fn saved(&mut self) -> &mut Saved {
         &mut self.stack.saved
+    }
+
+    /// Gets what the run keeps ready, and the entry function's frame.
+    #[inline(always)]
+    pub(crate) fn start(&mut self) {
+        let ops = self.program.ops().as_ptr().addr();
+        let saved = self.saved();
+        (saved.depth, saved.ops) = (0, ops);
+        if self.program.clear != 0 {
+            self.clear_entry();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn clear_entry(&mut self) {
+        self.clear_frame(0, self.program.clear);
     }
 
     /// Zeroes `bytes` at the end of the frame at call depth `depth`.
@@ -323,8 +351,9 @@ pub(crate) struct Access<const CHECKED: bool> {
 impl<const CHECKED: bool> Access<CHECKED> {
     #[inline(always)]
     pub(crate) fn new(memory: &Memory<'_>) -> Self {
-        // Programs load from their context first.
-        Self { window: Quick::of(memory.window), read: Quick::of(memory.context), written: Quick::NOTHING }
+        // Programs load from their context first. Nothing is stored yet; a start that is at hand costs least.
+        let read = Quick::of(memory.context);
+        Self { window: Quick::of(memory.window), read, written: Quick { limit: 0, ..read } }
     }
 
     /// Loads a number.
@@ -334,6 +363,28 @@ impl<const CHECKED: bool> Access<CHECKED> {
             self.read = memory.find_quick(address, size_of::<T>() as u64, false)?;
         }
         // SAFETY: the bytes are the program's: just checked, or proven by the verifier for this instruction.
+        Some(unsafe { ptr::with_exposed_provenance::<T>(address as usize).read_unaligned() })
+    }
+
+    /// Loads the first of two numbers that lie within eight bytes, and says whether those are known to be the program's.
+    #[inline(always)]
+    pub(crate) fn load_first<T: Number>(&mut self, memory: &Memory<'_>, address: u64) -> Option<(T, bool)> {
+        let value = self.load(memory, address)?;
+        Some((value, !CHECKED || self.window.holds(address) || self.read.holds(address)))
+    }
+
+    /// Loads the second, at `address`; the fusing has seen that it is no further than that, where it fits at all.
+    #[inline(always)]
+    pub(crate) fn load_second<T: Number>(
+        &mut self,
+        memory: &Memory<'_>,
+        address: u64,
+        known: bool,
+    ) -> Option<T> {
+        if !known || size_of::<T>() == 8 {
+            return self.load(memory, address);
+        }
+        // SAFETY: the bytes are among the eight that `load_first` found to be the program's.
         Some(unsafe { ptr::with_exposed_provenance::<T>(address as usize).read_unaligned() })
     }
 

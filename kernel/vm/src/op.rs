@@ -56,7 +56,7 @@ impl Reg {
 ///   `and` with an immediate before it (64 then 64, 32 then 32), and a move before that; a load of 8, 16, 32 bits before a 32-bit one.
 /// - `loaded`: size, type, the load, and the ops for: a 32-bit jump if (not) equal to a register behind it; addition of
 ///   what was loaded to another register, and exclusive or; the load through a sum of two registers; two loads, each
-///   with a jump to the same target if it is not equal to a register; two loads.
+///   with a jump to the same target if it is not equal to a register; two loads; a move of an immediate before those.
 /// - `summed`: the bounds check of packets, a move, an addition of an immediate, and a jump on the sum and a register;
 ///   the comparison, and that with its operands exchanged.
 macro_rules! tables {
@@ -114,10 +114,10 @@ macro_rules! tables {
                 lt Lt64K Lt32K OverLt64 OverLt32 AddLt64 AddLt64To32 AddLt32 SetLt64 SetLt32 AndLt64 AndLt32 MovAndLt LoadLt8 LoadLt16 LoadLt32,
             }
             loaded {
-                u8 Load8 LoadEqR8 LoadNeR8 LoadAdd8 LoadXor8 LoadSum8 LoadsNe8 Loads8,
-                u16 Load16 LoadEqR16 LoadNeR16 LoadAdd16 LoadXor16 LoadSum16 LoadsNe16 Loads16,
-                u32 Load32 LoadEqR32 LoadNeR32 LoadAdd32 LoadXor32 LoadSum32 LoadsNe32 Loads32,
-                u64 Load64 LoadEqR64 LoadNeR64 LoadAdd64 LoadXor64 LoadSum64 LoadsNe64 Loads64,
+                u8 Load8 LoadEqR8 LoadNeR8 LoadAdd8 LoadXor8 LoadSum8 LoadsNe8 Loads8 SetLoads8,
+                u16 Load16 LoadEqR16 LoadNeR16 LoadAdd16 LoadXor16 LoadSum16 LoadsNe16 Loads16 SetLoads16,
+                u32 Load32 LoadEqR32 LoadNeR32 LoadAdd32 LoadXor32 LoadSum32 LoadsNe32 Loads32 SetLoads32,
+                u64 Load64 LoadEqR64 LoadNeR64 LoadAdd64 LoadXor64 LoadSum64 LoadsNe64 Loads64 SetLoads64,
             }
             summed {
                 gt Gt64 Lt64 SumGt,
@@ -139,7 +139,7 @@ macro_rules! define {
         moved { $( $mov_fn:ident $pr64:ident $pk64:ident $pr32:ident $pk32:ident $mr64:ident $mk64:ident $mr32:ident $mk32:ident, )* }
         guarded { $( $guard_fn:ident $g64:ident $g32:ident $over64:ident $over32:ident $add64:ident $add64_32:ident
             $add32:ident $set64:ident $set32:ident $and64:ident $and32:ident $mov_and:ident $load_k8:ident $load_k16:ident $load_k32:ident, )* }
-        loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident, )* }
+        loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident $set_loads:ident, )* }
         summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
     ) => {
         /// One op. `skip` is the distance of a jump in bytes, counted from behind the last instruction of the op.
@@ -172,6 +172,8 @@ macro_rules! define {
             $( $load_sum { dst: Reg, a: Reg, b: Reg, offset: i16 }, )*
             // Two loads from one base, which the first leaves alone.
             $( $loads { src: Reg, dst: Reg, offset: i16, dst2: Reg, offset2: i16 }, )*
+            // A move of an immediate, and two loads.
+            $( $set_loads { to: Reg, value: i32, src: Reg, dst: Reg, offset: i16, dst2: Reg, offset2: i16 }, )*
             // Two loads and jumps to one target; `skip` counts from behind the second.
             $( $loads_ne { src: Reg, dst: Reg, offset: i16, other: Reg, dst2: Reg, offset2: i16, other2: Reg, skip: i32 }, )*
             $( $sum { dst: Reg, a: Reg, by: i32, other: Reg, skip: i32 }, )*

@@ -6,7 +6,7 @@ use common::{
     EXIT, Sum, add, add_reg, call_register, executable, goto, helper, jump_k, load, local, mov, mov_reg, run,
     store,
 };
-use tidegate_abi::insn::{Insn, jmp, size};
+use tidegate_abi::insn::{Insn, class, jmp, size, source};
 use tidegate_abi::{SendContext, limits};
 use tidegate_vm::{Cause, Fault, Raw, Stack};
 
@@ -29,6 +29,20 @@ fn a_context_shows_the_window_and_the_window_is_read_only() {
     assert_eq!(go(&read), Ok(9));
     assert!(matches!(go(&write), Err(Fault { insn: 1, cause: Cause::Access { write: true, size: 1, .. } })));
     assert!(matches!(go(&past), Err(Fault { insn: 1, cause: Cause::Access { write: false, size: 1, .. } })));
+}
+
+#[test]
+fn a_pair_of_loads_is_held_to_the_last_byte() {
+    let differs = |to| Insn::new(class::JMP32 | jmp::JNE | source::X, 3, 0, to, 0);
+    for (width, bytes) in [(size::B, 1), (size::H, 2), (size::W, 4)] {
+        for at in -9..20i16 {
+            let second = at + 8 - bytes;
+            let program = [load(width, 3, 1, at), differs(2), load(width, 3, 1, second), differs(0), EXIT];
+            let expected = [(0, at), (2, second)].into_iter().find(|(_, at)| !(0..=16 - bytes).contains(at));
+            let found = run(&program, &mut [0; 16]).map_err(|fault| fault.insn);
+            assert_eq!(found, expected.map_or(Ok(0), |(insn, _)| Err(insn)), "{bytes} bytes at {at}");
+        }
+    }
 }
 
 #[test]
