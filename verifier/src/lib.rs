@@ -8,15 +8,26 @@
 
 extern crate alloc;
 
+mod domain;
+mod exec;
+mod kept;
 mod memory;
+mod needs;
 pub mod refusal;
+mod state;
 pub mod structure;
+mod value;
+mod walk;
+
+use alloc::vec::Vec;
 
 use tidegate_abi::helper::Capability;
 use tidegate_abi::{Insn, MapDef, ProgramType, limits};
 
 pub use refusal::{Code, Reason, Refusal};
 pub use structure::Structure;
+
+use walk::Found;
 
 /// A program to be verified.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +60,9 @@ impl Default for Options {
 pub struct Verified {
     program_type: ProgramType,
     structure: Structure,
-    maps: alloc::vec::Vec<MapDef>,
-    facts: alloc::vec::Vec<Proven>,
-    max_cost: u64,
-    capabilities: Capability,
-    steps: u32,
-    states: u32,
+    maps: Vec<MapDef>,
+    facts: Vec<Proven>,
+    found: Found,
 }
 
 impl Verified {
@@ -80,12 +88,12 @@ impl Verified {
 
     /// Instructions that one run takes at most, on any input.
     pub fn max_cost(&self) -> u64 {
-        self.max_cost
+        self.found.max_cost
     }
 
     /// The powers that the program uses.
     pub fn capabilities(&self) -> Capability {
-        self.capabilities
+        self.found.capabilities
     }
 
     /// What was proven about the instruction at `slot` on every path.
@@ -95,12 +103,17 @@ impl Verified {
 
     /// Instructions that the verification walked.
     pub fn steps(&self) -> u32 {
-        self.steps
+        self.found.steps
     }
 
-    /// States that the verification held at most at one time.
+    /// Bytes of program stack that one run takes at most.
+    pub fn stack_bytes(&self) -> usize {
+        usize::from(self.found.frames) * limits::STACK_FRAME
+    }
+
+    /// States that the verification kept at most at one time, to compare others with.
     pub fn states(&self) -> u32 {
-        self.states
+        self.found.states
     }
 }
 
@@ -118,12 +131,17 @@ impl Proven {
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
+
+    const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
+/// Bytes at the top of the address space in which what is shown never lies: an engine must refuse such a window. The
+/// arithmetic of packet pointers that this crate proves relies on it.
+pub const WINDOW_HEADROOM: u64 = 1 << 42;
+
 /// Proves a program, or says why it can't be.
-///
-/// This first step holds the program against the rules of [`structure`] and proves nothing about its values yet: it
-/// claims no [`Proven`] fact, and its cost is that of a program without loops and calls.
 ///
 /// # Errors
 /// The first fact that was missing.
@@ -131,19 +149,10 @@ pub fn verify(program: &Program<'_>, options: &Options) -> Result<Verified, Refu
     let mut memory = memory::Memory::new(options.memory);
     let structure = Structure::check_within(program.code, program.maps, &mut memory)?;
     let whole = |reason| Refusal::new(0, reason);
-    let facts = memory.filled(structure.insns().len(), Proven::default()).map_err(whole)?;
-    let mut maps = alloc::vec::Vec::new();
-    for map in program.maps {
-        memory.push(&mut maps, *map).map_err(whole)?;
-    }
-    Ok(Verified {
-        program_type: program.program_type,
-        max_cost: structure.insns().len() as u64,
-        structure,
-        maps,
-        facts,
-        capabilities: Capability::NONE,
-        steps: 0,
-        states: 0,
-    })
+    let mut maps = Vec::new();
+    memory.reserve_exact(&mut maps, program.maps.len()).map_err(whole)?;
+    maps.extend_from_slice(program.maps);
+    let mut facts = memory.filled(structure.insns().len(), Proven::default()).map_err(whole)?;
+    let found = walk::explore(program, &structure, options, &mut memory, &mut facts)?;
+    Ok(Verified { program_type: program.program_type, structure, maps, facts, found })
 }

@@ -15,8 +15,19 @@ impl Memory {
         Self { left: bytes }
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), Reason> {
-        self.left = self.left.checked_sub(bytes).ok_or(Reason::Memory)?;
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
+    fn grow<T>(&mut self, vec: &mut Vec<T>, capacity: usize) -> Result<(), Reason> {
+        let grown = capacity - vec.capacity();
+        if grown.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > self.left) {
+            return Err(Reason::Memory);
+        }
+        let before = vec.capacity();
+        vec.try_reserve_exact(capacity - vec.len()).map_err(|_| Reason::Memory)?;
+        // The allocator may give more than was asked for; what is counted is what is given back later.
+        self.left = self.left.saturating_sub((vec.capacity() - before) * size_of::<T>());
         Ok(())
     }
 
@@ -26,9 +37,7 @@ impl Memory {
         if wanted > vec.capacity() {
             // Growing by halves wastes little of a bound that counts capacity, not use.
             let capacity = wanted.max(vec.capacity() + vec.capacity() / 2).max(8);
-            let grown = (capacity - vec.capacity()).checked_mul(size_of::<T>()).ok_or(Reason::Memory)?;
-            self.take(grown)?;
-            vec.try_reserve_exact(capacity - vec.len()).map_err(|_| Reason::Memory)?;
+            self.grow(vec, capacity)?;
         }
         Ok(())
     }
@@ -43,10 +52,18 @@ impl Memory {
     /// A vector of `len` copies of `value`.
     pub(crate) fn filled<T: Clone>(&mut self, len: usize, value: T) -> Result<Vec<T>, Reason> {
         let mut vec = Vec::new();
-        let bytes = len.checked_mul(size_of::<T>()).ok_or(Reason::Memory)?;
-        self.take(bytes)?;
-        vec.try_reserve_exact(len).map_err(|_| Reason::Memory)?;
+        self.grow(&mut vec, len)?;
         vec.resize(len, value);
         Ok(vec)
+    }
+
+    /// Makes room for exactly `len` elements in an empty vector.
+    pub(crate) fn reserve_exact<T>(&mut self, vec: &mut Vec<T>, len: usize) -> Result<(), Reason> {
+        self.grow(vec, len)
+    }
+
+    /// Gives a vector's memory back.
+    pub(crate) fn discard<T>(&mut self, vec: Vec<T>) {
+        self.left += vec.capacity() * size_of::<T>();
     }
 }

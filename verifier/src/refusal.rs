@@ -2,10 +2,105 @@
 
 use core::fmt;
 
-use tidegate_abi::limits;
+use tidegate_abi::helper::Resource;
 use tidegate_abi::map::MapDefError;
+use tidegate_abi::{ProgramType, Verdict, limits};
 
 use crate::structure::FieldName;
+use crate::value::{Kind, Value};
+
+/// What is known of a register: what it holds, its bounds, and who set or bounded it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Number of the register.
+    pub register: u8,
+    /// What it holds, in words.
+    pub what: &'static str,
+    /// Whether `min` and `max` bound a distance from the start of something, not a number.
+    pub pointer: bool,
+    /// Least number or distance.
+    pub min: i64,
+    /// Most.
+    pub max: i64,
+    /// Slot of the instruction that set or bounded it last.
+    pub since: u32,
+}
+
+impl Known {
+    pub(crate) fn of(register: u8, value: &Value) -> Self {
+        let what = match value.kind {
+            Kind::Nothing | Kind::Released => "nothing",
+            Kind::Scalar => "a number",
+            Kind::Context => "the context",
+            Kind::Window => "a pointer to data",
+            Kind::WindowEnd => "a pointer to data_end",
+            Kind::Stack(_) => "a pointer to the stack",
+            Kind::MapValue(_) => "a pointer to a map value",
+            Kind::Map(_) => "a map",
+            Kind::Record(_) => "a pointer to a record",
+            Kind::Clone => "a clone",
+            Kind::Code(_) => "the address of a function",
+        };
+        let (min, max) = (value.num.smin(), value.num.smax());
+        Self { register, what, pointer: value.kind.is_pointer(), min, max, since: value.since }
+    }
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { register, what, pointer, min, max, since } = self;
+        write!(f, "r{register} is {what}")?;
+        match (min, max) {
+            (0, 0) if pointer => {}
+            (i64::MIN, i64::MAX) => f.write_str(" without known bounds")?,
+            _ if pointer => write!(f, "{}", Offsets(min, max))?,
+            _ if min == max => write!(f, ", {min}")?,
+            _ => write!(f, " from {min} to {max}")?,
+        }
+        write!(f, " (since instruction {since})")
+    }
+}
+
+/// A distance or two, with their signs.
+struct Offsets(i64, i64);
+
+impl fmt::Display for Offsets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == self.1 { write!(f, "{:+}", self.0) } else { write!(f, "{:+}..{:+}", self.0, self.1) }
+    }
+}
+
+/// Where a pointer would be told to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see text()")]
+pub enum Leak {
+    MapValue,
+    Record,
+    Context,
+    Verdict,
+    Helper,
+    HelperMemory,
+}
+
+impl Leak {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::MapValue => "a store to a map value",
+            Self::Record => "a store to a record",
+            Self::Context => "a store to the context",
+            Self::Verdict => "the verdict",
+            Self::Helper => "an argument that is a number",
+            Self::HelperMemory => "the memory that a helper reads: it holds a pointer",
+        }
+    }
+}
+
+const fn resource_name(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Record => "record",
+        Resource::Clone => "clone",
+    }
+}
 
 /// Why a program was refused: a fixed-size value that names the instruction, the missing fact and what is known.
 ///
@@ -102,9 +197,78 @@ codes! {
     CallKind "TG0107" "Not a kind of call"
         "A call names a helper by number or a function of the program by distance."
         "Calls into kernel functions (kfuncs) don't exist here: use a helper."
+    NotReadable "TG0201" "A register is read that holds nothing"
+        "A register can be read after something was put into it on every path; a call empties r0 to r5."
+        "Give the variable a value on every path. After a call, don't use what was in its argument registers."
+    PointerMath "TG0202" "Arithmetic that a pointer doesn't allow"
+        "Numbers can be added to and subtracted from pointers into memory, in 64 bits; nothing else keeps a pointer a pointer."
+        "Compute the offset as a number first, then add it to the pointer."
+    PointerCompare "TG0203" "A comparison that a pointer doesn't allow"
+        "Pointers compare with null, and with pointers into the same memory; other comparisons would tell addresses."
+        "Compare packet pointers with data_end or with each other, and lengths with lengths."
+    PointerLeak "TG0204" "A pointer goes where others could read it"
+        "Addresses of the kernel are secret: they stay in registers and on the stack."
+        "Store the number that the pointer leads to, or an offset, instead of the pointer."
+    PointerBytes "TG0205" "A pointer in memory is used in part"
+        "A pointer on the stack is stored and loaded whole; its bytes are not numbers."
+        "Store and load pointers with all eight bytes, at the place where they were put."
+    NotMemory "TG0301" "An access through what is no pointer to memory"
+        "Only pointers into memory can be read and written through."
+        "Check where the address comes from: a number, a map or a clone is not an address."
+    MaybeNull "TG0302" "A pointer that may be null is used"
+        "A lookup, a reservation and a clone can fail, and then give null."
+        "Compare the result with NULL before it is used, and leave when it is."
+    PacketBounds "TG0303" "An access beyond the bytes that were compared with data_end"
+        "What is shown can be of any length: each byte that is read must have been compared with data_end on this path."
+        "Before the access: if (p + size > data_end) return ...; with the same p, and an offset of a bounded type."
+    OutOfBounds "TG0304" "An access outside its object"
+        "Stack, map values and records have sizes, and each access must lie inside on every path."
+        "Bound the index with a comparison (or a mask) right before the access, on the same variable."
+    Context "TG0305" "An access to the context that no field allows"
+        "Fields of the context are loaded, and some stored, by their exact size."
+        "Use the fields of the header, unchanged in type, through the context pointer itself."
+    ReadOnly "TG0306" "A store to memory that is read-only"
+        "What is shown, the context and read-only maps belong to others."
+        "Change bytes with tidegate_replace, tidegate_insert or tidegate_remove; keep state in a map."
+    Unaligned "TG0307" "An atomic access that may not be aligned"
+        "An atomic operation is atomic only at a multiple of its size."
+        "Put the counter at a multiple of its size in the value."
+    Helper "TG0401" "No such helper, or not for this program type"
+        "A program may call the helpers of its type's table."
+        "Use a helper of this program type."
+    Argument "TG0402" "An argument of a helper is not what it must be"
+        "The table of helpers says what each argument is."
+        "Pass what the helper's declaration says."
+    ArgumentSize "TG0403" "A size given to a helper may be out of its range"
+        "The size must be within the helper's bounds, and within the memory before it, on every path."
+        "Bound the size with comparisons right before the call: neither 0 nor too large."
+    CallDepth "TG0404" "Calls are nested too deeply"
+        "Each call has a stack frame of its own, and there are eight."
+        "Inline functions (static __always_inline), and replace recursion by a loop."
+    NotAFunction "TG0405" "A call through what is no function"
+        "The target of an indirect call must be known to be a function of the program."
+        "Call the function directly, or through a pointer that is assigned from functions only."
+    StillHeld "TG0501" "A resource is not given back on every path"
+        "A record is submitted or discarded, a clone injected or discarded, exactly once on every path."
+        "Find the return that comes without it; discard the resource before it."
+    Released "TG0502" "A resource is used after it was given back"
+        "Once it is submitted, injected or discarded it belongs to someone else."
+        "Move the use in front of the call that gives it back."
+    TooManyHeld "TG0503" "Too many resources are held at a time"
+        "A run may hold eight."
+        "Give one back before the next one is acquired."
+    Verdict "TG0601" "The program may return what is no verdict"
+        "The number returned says what happens to the data; each program type has its verdicts."
+        "Return one of the TIDEGATE_ constants of the program's type on every path."
+    Endless "TG0602" "A loop may run for ever"
+        "A program must come to its end on any input: each round must change what the loop's condition reads."
+        "Count the rounds in a variable that changes each round, and compare it with a constant."
     Memory "TG0901" "Out of memory for this verification"
         "One verification may take a bounded number of bytes."
         "Make the program smaller or its control flow simpler: fewer nested loops and branches with state that lives on."
+    Steps "TG0902" "Too many steps for this verification"
+        "The walk over all paths may take a bounded number of instructions."
+        "Bound loops more tightly, and let fewer variables that differ between paths live on after a branch."
 }
 
 impl Code {
@@ -151,7 +315,33 @@ pub enum Reason {
     NotAnArray { index: u32 },
     OutsideValue { offset: u32, value_size: u32 },
     CallKind { src: u8 },
+    NotReadable { register: u8 },
+    PointerMath { known: Known },
+    PointerCompare { known: Known },
+    PointerLeak { known: Known, to: Leak },
+    PointerBytes,
+    PointerPlace { known: Known },
+    NotMemory { known: Known },
+    MaybeNull { known: Known },
+    PacketBounds { known: Known, size: u32, min: i64, max: i64, at: i64, whole: i64, compared: Option<i64> },
+    OutOfBounds { known: Known, size: u32, min: i64, max: i64, from: i64, to: i64 },
+    NoSuchField { program_type: ProgramType, offset: i64, size: u32 },
+    FieldReadOnly { name: &'static str },
+    ReadOnly { known: Known },
+    Unaligned { known: Known, size: u32 },
+    NoSuchHelper { number: u32 },
+    HelperForbidden { helper: &'static str, program_type: ProgramType },
+    Argument { helper: &'static str, param: &'static str, wanted: &'static str, known: Known },
+    ArgumentSize { helper: &'static str, param: &'static str, min: u32, max: u32, known: Known },
+    CallDepth,
+    NotAFunction { known: Known },
+    StillHeld { resource: Resource, since: u32 },
+    UsedAfterRelease { register: u8, since: u32 },
+    TooManyHeld,
+    NotAVerdict { known: Known, program_type: ProgramType },
+    Endless,
     Memory,
+    Steps { steps: u32 },
 }
 
 impl Reason {
@@ -176,7 +366,30 @@ impl Reason {
             | Self::NotAnArray { .. }
             | Self::OutsideValue { .. } => Code::Load,
             Self::CallKind { .. } => Code::CallKind,
+            Self::NotReadable { .. } => Code::NotReadable,
+            Self::PointerMath { .. } => Code::PointerMath,
+            Self::PointerCompare { .. } => Code::PointerCompare,
+            Self::PointerLeak { .. } => Code::PointerLeak,
+            Self::PointerBytes | Self::PointerPlace { .. } => Code::PointerBytes,
+            Self::NotMemory { .. } => Code::NotMemory,
+            Self::MaybeNull { .. } => Code::MaybeNull,
+            Self::PacketBounds { .. } => Code::PacketBounds,
+            Self::OutOfBounds { .. } => Code::OutOfBounds,
+            Self::NoSuchField { .. } => Code::Context,
+            Self::FieldReadOnly { .. } | Self::ReadOnly { .. } => Code::ReadOnly,
+            Self::Unaligned { .. } => Code::Unaligned,
+            Self::NoSuchHelper { .. } | Self::HelperForbidden { .. } => Code::Helper,
+            Self::Argument { .. } => Code::Argument,
+            Self::ArgumentSize { .. } => Code::ArgumentSize,
+            Self::CallDepth => Code::CallDepth,
+            Self::NotAFunction { .. } => Code::NotAFunction,
+            Self::StillHeld { .. } => Code::StillHeld,
+            Self::UsedAfterRelease { .. } => Code::Released,
+            Self::TooManyHeld => Code::TooManyHeld,
+            Self::NotAVerdict { .. } => Code::Verdict,
+            Self::Endless => Code::Endless,
             Self::Memory => Code::Memory,
+            Self::Steps { .. } => Code::Steps,
         }
     }
 }
@@ -237,7 +450,96 @@ impl fmt::Display for Reason {
                 write!(f, "byte {offset} of a value is named, and a value has {value_size} bytes")
             }
             Self::CallKind { src } => write!(f, "source {src} of a call is none of 0 (helper), 1 (function)"),
+            Self::NotReadable { register } => {
+                write!(f, "r{register} is read, and on some path nothing was put into it")
+            }
+            Self::PointerMath { known } => write!(f, "{known}, and this arithmetic is for numbers"),
+            Self::PointerCompare { known } => {
+                write!(f, "{known}, and can't be compared with this in this way")
+            }
+            Self::PointerLeak { known, to } => {
+                write!(f, "{known}, and would be told to others by {}", to.text())
+            }
+            Self::PointerBytes => {
+                f.write_str("the stack holds a pointer here, and only a part of it is used")
+            }
+            Self::PointerPlace { known } => {
+                write!(f, "{known}, and is stored at a place on the stack that is not known")
+            }
+            Self::NotMemory { known } => write!(f, "{known}, and is used as an address"),
+            Self::MaybeNull { known } => {
+                write!(f, "{known} and may be null: it was not compared with NULL on this path")
+            }
+            Self::PacketBounds { known, size, min, max, at, whole, compared } => {
+                let register = known.register;
+                let bytes = if size == 1 { "byte" } else { "bytes" };
+                write!(
+                    f,
+                    "r{register} may read {size} {bytes} at data{}",
+                    Offsets(min, max.saturating_add(size.into()))
+                )?;
+                match compared {
+                    _ if min < 0 => f.write_str(", before the first byte shown"),
+                    Some(compared) if compared > 0 => {
+                        write!(
+                            f,
+                            ", and behind r{register} only {compared} bytes were compared with data_end"
+                        )
+                    }
+                    _ if whole > 0 => {
+                        write!(f, ", but only the first {whole} bytes were compared with data_end")
+                    }
+                    _ if max > 1 << 33 => write!(f, ", and its offset has no bound (+{at})"),
+                    _ => f.write_str(", and nothing was compared with data_end on this path"),
+                }
+            }
+            Self::OutOfBounds { known, size, min, max, from, to } => {
+                let end = max.saturating_add(size.into());
+                write!(f, "{known}: {size} bytes from {min} to {end} are touched, and it has {from} to {to}")
+            }
+            Self::NoSuchField { program_type, offset, size } => write!(
+                f,
+                "struct {} has no field of {size} bytes at offset {offset}",
+                program_type.context_name()
+            ),
+            Self::FieldReadOnly { name } => write!(f, "the field `{name}` of the context can't be written"),
+            Self::ReadOnly { known } => write!(f, "{known}, and that memory can't be written"),
+            Self::Unaligned { known, size } => write!(f, "{known}, and may not be at a multiple of {size}"),
+            Self::NoSuchHelper { number } => write!(f, "there is no helper {number}"),
+            Self::HelperForbidden { helper, program_type } => {
+                write!(f, "{helper} is not for {} programs", program_type.name())
+            }
+            Self::Argument { helper, param, wanted, known } => {
+                write!(f, "{helper} takes {wanted} as `{param}`, and {known}")
+            }
+            Self::ArgumentSize { helper, param, min, max, known } => {
+                write!(f, "{helper} takes {min} to {max} as `{param}`, and {known}")
+            }
+            Self::CallDepth => write!(f, "functions are nested more than {} deep", limits::MAX_CALL_DEPTH),
+            Self::NotAFunction { known } => write!(f, "{known}, and is called"),
+            Self::StillHeld { resource, since } => write!(
+                f,
+                "the {} that instruction {since} acquired is still held at this exit",
+                resource_name(resource)
+            ),
+            Self::UsedAfterRelease { register, since } => {
+                write!(f, "r{register} was given back by instruction {since}, and is used")
+            }
+            Self::TooManyHeld => f.write_str("more resources are held than a run may hold"),
+            Self::NotAVerdict { known, program_type } => {
+                write!(f, "{known}, and a {} program returns ", program_type.name())?;
+                let verdicts =
+                    Verdict::ALL.into_iter().filter(|verdict| verdict.program_types().contains(program_type));
+                for (at, verdict) in verdicts.enumerate() {
+                    write!(f, "{}{} ({})", if at == 0 { "" } else { ", " }, verdict as u8, verdict.name())?;
+                }
+                Ok(())
+            }
+            Self::Endless => {
+                f.write_str("a round of this loop changes nothing that its condition depends on")
+            }
             Self::Memory => f.write_str("the verification needs more memory than it may take"),
+            Self::Steps { steps } => write!(f, "not every path came to its end within {steps} steps"),
         }
     }
 }

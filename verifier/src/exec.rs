@@ -1,0 +1,188 @@
+//! What one instruction does to a state, and what it needs to be allowed.
+
+mod arithmetic;
+mod branch;
+mod calls;
+mod memory_access;
+
+use alloc::vec::Vec;
+
+use tidegate_abi::helper::Capability;
+use tidegate_abi::insn::{class, jmp, pseudo, source};
+use tidegate_abi::{Insn, MapDef, Verdict};
+
+use crate::domain::Scalar;
+use crate::memory::Memory;
+use crate::needs::Need;
+use crate::refusal::{Known, Leak, Reason};
+use crate::state::State;
+use crate::structure::{self, Structure};
+use crate::value::{Kind, Symbol, Value};
+use crate::{Program, Proven};
+
+/// Where control goes after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// To one place.
+    Go(usize),
+    /// To one of two, by a comparison.
+    Fork {
+        /// When it fails.
+        next: usize,
+        /// When it holds.
+        target: usize,
+    },
+    /// The run is over.
+    Exit,
+}
+
+/// The abstract machine: everything about a run but its state.
+pub(crate) struct Machine<'a> {
+    pub(crate) program: &'a Program<'a>,
+    pub(crate) structure: &'a Structure,
+    pub(crate) needs: Vec<Need>,
+    pub(crate) memory: &'a mut Memory,
+    pub(crate) facts: &'a mut [Proven],
+    pub(crate) capabilities: Capability,
+    /// Frames that were in use at most.
+    pub(crate) frames: u8,
+    last_symbol: Symbol,
+}
+
+impl<'a> Machine<'a> {
+    pub(crate) fn new(
+        program: &'a Program<'a>,
+        structure: &'a Structure,
+        needs: Vec<Need>,
+        memory: &'a mut Memory,
+        facts: &'a mut [Proven],
+    ) -> Self {
+        Self {
+            program,
+            structure,
+            needs,
+            memory,
+            facts,
+            capabilities: Capability::NONE,
+            frames: 1,
+            last_symbol: 0,
+        }
+    }
+
+    /// A name that nothing has. A verification would need billions of steps to run out of them.
+    fn fresh(&mut self) -> Symbol {
+        self.last_symbol = self.last_symbol.saturating_add(1).min(Symbol::MAX - 1);
+        self.last_symbol
+    }
+
+    /// A number with a name of its own.
+    fn number(&mut self, num: Scalar) -> Value {
+        if num.value().is_some() { Value::number(num) } else { Value::number(num).named(self.fresh()) }
+    }
+
+    fn map(&self, index: u8) -> Result<&'a MapDef, Reason> {
+        let maps = self.program.maps;
+        maps.get(usize::from(index)).ok_or(Reason::NoSuchMap { index: index.into(), maps: maps.len() as u32 })
+    }
+
+    /// The value of a register that the instruction reads.
+    fn read(&self, state: &State, register: u8) -> Result<Value, Reason> {
+        let value = state.reg(register);
+        match value.kind {
+            Kind::Nothing => Err(Reason::NotReadable { register }),
+            Kind::Released => Err(Reason::UsedAfterRelease { register, since: value.since }),
+            _ => Ok(value),
+        }
+    }
+
+    /// The second operand of arithmetic and jumps: a register, or the immediate with its sign extended.
+    fn operand(&self, state: &State, insn: Insn) -> Result<Value, Reason> {
+        if insn.opcode & source::X == 0 {
+            Ok(Value::constant(insn.imm as i64 as u64))
+        } else {
+            self.read(state, insn.src())
+        }
+    }
+
+    fn write(&self, state: &mut State, register: u8, value: Value, slot: usize) {
+        state.set(register, Value { since: slot as u32, ..value });
+    }
+
+    /// Runs the instruction at `slot` on `state`.
+    pub(crate) fn step(&mut self, state: &mut State, slot: usize) -> Result<Flow, Reason> {
+        let insn = self.structure.insn(slot).ok_or(Reason::FallThrough)?;
+        if let Some(fact) = self.facts.get_mut(slot) {
+            *fact = fact.with(Proven::REACHED);
+        }
+        let next = slot + structure::width(insn);
+        match insn.class() {
+            class::ALU | class::ALU64 => self.arithmetic(state, slot, insn)?,
+            class::LD => self.load_imm(state, slot, insn)?,
+            class::LDX => self.load(state, slot, insn)?,
+            class::ST | class::STX => self.store(state, slot, insn)?,
+            _ => return self.jump(state, slot, insn, next),
+        }
+        Ok(Flow::Go(next))
+    }
+
+    fn load_imm(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Reason> {
+        let second = self.structure.insn(slot + 1).map_or(0, |second| second.imm as u32);
+        let value = match insn.src() {
+            pseudo::FUNC => {
+                let target = structure::function_target(slot, insn).unwrap_or(0);
+                Value::pointer(Kind::Code(target as u32))
+            }
+            pseudo::MAP_IDX => Value::pointer(Kind::Map(insn.imm as u8)),
+            pseudo::MAP_IDX_VALUE => Value {
+                num: Scalar::constant(second.into()),
+                ..Value::pointer(Kind::MapValue(insn.imm as u8))
+            },
+            _ => Value::constant(u64::from(second) << 32 | u64::from(insn.imm as u32)),
+        };
+        self.write(state, insn.dst(), value, slot);
+        Ok(())
+    }
+
+    fn jump(&mut self, state: &mut State, slot: usize, insn: Insn, next: usize) -> Result<Flow, Reason> {
+        let target = || {
+            structure::jump_target(slot, insn)
+                .and_then(|target| usize::try_from(target).ok())
+                .ok_or(Reason::FallThrough)
+        };
+        match (insn.class(), insn.opcode & 0xf0) {
+            (_, jmp::JA) => Ok(Flow::Go(target()?)),
+            (class::JMP, jmp::CALL) => self.call(state, slot, insn, next),
+            (class::JMP, jmp::EXIT) => self.exit(state),
+            _ => {
+                let target = target()?;
+                Ok(match self.decide(state, insn)? {
+                    Some(true) => Flow::Go(target),
+                    Some(false) => Flow::Go(next),
+                    None => Flow::Fork { next, target },
+                })
+            }
+        }
+    }
+
+    fn exit(&mut self, state: &mut State) -> Result<Flow, Reason> {
+        if let Some(back) = state.leave() {
+            return Ok(Flow::Go(back as usize));
+        }
+        if let Some(held) = state.held.first() {
+            return Err(Reason::StillHeld { resource: held.resource, since: held.since });
+        }
+        let verdict = self.read(state, 0)?;
+        let known = Known::of(0, &verdict);
+        if !verdict.is_number() {
+            return Err(Reason::PointerLeak { known, to: Leak::Verdict });
+        }
+        let kind = self.program.program_type;
+        let (least, most) = (verdict.num.umin(), verdict.num.umax());
+        let few = most - least < Verdict::ALL.len() as u64;
+        if few && (least..=most).all(|r0| Verdict::from_r0(kind, r0).is_some()) {
+            Ok(Flow::Exit)
+        } else {
+            Err(Reason::NotAVerdict { known, program_type: kind })
+        }
+    }
+}

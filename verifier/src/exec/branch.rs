@@ -1,0 +1,280 @@
+//! Comparisons: what each outcome teaches about numbers, packet pointers, and null.
+
+use tidegate_abi::Insn;
+use tidegate_abi::insn::{class, jmp, source};
+use tidegate_abi::limits::MAX_WINDOW;
+
+use super::Machine;
+use super::arithmetic::near;
+use crate::domain::{Cmp, Scalar};
+use crate::refusal::{Known, Reason};
+use crate::state::State;
+use crate::value::{Kind, NAMED_LIMIT, Value};
+
+/// The comparison that an instruction makes.
+fn comparison(insn: Insn) -> Cmp {
+    match insn.opcode & 0xf0 {
+        jmp::JEQ => Cmp::Eq,
+        jmp::JNE => Cmp::Ne,
+        jmp::JGT => Cmp::Gt,
+        jmp::JGE => Cmp::Ge,
+        jmp::JLT => Cmp::Lt,
+        jmp::JLE => Cmp::Le,
+        jmp::JSGT => Cmp::SGt,
+        jmp::JSGE => Cmp::SGe,
+        jmp::JSLT => Cmp::SLt,
+        jmp::JSLE => Cmp::SLe,
+        _ => Cmp::Set,
+    }
+}
+
+/// The upper bound of what the first operand of a comparison is compared with: `lower + gap <= upper`.
+fn ordered<'v>(cmp: Cmp, a: &'v Value, b: &'v Value) -> Option<(&'v Value, &'v Value, i64)> {
+    match cmp {
+        Cmp::Lt | Cmp::SLt => Some((a, b, 1)),
+        Cmp::Le | Cmp::SLe => Some((a, b, 0)),
+        Cmp::Gt | Cmp::SGt => Some((b, a, 1)),
+        Cmp::Ge | Cmp::SGe => Some((b, a, 0)),
+        Cmp::Ne if a.num.umax() < b.num.umin() => Some((a, b, 1)),
+        Cmp::Ne if b.num.umax() < a.num.umin() => Some((b, a, 1)),
+        _ => None,
+    }
+}
+
+impl Machine<'_> {
+    /// The outcome of the comparison, when there is only one.
+    pub(super) fn decide(&self, state: &State, insn: Insn) -> Result<Option<bool>, Reason> {
+        let a = self.read(state, insn.dst())?;
+        let b = self.operand(state, insn)?;
+        let cmp = comparison(insn);
+        if !a.is_number() || !b.is_number() {
+            return self.comparable(insn, cmp, &a, &b).map(|()| None);
+        }
+        let assume = if insn.class() == class::JMP { Scalar::assume } else { Scalar::assume32 };
+        Ok(if assume(cmp, &a.num, &b.num).is_none() {
+            Some(false)
+        } else if assume(cmp.opposite(), &a.num, &b.num).is_none() {
+            Some(true)
+        } else {
+            None
+        })
+    }
+
+    /// Whether a comparison with a pointer makes sense.
+    fn comparable(&self, insn: Insn, cmp: Cmp, a: &Value, b: &Value) -> Result<(), Reason> {
+        let equality = matches!(cmp, Cmp::Eq | Cmp::Ne);
+        let ordered = !matches!(cmp, Cmp::Set | Cmp::SGt | Cmp::SGe | Cmp::SLt | Cmp::SLe);
+        let fine = insn.class() == class::JMP
+            && ordered
+            && match (a.kind, b.kind) {
+                (Kind::Window | Kind::WindowEnd, Kind::Window | Kind::WindowEnd) => true,
+                (Kind::Scalar, _) => equality && a.known() == Some(0),
+                (_, Kind::Scalar) => equality && b.known() == Some(0),
+                (Kind::Stack(_) | Kind::MapValue(_) | Kind::Record(_), _) => {
+                    a.kind == b.kind && !a.nullable && !b.nullable
+                }
+                _ => false,
+            };
+        let (register, pointer) = if a.is_number() { (insn.src(), b) } else { (insn.dst(), a) };
+        if fine { Ok(()) } else { Err(Reason::PointerCompare { known: Known::of(register, pointer) }) }
+    }
+
+    /// Lets the state learn that the comparison holds, or that it doesn't. Returns whether that is possible.
+    pub(crate) fn assume(
+        &mut self,
+        state: &mut State,
+        slot: usize,
+        insn: Insn,
+        holds: bool,
+    ) -> Result<bool, Reason> {
+        let a = self.read(state, insn.dst())?;
+        let b = self.operand(state, insn)?;
+        let cmp = if holds { comparison(insn) } else { comparison(insn).opposite() };
+        match (a.kind, b.kind) {
+            (Kind::Scalar, Kind::Scalar) => self.assume_numbers(state, slot, insn, cmp, &a, &b),
+            (Kind::Scalar, _) => Ok(assume_null(state, slot, cmp, &b)),
+            (_, Kind::Scalar) => Ok(assume_null(state, slot, cmp, &a)),
+            (Kind::Window | Kind::WindowEnd, _) => self.assume_places(state, slot, cmp, &a, &b),
+            _ => Ok(same_base(&a, &b).is_none_or(|(a, b)| Scalar::assume(signed(cmp), &a, &b).is_some())),
+        }
+    }
+
+    fn assume_numbers(
+        &mut self,
+        state: &mut State,
+        slot: usize,
+        insn: Insn,
+        cmp: Cmp,
+        a: &Value,
+        b: &Value,
+    ) -> Result<bool, Reason> {
+        let wide = insn.class() == class::JMP;
+        let assumed =
+            if wide { Scalar::assume(cmp, &a.num, &b.num) } else { Scalar::assume32(cmp, &a.num, &b.num) };
+        let Some((x, y)) = assumed else { return Ok(false) };
+        let since = slot as u32;
+        let (a, b) = (Value { num: x, since, ..*a }, Value { num: y, since, ..*b });
+        if insn.opcode & source::X != 0 {
+            if insn.dst() == insn.src() {
+                return Ok(true);
+            }
+            self.bounded(state, insn.src(), &b);
+        }
+        self.bounded(state, insn.dst(), &a);
+        if !state.learn(&a, &x, since, self.memory)? || !state.learn(&b, &y, since, self.memory)? {
+            return Ok(false);
+        }
+        let whole = wide || x.umax() <= u32::MAX.into() && y.umax() <= u32::MAX.into();
+        if cmp == Cmp::Eq && whole {
+            self.relate(state, &a, &b, 0)?;
+            self.relate(state, &b, &a, 0)?;
+        } else if let Some((lower, upper, gap)) = ordered(cmp, &a, &b).filter(|_| whole) {
+            self.relate(state, lower, upper, gap)?;
+        }
+        Ok(true)
+    }
+
+    fn bounded(&self, state: &mut State, register: u8, value: &Value) {
+        if state.reg(register).num != value.num {
+            state.set(register, *value);
+        }
+    }
+
+    /// `lower + gap <= upper`, read as numbers without sign: what reaches as far as `upper` reaches `lower` with more
+    /// to spare.
+    fn relate(&mut self, state: &mut State, lower: &Value, upper: &Value, gap: i64) -> Result<(), Reason> {
+        let Some((symbol, delta)) = lower.plain() else { return Ok(()) };
+        if lower.num.smin() < 0 || upper.num.smin() < 0 || upper.num.smax() > NAMED_LIMIT {
+            return Ok(());
+        }
+        if let Some((place, at)) = upper.remaining() {
+            let fresh = self.fresh();
+            let sum = state.sum(place, symbol, fresh, self.memory)?;
+            state.learn_reach(sum, at + delta + gap, self.memory)?;
+            return Ok(());
+        }
+        let Some((bound, bound_delta)) = upper.plain().filter(|(bound, _)| *bound != symbol) else {
+            return Ok(());
+        };
+        if bound == 0 {
+            return Ok(());
+        }
+        let distance = delta + gap - bound_delta;
+        if let Some(bytes) = state.reach(bound) {
+            state.learn_reach(symbol, bytes + distance, self.memory)?;
+        }
+        for index in 0..state.sums.len() {
+            let Some(&sum) = state.sums.get(index) else { break };
+            let Some(at) = sum.parts.iter().position(|part| *part == bound) else { continue };
+            let Some(bytes) = state.reach(sum.sum) else { continue };
+            let other = sum.parts[1 - at.min(1)];
+            let fresh = self.fresh();
+            let name = state.sum(other, symbol, fresh, self.memory)?;
+            state.learn_reach(name, bytes + distance, self.memory)?;
+        }
+        Ok(())
+    }
+
+    /// Comparisons of places in the packet, or with its end.
+    fn assume_places(
+        &mut self,
+        state: &mut State,
+        slot: usize,
+        cmp: Cmp,
+        a: &Value,
+        b: &Value,
+    ) -> Result<bool, Reason> {
+        match (a.kind, b.kind) {
+            (Kind::Window, Kind::WindowEnd) => self.assume_end(state, slot, cmp, a, b),
+            (Kind::WindowEnd, Kind::Window) => self.assume_end(state, slot, cmp.mirrored(), b, a),
+            (Kind::Window, Kind::Window) => {
+                let near = |value: &Value| value.num.smin() >= 0 && near(&value.num);
+                if !near(a) || !near(b) {
+                    return Ok(true);
+                }
+                let Some((x, y)) = Scalar::assume(cmp, &a.num, &b.num) else { return Ok(false) };
+                let since = slot as u32;
+                if !state.learn(a, &x, since, self.memory)? || !state.learn(b, &y, since, self.memory)? {
+                    return Ok(false);
+                }
+                let (a, b) = (Value { num: x, ..*a }, Value { num: y, ..*b });
+                if let Some((lower, upper, gap)) = ordered(cmp, &a, &b) {
+                    self.relate(state, lower, upper, gap)?;
+                }
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// `place cmp end`.
+    fn assume_end(
+        &mut self,
+        state: &mut State,
+        slot: usize,
+        cmp: Cmp,
+        place: &Value,
+        end: &Value,
+    ) -> Result<bool, Reason> {
+        let behind = end.num.value().unwrap_or(0) as i64;
+        if !near(&place.num) || behind.abs_diff(0) > NAMED_LIMIT as u64 {
+            return Ok(true);
+        }
+        // The number of bytes for which `place + bytes <= end of what is shown` would be news.
+        let at = place.delta - behind;
+        let known = state.reach(place.symbol).map(|bytes| bytes - at);
+        let furthest = MAX_WINDOW as i64 + behind;
+        let gap = match cmp {
+            Cmp::Lt => 1,
+            Cmp::Le | Cmp::Eq => 0,
+            // Not behind the end and not at it: before it.
+            Cmp::Ne if known.is_some_and(|bytes| bytes >= 0) => 1,
+            Cmp::Ne => return Ok(true),
+            // The place lies at least so far behind the end.
+            _ => {
+                let beyond = i64::from(cmp == Cmp::Gt);
+                return Ok(known.is_none_or(|bytes| bytes + beyond <= 0));
+            }
+        };
+        if place.num.smin() > furthest - gap {
+            return Ok(false);
+        }
+        state.learn_reach(place.symbol, at + gap, self.memory)?;
+        let limit = Scalar::signed_between(i64::MIN, furthest - gap);
+        let Some(num) = place.num.intersect(&limit) else { return Ok(false) };
+        state.learn(place, &num, slot as u32, self.memory)
+    }
+}
+
+/// Signed and unsigned order of addresses in one object are the same, and are the signed order of their offsets.
+fn signed(cmp: Cmp) -> Cmp {
+    match cmp {
+        Cmp::Gt => Cmp::SGt,
+        Cmp::Ge => Cmp::SGe,
+        Cmp::Lt => Cmp::SLt,
+        Cmp::Le => Cmp::SLe,
+        same => same,
+    }
+}
+
+/// No address of the stack, a map value or a record is so near to either end of the address space.
+const OBJECT: i64 = 1 << 16;
+
+/// The offsets of two pointers into one object, when they are in it and known to be in the same.
+fn same_base(a: &Value, b: &Value) -> Option<(Scalar, Scalar)> {
+    let same = match a.kind {
+        Kind::Stack(_) => a.kind == b.kind,
+        _ => a.kind == b.kind && a.symbol == b.symbol && a.symbol != 0,
+    };
+    let inside = |num: &Scalar| num.smin() >= -OBJECT && num.smax() <= OBJECT;
+    (same && inside(&a.num) && inside(&b.num)).then_some((a.num, b.num))
+}
+
+fn assume_null(state: &mut State, slot: usize, cmp: Cmp, pointer: &Value) -> bool {
+    let null = cmp == Cmp::Eq;
+    if pointer.nullable {
+        state.learn_null(pointer.symbol, null, slot as u32);
+        return true;
+    }
+    !null
+}

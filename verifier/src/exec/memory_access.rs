@@ -1,0 +1,284 @@
+//! Loads, stores and atomics: what a pointer points into, and whether it stays there.
+
+use tidegate_abi::helper::Capability;
+use tidegate_abi::insn::{class, mode};
+use tidegate_abi::limits::STACK_FRAME;
+use tidegate_abi::{FieldKind, Insn};
+
+use super::Machine;
+use crate::Proven;
+use crate::domain::Scalar;
+use crate::needs::access_size;
+use crate::refusal::{Known, Leak, Reason};
+use crate::state::{State, offset};
+use crate::structure::AtomicOp;
+use crate::value::{Kind, Value};
+
+/// Memory that an instruction or a helper touches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) register: u8,
+    /// The pointer.
+    pub(super) pointer: Value,
+    /// Bytes from the pointer to the first byte touched.
+    pub(super) offset: i64,
+    /// Bytes touched at most.
+    pub(super) size: u32,
+    pub(super) write: bool,
+}
+
+impl Span {
+    fn known(&self) -> Known {
+        Known::of(self.register, &self.pointer)
+    }
+
+    /// Distances of the first byte from the base of the pointer, least and most.
+    pub(super) fn start(&self) -> Scalar {
+        offset(&self.pointer.num, self.offset)
+    }
+}
+
+impl Machine<'_> {
+    /// Whether memory may be touched. The context has rules of its own, and is refused here.
+    pub(super) fn check_span(&mut self, state: &State, span: &Span) -> Result<(), Reason> {
+        let known = span.known();
+        if span.pointer.nullable {
+            return Err(Reason::MaybeNull { known });
+        }
+        match span.pointer.kind {
+            Kind::Window if span.write => Err(Reason::ReadOnly { known }),
+            Kind::Window => {
+                self.capabilities.0 |= Capability::SEE_PAYLOAD.0;
+                self.check_window(state, span)
+            }
+            Kind::Stack(_) => self.check_bounds(span, -(STACK_FRAME as i64), 0),
+            Kind::MapValue(index) => {
+                let map = self.map(index)?;
+                if span.write && map.read_only() {
+                    return Err(Reason::ReadOnly { known });
+                }
+                self.check_bounds(span, 0, map.value_size.into())
+            }
+            Kind::Record(size) => self.check_bounds(span, 0, size.into()),
+            _ => Err(Reason::NotMemory { known }),
+        }
+    }
+
+    fn check_bounds(&self, span: &Span, from: i64, to: i64) -> Result<(), Reason> {
+        let start = span.start();
+        let inside = start.smin() >= from && start.smax() <= to - i64::from(span.size);
+        if inside {
+            return Ok(());
+        }
+        let (min, max) = (start.smin(), start.smax());
+        Err(Reason::OutOfBounds { known: span.known(), size: span.size, min, max, from, to })
+    }
+
+    fn check_window(&self, state: &State, span: &Span) -> Result<(), Reason> {
+        let start = span.start();
+        let size = i64::from(span.size);
+        let reach = state.reach(span.pointer.symbol);
+        let end = span.pointer.delta + span.offset + size;
+        let named = reach.is_some_and(|reach| end <= reach);
+        let whole = state.reach(0).unwrap_or(0);
+        let counted = start.smax() <= whole - size;
+        if start.smin() >= 0 && (named || counted) {
+            return Ok(());
+        }
+        // What was compared, counted from the pointer's own first byte.
+        let compared = match reach {
+            Some(reach) if span.pointer.symbol != 0 => Some(reach - span.pointer.delta),
+            _ => None,
+        };
+        let (min, max) = (start.smin(), start.smax());
+        Err(Reason::PacketBounds {
+            known: span.known(),
+            size: span.size,
+            min,
+            max,
+            at: span.offset,
+            whole,
+            compared,
+        })
+    }
+
+    fn prove(&mut self, slot: usize) {
+        if let Some(fact) = self.facts.get_mut(slot) {
+            *fact = fact.with(Proven::ACCESS);
+        }
+    }
+
+    pub(super) fn load(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Reason> {
+        let pointer = self.read(state, insn.src())?;
+        let size = access_size(insn.opcode);
+        let signed = insn.opcode & 0xe0 == mode::MEMSX;
+        let span = Span {
+            register: insn.src(),
+            pointer,
+            offset: insn.offset.into(),
+            size: size.into(),
+            write: false,
+        };
+        let loaded = if pointer.kind == Kind::Context {
+            self.load_field(&span, signed)?
+        } else {
+            self.check_span(state, &span)?;
+            self.loaded_from_stack(state, &span)?
+        };
+        let width = u32::from(size) * 8;
+        let value = match loaded {
+            Some(value) if !signed => value,
+            Some(value) => self.number(value.num.sign_extend(width)),
+            None if signed => self.number(Scalar::UNKNOWN.sign_extend(width)),
+            None => self.number(Scalar::of_width(width)),
+        };
+        self.prove(slot);
+        self.write(state, insn.dst(), value, slot);
+        Ok(())
+    }
+
+    fn loaded_from_stack(&self, state: &State, span: &Span) -> Result<Option<Value>, Reason> {
+        let Kind::Stack(frame) = span.pointer.kind else { return Ok(None) };
+        let start = span.start();
+        match start.value() {
+            Some(offset) => state.stack_load(frame, offset as i64, span.size as u16),
+            None if state.stack_has_pointer(frame, start.smin(), start.smax() + i64::from(span.size)) => {
+                Err(Reason::PointerBytes)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// A load from the context: one field, by its exact size, or a naturally aligned piece of bytes.
+    fn load_field(&self, span: &Span, signed: bool) -> Result<Option<Value>, Reason> {
+        let field = self.field(span)?;
+        match field.kind {
+            FieldKind::Data if !signed => Ok(Some(Value::pointer(Kind::Window))),
+            FieldKind::DataEnd if !signed => Ok(Some(Value::pointer(Kind::WindowEnd))),
+            _ => Ok(None),
+        }
+    }
+
+    fn field(&self, span: &Span) -> Result<&'static tidegate_abi::Field, Reason> {
+        let program_type = self.program.program_type;
+        let size = span.size as usize;
+        let start = span.start().value().unwrap_or(u64::MAX) as i64;
+        let at = usize::try_from(start).unwrap_or(usize::MAX);
+        let field = program_type.fields().iter().find(|field| match field.kind {
+            FieldKind::Bytes => {
+                at % size == 0 && at >= field.offset && at.saturating_add(size) <= field.offset + field.size
+            }
+            _ => at == field.offset && size == field.size,
+        });
+        field.ok_or(Reason::NoSuchField { program_type, offset: start, size: span.size })
+    }
+
+    pub(super) fn store(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Reason> {
+        let pointer = self.read(state, insn.dst())?;
+        let span = Span {
+            register: insn.dst(),
+            pointer,
+            offset: insn.offset.into(),
+            size: access_size(insn.opcode).into(),
+            write: true,
+        };
+        if insn.opcode & 0xe0 == mode::ATOMIC {
+            self.atomic(state, slot, insn, &span)?;
+        } else {
+            let value = if insn.class() == class::ST {
+                Value { since: slot as u32, ..Value::constant(insn.imm as i64 as u64) }
+            } else {
+                self.read(state, insn.src())?
+            };
+            self.store_value(state, insn, &span, value)?;
+        }
+        self.prove(slot);
+        Ok(())
+    }
+
+    fn store_value(
+        &mut self,
+        state: &mut State,
+        insn: Insn,
+        span: &Span,
+        value: Value,
+    ) -> Result<(), Reason> {
+        let known = Known::of(insn.src(), &value);
+        if span.pointer.kind == Kind::Context {
+            let field = self.field(span)?;
+            if !field.writable {
+                return Err(Reason::FieldReadOnly { name: field.name });
+            }
+            if !value.is_number() {
+                return Err(Reason::PointerLeak { known, to: Leak::Context });
+            }
+            return Ok(());
+        }
+        self.check_span(state, span)?;
+        let Kind::Stack(frame) = span.pointer.kind else {
+            if value.is_number() {
+                return Ok(());
+            }
+            let to = if matches!(span.pointer.kind, Kind::Record(_)) { Leak::Record } else { Leak::MapValue };
+            return Err(Reason::PointerLeak { known, to });
+        };
+        let whole = span.size == 8;
+        let start = span.start();
+        match start.value() {
+            Some(_) if !value.is_number() && !whole => Err(Reason::PointerBytes),
+            Some(offset) => {
+                let width = span.size * 8;
+                let stored = match value.num.zero_extend(width) {
+                    same if whole || same == value.num => value,
+                    narrow => self.number(narrow),
+                };
+                state.stack_store(frame, offset as i64, span.size as u16, stored, self.memory)
+            }
+            None if !value.is_number() => Err(Reason::PointerPlace { known }),
+            None => {
+                let (from, to) = (start.smin(), start.smax() + i64::from(span.size));
+                state.stack_clobber(frame, from, to, false, self.memory)
+            }
+        }
+    }
+
+    fn atomic(&mut self, state: &mut State, slot: usize, insn: Insn, span: &Span) -> Result<(), Reason> {
+        let operation = AtomicOp::of(insn).ok_or(Reason::UnknownAtomic { imm: insn.imm })?;
+        let operands: &[u8] =
+            if operation == AtomicOp::CompareExchange { &[insn.src(), 0] } else { &[insn.src()] };
+        for register in operands {
+            let value = self.read(state, *register)?;
+            if !value.is_number() {
+                return Err(Reason::PointerMath { known: Known::of(*register, &value) });
+            }
+        }
+        let known = span.known();
+        match span.pointer.kind {
+            Kind::Stack(_) | Kind::MapValue(_) | Kind::Record(_) => {}
+            Kind::Window | Kind::Context => return Err(Reason::ReadOnly { known }),
+            _ => return Err(Reason::NotMemory { known }),
+        }
+        self.check_span(state, span)?;
+        let start = span.start();
+        let bits = start.bits();
+        if (bits.value | bits.mask) & u64::from(span.size - 1) != 0 {
+            return Err(Reason::Unaligned { known, size: span.size });
+        }
+        if let Kind::Stack(frame) = span.pointer.kind {
+            let (from, to) = (start.smin(), start.smax() + i64::from(span.size));
+            if state.stack_has_pointer(frame, from, to) {
+                return Err(Reason::PointerBytes);
+            }
+            state.stack_clobber(frame, from, to, true, self.memory)?;
+        }
+        let fetched = match operation {
+            AtomicOp::CompareExchange => Some(0),
+            operation => operation.fetches_into_src().then_some(insn.src()),
+        };
+        if let Some(register) = fetched {
+            let value = self.number(Scalar::of_width(span.size * 8));
+            self.write(state, register, value, slot);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! States that are kept to compare later ones with: compact, and with names that don't depend on the path.
+
+use alloc::vec::Vec;
+
+use crate::memory::Memory;
+use crate::refusal::Reason;
+use crate::state::{Entry, Held, Reach, State, Sum};
+use crate::value::{ANY, Form, Kind, Symbol, Value};
+
+/// Places of registers, in front of the places that a [`State`] uses for its entries.
+const REGISTER: u16 = 0x8000;
+
+/// A state in comparable form.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    entries: Vec<Entry>,
+    reaches: Vec<Reach>,
+    sums: Vec<Sum>,
+    held: Vec<Held>,
+    returns: Vec<u32>,
+}
+
+/// What each name of a kept state is in the state compared: a name and a distance.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Name of the path, how often it is used; its index and one is the kept state's name.
+    uses: Vec<(Symbol, u32)>,
+    bound: Vec<Option<(Symbol, i64)>>,
+}
+
+impl Names {
+    fn count(&mut self, symbol: Symbol, uses: u32, memory: &mut Memory) -> Result<(), Reason> {
+        if symbol == 0 {
+            return Ok(());
+        }
+        match self.uses.iter_mut().find(|(known, _)| *known == symbol) {
+            Some((_, count)) => *count += uses,
+            None => memory.push(&mut self.uses, (symbol, uses))?,
+        }
+        Ok(())
+    }
+
+    /// The kept state's name and how often it is used.
+    fn name(&self, symbol: Symbol) -> (Symbol, u32) {
+        let found = self.uses.iter().enumerate().find(|(_, (known, _))| *known == symbol);
+        found.map_or((0, 0), |(index, (_, uses))| (index as Symbol + 1, *uses))
+    }
+
+    fn bound(&self, symbol: Symbol) -> Option<(Symbol, i64)> {
+        if symbol == 0 { Some((0, 0)) } else { self.bound.get(symbol as usize - 1).copied().flatten() }
+    }
+
+    /// Binds `kept + kept_delta` to `now + now_delta`; false when it is bound to something else.
+    fn bind(&mut self, kept: (Symbol, i64), now: (Symbol, i64)) -> bool {
+        let distance = now.1.wrapping_sub(kept.1);
+        match self.bound(kept.0) {
+            Some(bound) => bound == (now.0, distance),
+            None => match self.bound.get_mut(kept.0 as usize - 1) {
+                Some(slot) => {
+                    *slot = Some((now.0, distance));
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+}
+
+impl Kept {
+    /// The comparable form of `state`.
+    pub(crate) fn new(state: &State, names: &mut Names, memory: &mut Memory) -> Result<Self, Reason> {
+        names.uses.clear();
+        for value in state.values().filter(|value| value.kind.is_readable()) {
+            names.count(value.symbol, 1, memory)?;
+        }
+        // What relates names is a use that can't be forgotten.
+        for held in &state.held {
+            names.count(held.symbol, 2, memory)?;
+        }
+        for reach in &state.reaches {
+            names.count(reach.symbol, 2, memory)?;
+        }
+        for sum in &state.sums {
+            for symbol in [sum.parts[0], sum.parts[1], sum.sum] {
+                names.count(symbol, 2, memory)?;
+            }
+        }
+        let mut this = Self::default();
+        memory.reserve_exact(&mut this.entries, state.regs().len() + state.entries.len())?;
+        for (at, value) in (REGISTER..).zip(state.regs().iter().take(10)) {
+            if value.kind.is_readable() {
+                this.entries.push(Entry { at, size: 1, value: names.rename(value) });
+            }
+        }
+        for entry in &state.entries {
+            this.entries.push(Entry { value: names.rename(&entry.value), ..*entry });
+        }
+        memory.reserve_exact(&mut this.reaches, state.reaches.len())?;
+        let reaches = state.reaches.iter();
+        this.reaches.extend(reaches.map(|reach| Reach { symbol: names.name(reach.symbol).0, ..*reach }));
+        memory.reserve_exact(&mut this.sums, state.sums.len())?;
+        this.sums.extend(
+            state.sums.iter().map(|sum| Sum {
+                parts: sum.parts.map(|part| names.name(part).0),
+                sum: names.name(sum.sum).0,
+            }),
+        );
+        memory.reserve_exact(&mut this.held, state.held.len())?;
+        let held = state.held.iter();
+        this.held.extend(held.map(|held| Held { symbol: names.name(held.symbol).0, since: 0, ..*held }));
+        memory.reserve_exact(&mut this.returns, state.returns.len())?;
+        this.returns.extend_from_slice(&state.returns);
+        Ok(this)
+    }
+
+    pub(crate) fn discard(self, memory: &mut Memory) {
+        memory.discard(self.entries);
+        memory.discard(self.reaches);
+        memory.discard(self.sums);
+        memory.discard(self.held);
+        memory.discard(self.returns);
+    }
+
+    /// Whether everything that is possible in `state` is possible here, so that what was proven from here on holds
+    /// there too.
+    pub(crate) fn covers(
+        &self,
+        state: &State,
+        names: &mut Names,
+        memory: &mut Memory,
+    ) -> Result<bool, Reason> {
+        if self.returns != state.returns || self.held.len() != state.held.len() {
+            return Ok(false);
+        }
+        names.bound.clear();
+        let count = self.entries.len() + 2 * self.reaches.len() + 3 * self.sums.len() + self.held.len();
+        memory.reserve(&mut names.bound, count)?;
+        names.bound.resize(count, None);
+        Ok(self.covers_values(state, names) && self.covers_facts(state, names))
+    }
+
+    fn covers_values(&self, state: &State, names: &mut Names) -> bool {
+        let mut numbered = 0;
+        for entry in &self.entries {
+            let now = if entry.at >= REGISTER {
+                state.reg((entry.at - REGISTER) as u8)
+            } else {
+                match state.entries.binary_search_by_key(&entry.at, |now| now.at) {
+                    Ok(index) if state.entries.get(index).is_some_and(|now| now.size == entry.size) => {
+                        numbered += 1;
+                        state.entries.get(index).map_or(Value::NOTHING, |now| now.value)
+                    }
+                    _ if entry.value.kind.is_readable() => return false,
+                    _ => continue,
+                }
+            };
+            if !covers_value(&entry.value, &now, names) {
+                return false;
+            }
+        }
+        // A pointer that the kept state doesn't know of could be read as a number.
+        numbered == state.entries.len()
+            || state.entries.iter().all(|now| {
+                now.value.is_number()
+                    || self.entries.iter().any(|entry| entry.at == now.at && entry.size == now.size)
+            })
+    }
+
+    fn covers_facts(&self, state: &State, names: &mut Names) -> bool {
+        for (kept, now) in self.held.iter().zip(&state.held) {
+            if kept.resource != now.resource || !names.bind((kept.symbol, 0), (now.symbol, 0)) {
+                return false;
+            }
+        }
+        for sum in &self.sums {
+            let [Some((a, a_delta)), Some((b, b_delta))] = sum.parts.map(|part| names.bound(part)) else {
+                return false;
+            };
+            match state.find_sum(a, b) {
+                Some(now) => {
+                    if !names.bind((sum.sum, 0), (now, a_delta.wrapping_add(b_delta))) {
+                        return false;
+                    }
+                }
+                None if names.bound(sum.sum).is_some() => return false,
+                None => {}
+            }
+        }
+        self.reaches.iter().all(|reach| {
+            names.bound(reach.symbol).is_some_and(|(symbol, delta)| {
+                state.reach(symbol).is_some_and(|bytes| bytes >= reach.bytes.saturating_add(delta))
+            })
+        })
+    }
+}
+
+fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
+    if !kept.kind.is_readable() {
+        return true;
+    }
+    if kept.kind != now.kind || now.nullable && !kept.nullable || !kept.num.covers(&now.num) {
+        return false;
+    }
+    let name = (kept.symbol, kept.delta);
+    match kept.kind {
+        Kind::Scalar if kept.form == Form::Remaining => {
+            now.remaining().is_some_and(|now| names.bind(name, now))
+        }
+        Kind::Scalar if kept.symbol != 0 => now.plain().is_some_and(|now| names.bind(name, now)),
+        Kind::Window if kept.symbol != ANY => names.bind(name, (now.symbol, now.delta)),
+        Kind::MapValue(_) | Kind::Record(_) | Kind::Clone if kept.symbol != 0 => {
+            names.bind((kept.symbol, 0), (now.symbol, 0))
+        }
+        _ => true,
+    }
+}
+
+impl Names {
+    /// A value with the kept state's names. A name that is used once says nothing, and goes.
+    fn rename(&self, value: &Value) -> Value {
+        let (symbol, uses) = self.name(value.symbol);
+        let mut value = Value { symbol, since: 0, ..*value };
+        if !value.kind.is_readable() {
+            return Value { kind: Kind::Nothing, ..Value::NOTHING };
+        }
+        if symbol != 0 && uses == 1 || value.known().is_some() && value.form == Form::Plain {
+            (value.form, value.delta) = (Form::Plain, 0);
+            value.symbol = if value.kind == Kind::Window { ANY } else { 0 };
+        }
+        value
+    }
+}

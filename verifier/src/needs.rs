@@ -1,0 +1,347 @@
+//! What each instruction may still need: registers and stack that are read later, and numbers that decide something.
+//!
+//! Two linear analyses before the walk. What nothing needs is forgotten where paths meet, so that states become equal.
+//! Forgetting only ever widens what is possible: a mistake here can cost an acceptance, never a proof.
+
+use alloc::vec::Vec;
+
+use tidegate_abi::Insn;
+use tidegate_abi::helper::{self, Arg};
+use tidegate_abi::insn::{alu, call, class, jmp, mode, size, source};
+use tidegate_abi::limits::STACK_FRAME;
+
+use crate::memory::Memory;
+use crate::refusal::Reason;
+use crate::structure::{self, AtomicOp, Structure};
+
+/// What may be needed from an instruction on; a bit for each register and for each 8-byte slot of the frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// Registers that are read.
+    pub(crate) live: u16,
+    /// Registers whose number decides an address, a size, a jump or the verdict.
+    pub(crate) number: u16,
+    /// Stack that is read.
+    pub(crate) live_slots: u64,
+    /// Stack whose numbers decide something.
+    pub(crate) number_slots: u64,
+}
+
+impl Need {
+    const ALL: Self = Self { live: 0x7ff, number: 0x7ff, live_slots: u64::MAX, number_slots: u64::MAX };
+
+    fn merge(&mut self, other: &Self) {
+        self.live |= other.live;
+        self.number |= other.number;
+        self.live_slots |= other.live_slots;
+        self.number_slots |= other.number_slots;
+    }
+
+    fn kill(&mut self, register: u8) {
+        self.live &= !(1 << register);
+        self.number &= !(1 << register);
+    }
+
+    fn read(&mut self, register: u8, number: bool) {
+        self.live |= 1 << register;
+        if number {
+            self.number |= 1 << register;
+        }
+    }
+
+    fn decides(&self, register: u8) -> bool {
+        self.number & 1 << register != 0
+    }
+}
+
+/// Which comparisons keep their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Branches {
+    /// All of them.
+    All,
+    /// Those that may leave a loop.
+    Loops,
+}
+
+/// Sweeps over the program before an analysis gives up and needs everything: nests of loops deeper than compilers make.
+const MAX_SWEEPS: usize = 48;
+
+/// What each instruction may need on entry.
+pub(crate) fn analyse(
+    structure: &Structure,
+    branches: Branches,
+    memory: &mut Memory,
+) -> Result<Vec<Need>, Reason> {
+    let stack_pointers = stack_pointers(structure, memory)?;
+    let loops = Loops::find(structure, memory)?;
+    let len = structure.insns().len();
+    let mut needs = memory.filled(len, Need::default())?;
+    for _ in 0..MAX_SWEEPS {
+        let mut changed = false;
+        for slot in (0..len).rev() {
+            let Some(insn) = structure.insn(slot).filter(|_| !structure.is_second_half(slot)) else {
+                continue;
+            };
+            let mut after = Need::default();
+            for next in successors(slot, insn).into_iter().flatten() {
+                after.merge(&needs.get(next).copied().unwrap_or_default());
+            }
+            let decisive = branches == Branches::All || loops.leaves(slot, insn);
+            let pointers = stack_pointers.get(slot).copied().unwrap_or(u16::MAX);
+            let before = transfer(insn, after, decisive, pointers);
+            if let Some(need) = needs.get_mut(slot)
+                && *need != before
+            {
+                *need = before;
+                changed = true;
+            }
+        }
+        if !changed {
+            memory.discard(stack_pointers);
+            loops.discard(memory);
+            return Ok(needs);
+        }
+    }
+    memory.discard(stack_pointers);
+    loops.discard(memory);
+    needs.fill(Need::ALL);
+    Ok(needs)
+}
+
+/// Slots that control may go on to within the function.
+pub(crate) fn successors(slot: usize, insn: Insn) -> [Option<usize>; 2] {
+    let target = structure::jump_target(slot, insn).and_then(|target| usize::try_from(target).ok());
+    let next = (!structure::ends_flow(insn)).then_some(slot + structure::width(insn));
+    [next, target]
+}
+
+/// Loops as compilers lay them out: from a slot that is jumped back to, to the last jump that does.
+pub(crate) struct Loops {
+    /// For each slot the start of the innermost loop around it, and behind those the end of the loop at each start.
+    heads: Vec<u32>,
+    ends: Vec<u32>,
+}
+
+const NO_LOOP: u32 = u32::MAX;
+
+impl Loops {
+    pub(crate) fn find(structure: &Structure, memory: &mut Memory) -> Result<Self, Reason> {
+        let len = structure.insns().len();
+        let mut ends = memory.filled(len, 0u32)?;
+        for (slot, insn) in structure.insns().iter().enumerate() {
+            if let Some(target) = structure::jump_target(slot, *insn)
+                && !structure.is_second_half(slot)
+                && let Some(head) = usize::try_from(target).ok().filter(|head| *head <= slot)
+                && let Some(end) = ends.get_mut(head)
+            {
+                *end = (*end).max(slot as u32);
+            }
+        }
+        let mut heads = memory.filled(len, NO_LOOP)?;
+        let mut around: Vec<u32> = Vec::new();
+        for (slot, head) in heads.iter_mut().enumerate() {
+            let end_of = |head: u32| ends.get(head as usize).copied().unwrap_or(0);
+            if end_of(slot as u32) as usize > slot {
+                memory.push(&mut around, slot as u32)?;
+            }
+            while around.last().is_some_and(|head| (end_of(*head) as usize) < slot) {
+                around.pop();
+            }
+            *head = around.last().copied().unwrap_or(NO_LOOP);
+        }
+        memory.discard(around);
+        Ok(Self { heads, ends })
+    }
+
+    /// Whether a jump at `slot` has one way that stays in the innermost loop around it and one that doesn't.
+    pub(crate) fn leaves(&self, slot: usize, insn: Insn) -> bool {
+        let [Some(next), Some(target)] = successors(slot, insn) else { return false };
+        self.stays(slot, next) != self.stays(slot, target)
+    }
+
+    /// Whether going on from `slot` to `next` stays in the innermost loop around `slot`.
+    pub(crate) fn stays(&self, slot: usize, next: usize) -> bool {
+        let head = self.heads.get(slot).copied().unwrap_or(NO_LOOP) as usize;
+        self.ends.get(head).is_some_and(|end| (head..=*end as usize).contains(&next))
+    }
+
+    pub(crate) fn discard(self, memory: &mut Memory) {
+        memory.discard(self.heads);
+        memory.discard(self.ends);
+    }
+}
+
+/// Registers that may point into the function's own frame, on entry to each instruction.
+fn stack_pointers(structure: &Structure, memory: &mut Memory) -> Result<Vec<u16>, Reason> {
+    const FRAME: u16 = 1 << 10;
+    let len = structure.insns().len();
+    let mut pointers = memory.filled(len, FRAME)?;
+    // Once a stack pointer is stored anywhere, any load may bring it back.
+    let mut stored = false;
+    for _ in 0..MAX_SWEEPS {
+        let mut changed = false;
+        for slot in 0..len {
+            let Some(insn) = structure.insn(slot).filter(|_| !structure.is_second_half(slot)) else {
+                continue;
+            };
+            let mut now = pointers.get(slot).copied().unwrap_or(u16::MAX);
+            let (dst, src) = (1u16 << insn.dst(), 1u16 << insn.src());
+            match insn.class() {
+                class::ALU64 if insn.opcode & source::X != 0 => match insn.opcode & 0xf0 {
+                    alu::MOV if now & src == 0 => now &= !dst,
+                    _ if now & src != 0 => now |= dst,
+                    _ => {}
+                },
+                class::ALU => now &= !dst,
+                class::LD => now &= !dst,
+                class::LDX => now = if stored { now | dst } else { now & !dst },
+                class::STX if now & src != 0 && !stored => (stored, changed) = (true, true),
+                class::JMP if insn.opcode & 0xf0 == jmp::CALL => {
+                    // A function may give back a pointer that it was given.
+                    let given = now & 0b111110 != 0 || stored;
+                    let local = insn.opcode & source::X != 0 || insn.src() == call::LOCAL;
+                    now &= FRAME | 0b11_1100_0000;
+                    now |= u16::from(given && local);
+                }
+                _ => {}
+            }
+            now |= FRAME;
+            for next in successors(slot, insn).into_iter().flatten() {
+                if let Some(then) = pointers.get_mut(next)
+                    && now & !*then != 0
+                {
+                    *then |= now;
+                    changed |= next <= slot;
+                }
+            }
+        }
+        if !changed {
+            return Ok(pointers);
+        }
+    }
+    pointers.fill(u16::MAX);
+    Ok(pointers)
+}
+
+/// The 8-byte slots that an access to the frame at `offset` touches.
+fn slots(offset: i16, bytes: i16) -> u64 {
+    let start = STACK_FRAME as i32 + i32::from(offset);
+    let end = start + i32::from(bytes) - 1;
+    if start < 0 || end >= STACK_FRAME as i32 { u64::MAX } else { 1 << (start / 8) | 1 << (end / 8) }
+}
+
+pub(crate) const fn access_size(opcode: u8) -> u16 {
+    match opcode & 0x18 {
+        size::W => 4,
+        size::H => 2,
+        size::B => 1,
+        _ => 8,
+    }
+}
+
+fn transfer(insn: Insn, after: Need, decisive: bool, stack_pointers: u16) -> Need {
+    let mut need = after;
+    let (dst, src) = (insn.dst(), insn.src());
+    let register = insn.opcode & source::X != 0;
+    match insn.class() {
+        class::LD => need.kill(dst),
+        class::ALU | class::ALU64 => match insn.opcode & 0xf0 {
+            alu::MOV => {
+                let (live, number) = (need.live & 1 << dst != 0, need.decides(dst));
+                need.kill(dst);
+                if register && live {
+                    need.read(src, number);
+                }
+            }
+            alu::END | alu::NEG => {}
+            _ if register && need.live & 1 << dst != 0 => {
+                let number = need.decides(dst);
+                need.read(src, number);
+            }
+            _ => {}
+        },
+        class::LDX => {
+            let (live, number) = (need.live & 1 << dst != 0, need.decides(dst));
+            need.kill(dst);
+            let touched = touched(insn, src, stack_pointers);
+            if live {
+                need.live_slots |= touched;
+            }
+            if number {
+                need.number_slots |= touched;
+            }
+            need.read(src, true);
+        }
+        class::ST | class::STX => {
+            let touched = touched(insn, dst, stack_pointers);
+            let number = need.number_slots & touched != 0;
+            let atomic = insn.opcode & 0xe0 == mode::ATOMIC;
+            if atomic {
+                match AtomicOp::of(insn) {
+                    Some(AtomicOp::CompareExchange) => need.read(0, true),
+                    Some(op) if op.fetches_into_src() => need.kill(src),
+                    _ => {}
+                }
+                need.live_slots |= touched;
+            } else if dst == 10 && insn.offset % 8 == 0 && access_size(insn.opcode) == 8 {
+                need.live_slots &= !touched;
+                need.number_slots &= !touched;
+            }
+            if insn.class() == class::STX {
+                need.read(src, number);
+            }
+            need.read(dst, true);
+        }
+        _ => jump(insn, &mut need, decisive),
+    }
+    need
+}
+
+/// The slots of the frame that a load or store through `base` may touch.
+fn touched(insn: Insn, base: u8, stack_pointers: u16) -> u64 {
+    if base == 10 {
+        slots(insn.offset, access_size(insn.opcode) as i16)
+    } else if stack_pointers & 1 << base != 0 {
+        u64::MAX
+    } else {
+        0
+    }
+}
+
+fn jump(insn: Insn, need: &mut Need, decisive: bool) {
+    match insn.opcode & 0xf0 {
+        jmp::JA => {}
+        jmp::EXIT => *need = Need { live: 1, number: 1, ..Need::default() },
+        jmp::CALL => {
+            for register in 0..6 {
+                need.kill(register);
+            }
+            if insn.opcode & source::X == 0 && insn.src() == call::HELPER {
+                let params = helper::by_number(insn.imm as u32).map_or(&[][..], |helper| helper.params);
+                for (register, param) in (1..).zip(params) {
+                    need.read(register, !matches!(param.arg, Arg::Scalar));
+                    if matches!(param.arg, Arg::MapKey | Arg::MapValue | Arg::Readable) {
+                        // What the helper reads must not hold a pointer: those are remembered.
+                        need.live_slots = u64::MAX;
+                    }
+                }
+            } else {
+                for register in 1..6 {
+                    need.read(register, true);
+                }
+                if insn.opcode & source::X != 0 {
+                    need.read(insn.dst(), true);
+                }
+                // The function may be given pointers into this frame.
+                need.live_slots = u64::MAX;
+                need.number_slots = u64::MAX;
+            }
+        }
+        _ => {
+            need.read(insn.dst(), decisive);
+            if insn.opcode & source::X != 0 {
+                need.read(insn.src(), decisive);
+            }
+        }
+    }
+}

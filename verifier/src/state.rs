@@ -1,0 +1,478 @@
+//! The state of the machine at one place of one path: registers, spilled values, frames, and what relates them.
+
+use alloc::vec::Vec;
+
+use tidegate_abi::helper::Resource;
+use tidegate_abi::insn::REGISTERS;
+use tidegate_abi::limits::{MAX_CALL_DEPTH, STACK_FRAME, STACK_SIZE};
+
+use crate::domain::Scalar;
+use crate::memory::Memory;
+use crate::needs::Need;
+use crate::refusal::Reason;
+use crate::value::{Kind, NAMED_LIMIT, Symbol, Value};
+
+/// A value in memory that the program owns: spilled to the stack, or a caller's register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Byte of the stack, frame by frame; behind those, the callers' registers.
+    pub(crate) at: u16,
+    pub(crate) size: u16,
+    pub(crate) value: Value,
+}
+
+impl Entry {
+    fn end(&self) -> u16 {
+        self.at + self.size
+    }
+}
+
+/// `symbol + bytes`, read as a signed number, is at most the number of bytes shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    pub(crate) symbol: Symbol,
+    pub(crate) bytes: i64,
+}
+
+/// `sum` names the sum of two named numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) parts: [Symbol; 2],
+    pub(crate) sum: Symbol,
+}
+
+/// A resource that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) symbol: Symbol,
+    pub(crate) resource: Resource,
+    /// Slot that acquired it.
+    pub(crate) since: u32,
+}
+
+/// Facts of one kind that a state keeps; older ones are forgotten first.
+const MAX_FACTS: usize = 64;
+/// Resources that may be held at a time.
+pub(crate) const MAX_HELD: usize = 8;
+/// Where callers' registers are kept, behind the stack.
+const SAVED: u16 = STACK_SIZE as u16;
+
+/// The state of the machine at one place of one path.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    regs: Vec<Value>,
+    /// Sorted by place, never overlapping.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) reaches: Vec<Reach>,
+    pub(crate) sums: Vec<Sum>,
+    pub(crate) held: Vec<Held>,
+    /// Where each called function returns to; its length is the depth.
+    pub(crate) returns: Vec<u32>,
+}
+
+fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
+    let mut to = Vec::new();
+    memory.reserve_exact(&mut to, from.len())?;
+    to.extend_from_slice(from);
+    Ok(to)
+}
+
+impl State {
+    pub(crate) fn at_entry(memory: &mut Memory) -> Result<Self, Reason> {
+        let regs = memory.filled(REGISTERS, Value::NOTHING)?;
+        let mut this = Self { regs, ..Self::default() };
+        this.set(1, Value::pointer(Kind::Context));
+        this.set(10, Value::pointer(Kind::Stack(0)));
+        Ok(this)
+    }
+
+    pub(crate) fn try_clone(&self, memory: &mut Memory) -> Result<Self, Reason> {
+        Ok(Self {
+            regs: copy(&self.regs, memory)?,
+            entries: copy(&self.entries, memory)?,
+            reaches: copy(&self.reaches, memory)?,
+            sums: copy(&self.sums, memory)?,
+            held: copy(&self.held, memory)?,
+            returns: copy(&self.returns, memory)?,
+        })
+    }
+
+    /// Gives the memory back.
+    pub(crate) fn discard(self, memory: &mut Memory) {
+        memory.discard(self.regs);
+        memory.discard(self.entries);
+        memory.discard(self.reaches);
+        memory.discard(self.sums);
+        memory.discard(self.held);
+        memory.discard(self.returns);
+    }
+
+    pub(crate) fn frame(&self) -> u8 {
+        self.returns.len() as u8
+    }
+
+    pub(crate) fn reg(&self, register: u8) -> Value {
+        self.regs.get(usize::from(register)).copied().unwrap_or(Value::NOTHING)
+    }
+
+    pub(crate) fn set(&mut self, register: u8, value: Value) {
+        if let Some(reg) = self.regs.get_mut(usize::from(register)) {
+            *reg = value;
+        }
+    }
+
+    pub(crate) fn regs(&self) -> &[Value] {
+        &self.regs
+    }
+
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
+        self.regs.iter_mut().chain(self.entries.iter_mut().map(|entry| &mut entry.value))
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
+        self.regs.iter().chain(self.entries.iter().map(|entry| &entry.value))
+    }
+
+    // Names and reach.
+
+    /// Bytes behind `symbol` that are known to be shown.
+    pub(crate) fn reach(&self, symbol: Symbol) -> Option<i64> {
+        let known = self.reaches.iter().find(|reach| reach.symbol == symbol).map(|reach| reach.bytes);
+        if symbol == 0 { Some(known.unwrap_or(0).max(0)) } else { known }
+    }
+
+    pub(crate) fn learn_reach(
+        &mut self,
+        symbol: Symbol,
+        bytes: i64,
+        memory: &mut Memory,
+    ) -> Result<(), Reason> {
+        if bytes.abs_diff(0) > NAMED_LIMIT as u64 {
+            return Ok(());
+        }
+        match self.reaches.iter_mut().find(|reach| reach.symbol == symbol) {
+            Some(reach) => reach.bytes = reach.bytes.max(bytes),
+            None => {
+                if self.reaches.len() >= MAX_FACTS {
+                    self.reaches.remove(0);
+                }
+                memory.push(&mut self.reaches, Reach { symbol, bytes })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn find_sum(&self, a: Symbol, b: Symbol) -> Option<Symbol> {
+        if a == 0 || b == 0 {
+            return Some(a | b);
+        }
+        let parts = [a.min(b), a.max(b)];
+        self.sums.iter().find(|sum| sum.parts == parts).map(|sum| sum.sum)
+    }
+
+    /// The name of the sum of two named numbers: `fresh` unless it has one.
+    pub(crate) fn sum(
+        &mut self,
+        a: Symbol,
+        b: Symbol,
+        fresh: Symbol,
+        memory: &mut Memory,
+    ) -> Result<Symbol, Reason> {
+        if let Some(sum) = self.find_sum(a, b) {
+            return Ok(sum);
+        }
+        if self.sums.len() >= MAX_FACTS {
+            self.sums.remove(0);
+        }
+        memory.push(&mut self.sums, Sum { parts: [a.min(b), a.max(b)], sum: fresh })?;
+        Ok(fresh)
+    }
+
+    /// Everything that shares `like`'s name learns that `like` is within `num`. Returns whether some number is left.
+    pub(crate) fn learn(
+        &mut self,
+        like: &Value,
+        num: &Scalar,
+        slot: u32,
+        memory: &mut Memory,
+    ) -> Result<bool, Reason> {
+        let remaining = like.remaining();
+        let named = remaining.is_some() || like.symbol != 0;
+        if !named || !matches!(like.kind, Kind::Scalar | Kind::Window) {
+            return Ok(true);
+        }
+        let mut possible = true;
+        for value in self.values_mut() {
+            let kin = matches!(value.kind, Kind::Scalar | Kind::Window)
+                && value.form == like.form
+                && value.symbol == like.symbol;
+            if !kin {
+                continue;
+            }
+            let mut distance = value.delta.wrapping_sub(like.delta);
+            if remaining.is_some() {
+                distance = distance.wrapping_neg();
+            }
+            let shifted = if distance == 0 { *num } else { offset(num, distance) };
+            match value.num.intersect(&shifted) {
+                Some(num) if num != value.num => {
+                    value.num = num;
+                    value.since = slot;
+                }
+                Some(_) => {}
+                None => possible = false,
+            }
+        }
+        if let Some((symbol, delta)) = remaining {
+            // So many bytes remain at least.
+            if num.smin().abs_diff(0) <= NAMED_LIMIT as u64 {
+                self.learn_reach(symbol, delta + num.smin(), memory)?;
+            }
+        } else if let Some(value) = num.value() {
+            self.learn_constant(like.symbol, (value as i64).wrapping_sub(like.delta), memory)?;
+        }
+        Ok(possible)
+    }
+
+    /// A name turned out to be a known number: what was known of its reach holds without the name too.
+    fn learn_constant(&mut self, symbol: Symbol, number: i64, memory: &mut Memory) -> Result<(), Reason> {
+        if number.abs_diff(0) > NAMED_LIMIT as u64 {
+            return Ok(());
+        }
+        if let Some(bytes) = self.reach(symbol) {
+            self.learn_reach(0, bytes + number, memory)?;
+        }
+        for at in 0..self.sums.len() {
+            let Some(&Sum { parts: [a, b], sum }) = self.sums.get(at) else { break };
+            let other = if a == symbol { b } else { a };
+            if (a == symbol || b == symbol)
+                && let Some(bytes) = self.reach(sum)
+            {
+                self.learn_reach(other, bytes + number, memory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pointer that may be null with this identity is null, or is not.
+    pub(crate) fn learn_null(&mut self, symbol: Symbol, null: bool, slot: u32) {
+        for value in self.values_mut() {
+            if value.nullable && value.symbol == symbol {
+                if null {
+                    *value = Value::constant(0);
+                }
+                value.nullable = false;
+                value.since = slot;
+            }
+        }
+        if null {
+            self.held.retain(|held| held.symbol != symbol);
+        }
+    }
+
+    // Resources.
+
+    pub(crate) fn acquire(&mut self, held: Held, memory: &mut Memory) -> Result<(), Reason> {
+        if self.held.len() >= MAX_HELD {
+            return Err(Reason::TooManyHeld);
+        }
+        memory.push(&mut self.held, held)
+    }
+
+    /// Takes a resource back: every copy of it becomes unusable.
+    pub(crate) fn release(&mut self, symbol: Symbol, slot: u32) {
+        self.held.retain(|held| held.symbol != symbol);
+        for value in self.values_mut() {
+            if matches!(value.kind, Kind::Record(_) | Kind::Clone) && value.symbol == symbol {
+                *value = Value { kind: Kind::Released, since: slot, ..Value::NOTHING };
+            }
+        }
+    }
+
+    // Frames.
+
+    /// Enters a function: the caller's registers are kept for its return, and only the arguments are seen.
+    pub(crate) fn enter(&mut self, back: u32, memory: &mut Memory) -> Result<(), Reason> {
+        if self.returns.len() + 1 >= MAX_CALL_DEPTH {
+            return Err(Reason::CallDepth);
+        }
+        let frame = u16::from(self.frame());
+        for register in 6..10 {
+            let value = self.reg(register);
+            if value.kind != Kind::Nothing {
+                let at = SAVED + frame * 16 + u16::from(register);
+                memory.push(&mut self.entries, Entry { at, size: 1, value })?;
+            }
+            self.set(register, Value::NOTHING);
+        }
+        self.set(0, Value::NOTHING);
+        memory.push(&mut self.returns, back)?;
+        self.set(10, Value::pointer(Kind::Stack(self.frame())));
+        Ok(())
+    }
+
+    /// Leaves a function; pointers into its frame die with it. `None` when it was the entry function.
+    pub(crate) fn leave(&mut self) -> Option<u32> {
+        let dying = self.frame();
+        let back = self.returns.pop()?;
+        let frame = u16::from(self.frame());
+        for register in 1..10 {
+            let at = SAVED + frame * 16 + u16::from(register);
+            let saved = self.entries.iter().position(|entry| entry.at == at);
+            let value = saved.map(|index| self.entries.remove(index).value);
+            self.set(register, value.unwrap_or(Value::NOTHING));
+        }
+        let start = u16::from(dying) * STACK_FRAME as u16;
+        self.entries.retain(|entry| entry.at >= SAVED || entry.at < start);
+        for value in self.values_mut().filter(|value| value.kind == Kind::Stack(dying)) {
+            *value = Value::NOTHING;
+        }
+        self.set(10, Value::pointer(Kind::Stack(self.frame())));
+        Some(back)
+    }
+
+    // Stack.
+
+    /// Place of the byte `offset` behind the frame pointer of `frame`; the offset was checked.
+    fn place(frame: u8, offset: i64) -> u16 {
+        u16::from(frame) * STACK_FRAME as u16 + (STACK_FRAME as i64 + offset) as u16
+    }
+
+    /// What a load of `size` bytes gives: a value stored so, a piece of a known number, or some number.
+    pub(crate) fn stack_load(&self, frame: u8, offset: i64, size: u16) -> Result<Option<Value>, Reason> {
+        let at = Self::place(frame, offset);
+        for entry in self.entries.iter().filter(|entry| entry.at < at + size && at < entry.end()) {
+            if !entry.value.kind.is_readable() {
+                return Err(Reason::PointerBytes);
+            }
+            if entry.at == at && entry.size == size {
+                return Ok(Some(entry.value));
+            }
+            if !entry.value.is_number() {
+                return Err(Reason::PointerBytes);
+            }
+            if let Some(number) = entry.value.known()
+                && entry.at <= at
+                && at + size <= entry.end()
+            {
+                let shift = u32::from(at - entry.at) * 8;
+                let piece = Scalar::constant(number >> shift).zero_extend(u32::from(size) * 8);
+                return Ok(Some(Value { since: entry.value.since, ..Value::number(piece) }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Remembers a value stored at a known place.
+    pub(crate) fn stack_store(
+        &mut self,
+        frame: u8,
+        offset: i64,
+        size: u16,
+        value: Value,
+        memory: &mut Memory,
+    ) -> Result<(), Reason> {
+        self.stack_clobber(frame, offset, offset + i64::from(size), true, memory)?;
+        let at = Self::place(frame, offset);
+        let index = self.entries.partition_point(|entry| entry.at < at);
+        memory.reserve(&mut self.entries, 1)?;
+        self.entries.insert(index, Entry { at, size, value });
+        Ok(())
+    }
+
+    /// Forgets the bytes from `start` to `end`. What is left of a pointer that is overwritten in part, or perhaps
+    /// (`certain` is false), can't be read any more.
+    pub(crate) fn stack_clobber(
+        &mut self,
+        frame: u8,
+        start: i64,
+        end: i64,
+        certain: bool,
+        memory: &mut Memory,
+    ) -> Result<(), Reason> {
+        let (start, end) = (Self::place(frame, start), Self::place(frame, end));
+        let mut index = 0;
+        while let Some(&entry) = self.entries.get(index) {
+            if entry.at >= end || entry.end() <= start {
+                index += 1;
+                continue;
+            }
+            let rest = Value { kind: Kind::Nothing, since: entry.value.since, ..Value::NOTHING };
+            if !entry.value.is_number() && !certain {
+                if let Some(entry) = self.entries.get_mut(index) {
+                    entry.value = rest;
+                }
+                index += 1;
+                continue;
+            }
+            self.entries.remove(index);
+            if entry.value.is_number() {
+                continue;
+            }
+            for (from, to) in [(entry.at, start), (end, entry.end())] {
+                if from < to && from >= entry.at && to <= entry.end() {
+                    memory.reserve(&mut self.entries, 1)?;
+                    self.entries.insert(index, Entry { at: from, size: to - from, value: rest });
+                    index += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether bytes from `start` to `end` hold a pointer, or what is left of one.
+    pub(crate) fn stack_has_pointer(&self, frame: u8, start: i64, end: i64) -> bool {
+        let (start, end) = (Self::place(frame, start), Self::place(frame, end));
+        self.entries.iter().any(|entry| entry.at < end && start < entry.end() && !entry.value.is_number())
+    }
+
+    // Forgetting.
+
+    /// Forgets what nothing reads any more, and of numbers that decide nothing, which number it is.
+    pub(crate) fn forget(&mut self, need: &Need) {
+        for (register, value) in self.regs.iter_mut().enumerate().take(10) {
+            if need.live & 1 << register == 0 {
+                *value = Value::NOTHING;
+            } else if value.kind == Kind::Scalar && need.number & 1 << register == 0 {
+                *value = Value::number(Scalar::UNKNOWN);
+            }
+        }
+        self.forget_stack(need);
+        self.forget_facts();
+    }
+
+    /// The same for the current frame alone.
+    pub(crate) fn forget_stack(&mut self, need: &Need) {
+        let start = u16::from(self.frame()) * STACK_FRAME as u16;
+        let end = start + STACK_FRAME as u16;
+        self.entries.retain(|entry| {
+            if entry.at < start || entry.at >= end {
+                return true;
+            }
+            // An entry may lie across two slots when it was stored unaligned.
+            let slots = 1u64 << ((entry.at - start) / 8) | 1u64 << ((entry.end() - 1 - start) / 8);
+            let needed = if entry.value.is_number() { need.number_slots } else { need.live_slots };
+            needed & slots != 0
+        });
+    }
+
+    /// Forgets facts about names that nothing bears any more.
+    fn forget_facts(&mut self) {
+        let mut reaches = core::mem::take(&mut self.reaches);
+        let mut sums = core::mem::take(&mut self.sums);
+        sums.retain(|sum| sum.parts.iter().all(|part| self.bears(*part)));
+        reaches.retain(|reach| {
+            reach.symbol == 0 || self.bears(reach.symbol) || sums.iter().any(|sum| sum.sum == reach.symbol)
+        });
+        (self.reaches, self.sums) = (reaches, sums);
+    }
+
+    fn bears(&self, symbol: Symbol) -> bool {
+        self.values().any(|value| value.symbol == symbol && value.kind.is_readable())
+    }
+}
+
+/// A number `distance` further.
+pub(crate) fn offset(num: &Scalar, distance: i64) -> Scalar {
+    Scalar::alu(tidegate_abi::insn::alu::ADD, false, num, &Scalar::constant(distance as u64))
+}

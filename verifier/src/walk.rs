@@ -1,0 +1,361 @@
+//! The walk: every path from the entry, one after the other, cut short where a kept state covers it.
+//!
+//! Paths are taken depth first. Only states whose every continuation was walked to its end cut others short, so what is
+//! left is a graph without cycles: each kept state knows the most that a run can still cost from there, and a program
+//! whose walk ends can't run for ever.
+
+use alloc::vec::Vec;
+
+use tidegate_abi::helper::Capability;
+
+use crate::exec::{Flow, Machine};
+use crate::kept::{Kept, Names};
+use crate::memory::Memory;
+use crate::needs::{self, Branches, Loops};
+use crate::refusal::{Reason, Refusal};
+use crate::state::State;
+use crate::structure::Structure;
+use crate::{Options, Program, Proven};
+
+/// What a walk found out about a program as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) max_cost: u64,
+    pub(crate) capabilities: Capability,
+    pub(crate) frames: u8,
+    pub(crate) steps: u32,
+    pub(crate) states: u32,
+}
+
+/// Walked states of one place that are compared: the last ones, which lie nearest on the way back.
+const WALKED: usize = 64;
+/// No node, no state, no place.
+const NONE: u32 = u32::MAX;
+
+/// Where paths part, or where a state is kept: a node of the tree of paths.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    parent: u32,
+    /// Ways from here that were not walked to their end.
+    open: u32,
+    /// Instructions from the parent to here.
+    before: u64,
+    /// The most instructions from here to an exit on a way that was.
+    after: u64,
+    /// The state kept here.
+    kept: u32,
+}
+
+/// A path that waits for its turn.
+struct Pending {
+    state: State,
+    slot: usize,
+    node: u32,
+}
+
+/// A state in the store, and what is known of it.
+struct Stored {
+    kept: Kept,
+    point: u32,
+    /// The state kept before at the same place and not walked to its end.
+    previous: u32,
+    /// The most instructions from here to an exit, once every way was walked.
+    cost: u64,
+}
+
+/// A place where states are kept.
+#[derive(Default)]
+struct Point {
+    /// Those whose every way was walked, the last one last.
+    walked: Vec<u32>,
+    /// The last one that is being walked.
+    open: Option<u32>,
+}
+
+/// Walks all paths of `program`.
+pub(crate) fn explore(
+    program: &Program<'_>,
+    structure: &Structure,
+    options: &Options,
+    memory: &mut Memory,
+    facts: &mut [Proven],
+) -> Result<Found, Refusal> {
+    // Numbers that only choose between paths make states many. When there are too many, forget more and begin again.
+    let budget = options.steps;
+    let first = attempt(program, structure, Branches::All, budget - budget / 2, memory, facts);
+    let Err(Refusal { insn, reason: Reason::Steps { .. } | Reason::Memory, .. }) = first else {
+        return first;
+    };
+    facts.fill(Proven::default());
+    // What the second attempt lacks may only be what it forgot: the answer is that there were too many paths.
+    attempt(program, structure, Branches::Loops, budget / 2, memory, facts)
+        .map_err(|_| Refusal::new(insn, Reason::Steps { steps: budget }))
+}
+
+fn attempt(
+    program: &Program<'_>,
+    structure: &Structure,
+    branches: Branches,
+    budget: u32,
+    memory: &mut Memory,
+    facts: &mut [Proven],
+) -> Result<Found, Refusal> {
+    let whole = |reason| Refusal::new(0, reason);
+    let left = memory.left();
+    let needs = needs::analyse(structure, branches, memory).map_err(whole)?;
+    let loops = Loops::find(structure, memory).map_err(whole)?;
+    let (points, places) = find_points(structure, memory).map_err(whole)?;
+    let state = State::at_entry(memory).map_err(whole)?;
+    let found = Walk {
+        machine: Machine::new(program, structure, needs, memory, facts),
+        loops,
+        points,
+        places,
+        nodes: Vec::new(),
+        free_nodes: Vec::new(),
+        stored: Vec::new(),
+        free_stored: Vec::new(),
+        pending: Vec::new(),
+        names: Names::default(),
+        budget,
+        steps: 0,
+        states: 0,
+        most_states: 0,
+    }
+    .run(state);
+    // Everything that the attempt took is dropped with it.
+    *memory = Memory::new(left);
+    found
+}
+
+/// The places where states are kept: where jumps lead and where functions start and are returned to.
+fn find_points(structure: &Structure, memory: &mut Memory) -> Result<(Vec<Point>, Vec<u32>), Reason> {
+    let mut points = Vec::new();
+    let mut places = memory.filled(structure.insns().len(), NONE)?;
+    for (slot, place) in places.iter_mut().enumerate() {
+        if structure.is_jump_target(slot) || structure.is_function(slot) {
+            *place = points.len() as u32;
+            memory.push(&mut points, Point::default())?;
+        }
+    }
+    Ok((points, places))
+}
+
+struct Walk<'a> {
+    machine: Machine<'a>,
+    loops: Loops,
+    points: Vec<Point>,
+    places: Vec<u32>,
+    nodes: Vec<Node>,
+    free_nodes: Vec<u32>,
+    stored: Vec<Option<Stored>>,
+    free_stored: Vec<u32>,
+    pending: Vec<Pending>,
+    names: Names,
+    budget: u32,
+    steps: u32,
+    states: u32,
+    most_states: u32,
+}
+
+/// The path being walked.
+struct Path {
+    state: State,
+    slot: usize,
+    node: u32,
+    /// Instructions since the node.
+    cost: u64,
+}
+
+impl Walk<'_> {
+    fn run(mut self, state: State) -> Result<Found, Refusal> {
+        let whole = |reason| Refusal::new(0, reason);
+        let root = self.new_node(NONE, 0, 1).map_err(whole)?;
+        let mut path = Path { state, slot: 0, node: root, cost: 0 };
+        let mut max_cost = 0;
+        loop {
+            let at = path.slot;
+            let goes_on = self.advance(&mut path).map_err(|reason| Refusal::new(at, reason))?;
+            if goes_on {
+                continue;
+            }
+            if let Some(cost) = self.finish(&path) {
+                max_cost = cost;
+            }
+            let Some(next) = self.pending.pop() else { break };
+            let done = core::mem::replace(
+                &mut path,
+                Path { state: next.state, slot: next.slot, node: next.node, cost: 0 },
+            );
+            done.state.discard(self.machine.memory);
+        }
+        Ok(Found {
+            max_cost,
+            capabilities: self.machine.capabilities,
+            frames: self.machine.frames,
+            steps: self.steps,
+            states: self.most_states,
+        })
+    }
+
+    /// Walks one instruction. False when the path is at its end.
+    fn advance(&mut self, path: &mut Path) -> Result<bool, Reason> {
+        if let Some(cost) = self.arrive(path)? {
+            path.cost += cost;
+            return Ok(false);
+        }
+        if self.steps >= self.budget {
+            return Err(Reason::Steps { steps: self.budget });
+        }
+        self.steps += 1;
+        path.cost += 1;
+        match self.machine.step(&mut path.state, path.slot)? {
+            Flow::Exit => Ok(false),
+            Flow::Go(next) => {
+                path.slot = next;
+                Ok(true)
+            }
+            Flow::Fork { next, target } => self.fork(path, next, target),
+        }
+    }
+
+    /// Takes both ways of a comparison, as far as they are possible.
+    fn fork(&mut self, path: &mut Path, next: usize, target: usize) -> Result<bool, Reason> {
+        let slot = path.slot;
+        let Some(insn) = self.machine.structure.insn(slot) else { return Ok(false) };
+        let mut taken = path.state.try_clone(self.machine.memory)?;
+        let can_take = self.machine.assume(&mut taken, slot, insn, true)?;
+        let can_pass = self.machine.assume(&mut path.state, slot, insn, false)?;
+        match (can_pass, can_take) {
+            (true, true) => {
+                path.node = self.new_node(path.node, path.cost, 2)?;
+                path.cost = 0;
+                // The way out of a loop first: then what waits is one path, not one for every round.
+                let mut later = (taken, target);
+                path.slot = next;
+                if self.loops.stays(slot, next) && !self.loops.stays(slot, target) {
+                    core::mem::swap(&mut path.state, &mut later.0);
+                    (path.slot, later.1) = (target, next);
+                }
+                let pending = Pending { state: later.0, slot: later.1, node: path.node };
+                self.machine.memory.push(&mut self.pending, pending)?;
+                return Ok(true);
+            }
+            (true, false) => path.slot = next,
+            (false, true) => {
+                core::mem::swap(&mut path.state, &mut taken);
+                path.slot = target;
+            }
+            // The state was impossible, which can only be seen here.
+            (false, false) => {
+                taken.discard(self.machine.memory);
+                return Ok(false);
+            }
+        }
+        taken.discard(self.machine.memory);
+        Ok(true)
+    }
+
+    /// Compares the path with the states kept where it is, and keeps it when it is new. Returns the cost of what is
+    /// left when a kept state covers it.
+    fn arrive(&mut self, path: &mut Path) -> Result<Option<u64>, Reason> {
+        let place = self.places.get(path.slot).copied().unwrap_or(NONE);
+        let Some(point) = self.points.get(place as usize) else { return Ok(None) };
+        if let Some(need) = self.machine.needs.get(path.slot) {
+            path.state.forget(need);
+        }
+        for walked in point.walked.iter().rev() {
+            let Some(Some(stored)) = self.stored.get(*walked as usize) else { continue };
+            if stored.kept.covers(&path.state, &mut self.names, self.machine.memory)? {
+                return Ok(Some(stored.cost));
+            }
+        }
+        let kept = Kept::new(&path.state, &mut self.names, self.machine.memory)?;
+        if let Some(open) = point.open
+            && let Some(Some(before)) = self.stored.get(open as usize)
+            && before.kept == kept
+        {
+            return Err(Reason::Endless);
+        }
+        let stored = Stored { kept, point: place, previous: point.open.unwrap_or(NONE), cost: 0 };
+        let index = match self.free_stored.pop() {
+            Some(index) => index,
+            None => {
+                self.machine.memory.push(&mut self.stored, None)?;
+                self.stored.len() as u32 - 1
+            }
+        };
+        if let Some(slot) = self.stored.get_mut(index as usize) {
+            *slot = Some(stored);
+        }
+        if let Some(point) = self.points.get_mut(place as usize) {
+            point.open = Some(index);
+        }
+        self.states += 1;
+        self.most_states = self.most_states.max(self.states);
+        path.node = self.new_node(path.node, path.cost, 1)?;
+        path.cost = 0;
+        if let Some(node) = self.nodes.get_mut(path.node as usize) {
+            node.kept = index;
+        }
+        Ok(None)
+    }
+
+    fn new_node(&mut self, parent: u32, before: u64, open: u32) -> Result<u32, Reason> {
+        let node = Node { parent, open, before, after: 0, kept: NONE };
+        if let Some(index) = self.free_nodes.pop()
+            && let Some(free) = self.nodes.get_mut(index as usize)
+        {
+            *free = node;
+            return Ok(index);
+        }
+        self.machine.memory.push(&mut self.nodes, node)?;
+        // So that a freed node always has room in the list of free ones.
+        let room = self.nodes.len() - self.free_nodes.len();
+        self.machine.memory.reserve(&mut self.free_nodes, room)?;
+        Ok(self.nodes.len() as u32 - 1)
+    }
+
+    /// Takes the cost of a path that is at its end up the tree. Returns the cost of the whole program when nothing is
+    /// open any more.
+    fn finish(&mut self, path: &Path) -> Option<u64> {
+        let (mut index, mut cost) = (path.node, path.cost);
+        while let Some(node) = self.nodes.get_mut(index as usize) {
+            node.after = node.after.max(cost);
+            node.open -= 1;
+            if node.open > 0 {
+                return None;
+            }
+            let node = *node;
+            self.walked(node.kept, node.after);
+            self.free_nodes.push(index);
+            cost = node.before + node.after;
+            index = node.parent;
+        }
+        Some(cost)
+    }
+
+    /// Every way from a kept state was walked: it may cut others short from now on.
+    fn walked(&mut self, index: u32, cost: u64) {
+        let Some(Some(stored)) = self.stored.get_mut(index as usize) else { return };
+        stored.cost = cost;
+        let (place, previous) = (stored.point, stored.previous);
+        let Some(point) = self.points.get_mut(place as usize) else { return };
+        point.open = (previous != NONE).then_some(previous);
+        let mut gone = None;
+        if point.walked.len() >= WALKED {
+            gone = Some(point.walked.remove(0));
+        }
+        if self.machine.memory.push(&mut point.walked, index).is_err() {
+            gone = Some(index);
+        }
+        if let Some(gone) = gone
+            && let Some(stored) = self.stored.get_mut(gone as usize).and_then(Option::take)
+        {
+            stored.kept.discard(self.machine.memory);
+            self.states -= 1;
+            // Without room in the list the place in the store is just not used again.
+            let _ = self.machine.memory.push(&mut self.free_stored, gone);
+        }
+    }
+}
