@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
+use crate::domain::Scalar;
 use crate::memory::Memory;
 use crate::refusal::Reason;
-use crate::state::{Entry, Held, Reach, State, Sum};
+use crate::state::{Entry, Held, Reach, Relation, State, Sum};
 use crate::value::{ANY, Form, Kind, Symbol, Value};
 
 /// Places of registers, in front of the places that a [`State`] uses for its entries.
@@ -16,8 +17,35 @@ pub(crate) struct Kept {
     entries: Vec<Entry>,
     reaches: Vec<Reach>,
     sums: Vec<Sum>,
+    relations: Vec<Relation>,
     held: Vec<Held>,
     returns: Vec<u32>,
+}
+
+/// The numbers in registers that are known, to find a state that may cover another without a comparison in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// The registers whose number is known.
+    pub(crate) registers: u16,
+    hash: u64,
+}
+
+impl Key {
+    /// The key of a state by the given registers, or by all whose number is known.
+    pub(crate) fn of(state: &State, registers: Option<u16>) -> Self {
+        let mut key = Self { registers: 0, hash: 0 };
+        for (register, value) in state.regs().iter().enumerate().take(10) {
+            let bit = 1 << register;
+            if registers.is_some_and(|registers| registers & bit == 0) {
+                continue;
+            }
+            if let Some(number) = value.known() {
+                key.registers |= bit;
+                key.hash = (key.hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            }
+        }
+        key
+    }
 }
 
 /// What each name of a kept state is in the state compared: a name and a distance.
@@ -85,6 +113,11 @@ impl Kept {
                 names.count(symbol, 2, memory)?;
             }
         }
+        for relation in &state.relations {
+            for symbol in [relation.low, relation.high] {
+                names.count(symbol, 2, memory)?;
+            }
+        }
         let mut this = Self::default();
         memory.reserve_exact(&mut this.entries, state.regs().len() + state.entries.len())?;
         for (at, value) in (REGISTER..).zip(state.regs().iter().take(10)) {
@@ -93,7 +126,16 @@ impl Kept {
             }
         }
         for entry in &state.entries {
-            this.entries.push(Entry { value: names.rename(&entry.value), ..*entry });
+            let value = names.rename(&entry.value);
+            let anything = Scalar::of_width(u32::from(entry.size).min(8) * 8);
+            // Bytes of which nothing is known need no entry.
+            if !(value.is_number()
+                && value.symbol == 0
+                && value.form == Form::Plain
+                && value.num.covers(&anything))
+            {
+                this.entries.push(Entry { value, ..*entry });
+            }
         }
         memory.reserve_exact(&mut this.reaches, state.reaches.len())?;
         let reaches = state.reaches.iter();
@@ -105,6 +147,12 @@ impl Kept {
                 sum: names.name(sum.sum).0,
             }),
         );
+        memory.reserve_exact(&mut this.relations, state.relations.len())?;
+        this.relations.extend(state.relations.iter().map(|relation| Relation {
+            low: names.name(relation.low).0,
+            high: names.name(relation.high).0,
+            ..*relation
+        }));
         memory.reserve_exact(&mut this.held, state.held.len())?;
         let held = state.held.iter();
         this.held.extend(held.map(|held| Held { symbol: names.name(held.symbol).0, since: 0, ..*held }));
@@ -117,6 +165,7 @@ impl Kept {
         memory.discard(self.entries);
         memory.discard(self.reaches);
         memory.discard(self.sums);
+        memory.discard(self.relations);
         memory.discard(self.held);
         memory.discard(self.returns);
     }
@@ -133,7 +182,11 @@ impl Kept {
             return Ok(false);
         }
         names.bound.clear();
-        let count = self.entries.len() + 2 * self.reaches.len() + 3 * self.sums.len() + self.held.len();
+        let count = self.entries.len()
+            + 2 * self.reaches.len()
+            + 3 * self.sums.len()
+            + 2 * self.relations.len()
+            + self.held.len();
         memory.reserve(&mut names.bound, count)?;
         names.bound.resize(count, None);
         Ok(self.covers_values(state, names) && self.covers_facts(state, names))
@@ -172,25 +225,61 @@ impl Kept {
                 return false;
             }
         }
-        for sum in &self.sums {
-            let [Some((a, a_delta)), Some((b, b_delta))] = sum.parts.map(|part| names.bound(part)) else {
+        if !self.sums.iter().all(|sum| covers_sum(sum, state, names)) {
+            return false;
+        }
+        let relations = self.relations.iter().all(|relation| {
+            let (Some((low, low_by)), Some((high, high_by))) =
+                (names.bound(relation.low), names.bound(relation.high))
+            else {
                 return false;
             };
-            match state.find_sum(a, b) {
-                Some(now) => {
-                    if !names.bind((sum.sum, 0), (now, a_delta.wrapping_add(b_delta))) {
-                        return false;
-                    }
-                }
-                None if names.bound(sum.sum).is_some() => return false,
-                None => {}
+            let gap = relation.gap.saturating_sub(high_by).saturating_add(low_by);
+            if relation.differs {
+                state.differ(high, low, gap)
+            } else {
+                state.least_difference(high, low).is_some_and(|least| least >= gap)
             }
+        });
+        if !relations {
+            return false;
         }
         self.reaches.iter().all(|reach| {
             names.bound(reach.symbol).is_some_and(|(symbol, delta)| {
                 state.reach(symbol).is_some_and(|bytes| bytes >= reach.bytes.saturating_add(delta))
             })
         })
+    }
+}
+
+/// The three names of a sum: two that are bound bind the third.
+fn covers_sum(sum: &Sum, state: &State, names: &mut Names) -> bool {
+    let [a, b] = sum.parts;
+    match (names.bound(a), names.bound(b), names.bound(sum.sum)) {
+        (Some((x, x_by)), Some((y, y_by)), whole) => match state.find_sum(x, y) {
+            Some(now) => names.bind((sum.sum, 0), (now, x_by.wrapping_add(y_by))),
+            None => whole.is_none(),
+        },
+        // One part was forgotten: it is what the state's own sum says, or nothing is known of it.
+        (Some(part), None, Some(whole)) => covers_part(b, part, whole, state, names),
+        (None, Some(part), Some(whole)) => covers_part(a, part, whole, state, names),
+        _ => false,
+    }
+}
+
+fn covers_part(
+    missing: Symbol,
+    (part, part_by): (Symbol, i64),
+    (whole, whole_by): (Symbol, i64),
+    state: &State,
+    names: &mut Names,
+) -> bool {
+    match state.sums.iter().find(|now| now.sum == whole && now.parts.contains(&part)) {
+        Some(&Sum { parts: [x, y], .. }) => {
+            let other = if x == part { y } else { x };
+            names.bind((missing, 0), (other, whole_by.wrapping_sub(part_by)))
+        }
+        None => true,
     }
 }
 
@@ -207,7 +296,7 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
             now.remaining().is_some_and(|now| names.bind(name, now))
         }
         Kind::Scalar if kept.symbol != 0 => now.plain().is_some_and(|now| names.bind(name, now)),
-        Kind::Window if kept.symbol != ANY => names.bind(name, (now.symbol, now.delta)),
+        Kind::Window | Kind::WindowLow if kept.symbol != ANY => names.bind(name, (now.symbol, now.delta)),
         Kind::MapValue(_) | Kind::Record(_) | Kind::Clone if kept.symbol != 0 => {
             names.bind((kept.symbol, 0), (now.symbol, 0))
         }
@@ -223,9 +312,9 @@ impl Names {
         if !value.kind.is_readable() {
             return Value { kind: Kind::Nothing, ..Value::NOTHING };
         }
-        if symbol != 0 && uses == 1 || value.known().is_some() && value.form == Form::Plain {
+        if symbol != 0 && uses == 1 || value.known().is_some() && value.form != Form::Remaining {
             (value.form, value.delta) = (Form::Plain, 0);
-            value.symbol = if value.kind == Kind::Window { ANY } else { 0 };
+            value.symbol = if matches!(value.kind, Kind::Window | Kind::WindowLow) { ANY } else { 0 };
         }
         value
     }

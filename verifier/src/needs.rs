@@ -3,6 +3,8 @@
 //! Two linear analyses before the walk. What nothing needs is forgotten where paths meet, so that states become equal.
 //! Forgetting only ever widens what is possible: a mistake here can cost an acceptance, never a proof.
 
+mod loops;
+
 use alloc::vec::Vec;
 
 use tidegate_abi::Insn;
@@ -59,7 +61,7 @@ impl Need {
 pub(crate) enum Branches {
     /// All of them.
     All,
-    /// Those that may leave a loop.
+    /// Those that may leave a loop, by a number that is carried from round to round.
     Loops,
 }
 
@@ -86,7 +88,15 @@ pub(crate) fn analyse(
             for next in successors(slot, insn).into_iter().flatten() {
                 after.merge(&needs.get(next).copied().unwrap_or_default());
             }
-            let decisive = branches == Branches::All || loops.leaves(slot, insn);
+            let decisive = match branches {
+                Branches::All => true,
+                Branches::Loops => loops.leaves(slot, insn).is_some_and(|head| {
+                    // What is carried from round to round may count them; what was just loaded doesn't.
+                    let carried = needs.get(head).map_or(0, |need| need.live);
+                    let src = if insn.opcode & source::X != 0 { 1 << insn.src() } else { 0 };
+                    carried & (1 << insn.dst() | src) != 0
+                }),
+            };
             let pointers = stack_pointers.get(slot).copied().unwrap_or(u16::MAX);
             let before = transfer(insn, after, decisive, pointers);
             if let Some(need) = needs.get_mut(slot)
@@ -115,61 +125,7 @@ pub(crate) fn successors(slot: usize, insn: Insn) -> [Option<usize>; 2] {
     [next, target]
 }
 
-/// Loops as compilers lay them out: from a slot that is jumped back to, to the last jump that does.
-pub(crate) struct Loops {
-    /// For each slot the start of the innermost loop around it, and behind those the end of the loop at each start.
-    heads: Vec<u32>,
-    ends: Vec<u32>,
-}
-
-const NO_LOOP: u32 = u32::MAX;
-
-impl Loops {
-    pub(crate) fn find(structure: &Structure, memory: &mut Memory) -> Result<Self, Reason> {
-        let len = structure.insns().len();
-        let mut ends = memory.filled(len, 0u32)?;
-        for (slot, insn) in structure.insns().iter().enumerate() {
-            if let Some(target) = structure::jump_target(slot, *insn)
-                && !structure.is_second_half(slot)
-                && let Some(head) = usize::try_from(target).ok().filter(|head| *head <= slot)
-                && let Some(end) = ends.get_mut(head)
-            {
-                *end = (*end).max(slot as u32);
-            }
-        }
-        let mut heads = memory.filled(len, NO_LOOP)?;
-        let mut around: Vec<u32> = Vec::new();
-        for (slot, head) in heads.iter_mut().enumerate() {
-            let end_of = |head: u32| ends.get(head as usize).copied().unwrap_or(0);
-            if end_of(slot as u32) as usize > slot {
-                memory.push(&mut around, slot as u32)?;
-            }
-            while around.last().is_some_and(|head| (end_of(*head) as usize) < slot) {
-                around.pop();
-            }
-            *head = around.last().copied().unwrap_or(NO_LOOP);
-        }
-        memory.discard(around);
-        Ok(Self { heads, ends })
-    }
-
-    /// Whether a jump at `slot` has one way that stays in the innermost loop around it and one that doesn't.
-    pub(crate) fn leaves(&self, slot: usize, insn: Insn) -> bool {
-        let [Some(next), Some(target)] = successors(slot, insn) else { return false };
-        self.stays(slot, next) != self.stays(slot, target)
-    }
-
-    /// Whether going on from `slot` to `next` stays in the innermost loop around `slot`.
-    pub(crate) fn stays(&self, slot: usize, next: usize) -> bool {
-        let head = self.heads.get(slot).copied().unwrap_or(NO_LOOP) as usize;
-        self.ends.get(head).is_some_and(|end| (head..=*end as usize).contains(&next))
-    }
-
-    pub(crate) fn discard(self, memory: &mut Memory) {
-        memory.discard(self.heads);
-        memory.discard(self.ends);
-    }
-}
+pub(crate) use loops::Loops;
 
 /// Registers that may point into the function's own frame, on entry to each instruction.
 fn stack_pointers(structure: &Structure, memory: &mut Memory) -> Result<Vec<u16>, Reason> {
@@ -267,7 +223,8 @@ fn transfer(insn: Insn, after: Need, decisive: bool, stack_pointers: u16) -> Nee
             if live {
                 need.live_slots |= touched;
             }
-            if number {
+            // Only whole numbers are remembered in memory, not the bytes of a text.
+            if number && access_size(insn.opcode) >= 4 {
                 need.number_slots |= touched;
             }
             need.read(src, true);

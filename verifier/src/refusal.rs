@@ -34,6 +34,8 @@ impl Known {
             Kind::Context => "the context",
             Kind::Window => "a pointer to data",
             Kind::WindowEnd => "a pointer to data_end",
+            Kind::WindowLow => "the lower half of a pointer to data",
+            Kind::WindowEndLow => "the lower half of a pointer to data_end",
             Kind::Stack(_) => "a pointer to the stack",
             Kind::MapValue(_) => "a pointer to a map value",
             Kind::Map(_) => "a map",

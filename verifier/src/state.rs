@@ -3,14 +3,14 @@
 use alloc::vec::Vec;
 
 use tidegate_abi::helper::Resource;
-use tidegate_abi::insn::REGISTERS;
+use tidegate_abi::insn::{REGISTERS, alu};
 use tidegate_abi::limits::{MAX_CALL_DEPTH, STACK_FRAME, STACK_SIZE};
 
 use crate::domain::Scalar;
 use crate::memory::Memory;
 use crate::needs::Need;
 use crate::refusal::Reason;
-use crate::value::{Kind, NAMED_LIMIT, Symbol, Value};
+use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
 
 /// A value in memory that the program owns: spilled to the stack, or a caller's register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,16 @@ pub(crate) struct Sum {
     pub(crate) sum: Symbol,
 }
 
+/// How two named numbers lie to each other, read as the signed number `high - low`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relation {
+    pub(crate) low: Symbol,
+    pub(crate) high: Symbol,
+    /// The difference is at least this, or it is not this.
+    pub(crate) gap: i64,
+    pub(crate) differs: bool,
+}
+
 /// A resource that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -54,6 +64,7 @@ pub(crate) struct Held {
 const MAX_FACTS: usize = 64;
 /// Resources that may be held at a time.
 pub(crate) const MAX_HELD: usize = 8;
+const HALF: u64 = u32::MAX as u64;
 /// Where callers' registers are kept, behind the stack.
 const SAVED: u16 = STACK_SIZE as u16;
 
@@ -65,6 +76,7 @@ pub(crate) struct State {
     pub(crate) entries: Vec<Entry>,
     pub(crate) reaches: Vec<Reach>,
     pub(crate) sums: Vec<Sum>,
+    pub(crate) relations: Vec<Relation>,
     pub(crate) held: Vec<Held>,
     /// Where each called function returns to; its length is the depth.
     pub(crate) returns: Vec<u32>,
@@ -92,6 +104,7 @@ impl State {
             entries: copy(&self.entries, memory)?,
             reaches: copy(&self.reaches, memory)?,
             sums: copy(&self.sums, memory)?,
+            relations: copy(&self.relations, memory)?,
             held: copy(&self.held, memory)?,
             returns: copy(&self.returns, memory)?,
         })
@@ -103,6 +116,7 @@ impl State {
         memory.discard(self.entries);
         memory.discard(self.reaches);
         memory.discard(self.sums);
+        memory.discard(self.relations);
         memory.discard(self.held);
         memory.discard(self.returns);
     }
@@ -188,6 +202,60 @@ impl State {
         Ok(fresh)
     }
 
+    /// The name of the difference of two named numbers: `fresh` unless it has one.
+    pub(crate) fn difference(
+        &mut self,
+        a: Symbol,
+        b: Symbol,
+        fresh: Symbol,
+        memory: &mut Memory,
+    ) -> Result<Symbol, Reason> {
+        let known = self.sums.iter().find(|sum| sum.sum == a && sum.parts.contains(&b));
+        if let Some(&Sum { parts: [x, y], .. }) = known {
+            return Ok(if x == b { y } else { x });
+        }
+        if self.sums.len() >= MAX_FACTS {
+            self.sums.remove(0);
+        }
+        memory.push(&mut self.sums, Sum { parts: [fresh.min(b), fresh.max(b)], sum: a })?;
+        Ok(fresh)
+    }
+
+    pub(crate) fn learn_relation(&mut self, relation: Relation, memory: &mut Memory) -> Result<(), Reason> {
+        let Relation { low, high, gap, differs } = relation;
+        if low == 0 || high == 0 || low == high || gap.abs_diff(0) > NAMED_LIMIT as u64 {
+            return Ok(());
+        }
+        let same = |known: &&mut Relation| {
+            (known.low, known.high, known.differs) == (low, high, differs) && (!differs || known.gap == gap)
+        };
+        if let Some(known) = self.relations.iter_mut().find(same) {
+            known.gap = known.gap.max(gap);
+            return Ok(());
+        }
+        if self.relations.len() >= MAX_FACTS {
+            self.relations.remove(0);
+        }
+        memory.push(&mut self.relations, relation)
+    }
+
+    /// The least that `high - low` can be, read as a signed number.
+    pub(crate) fn least_difference(&self, high: Symbol, low: Symbol) -> Option<i64> {
+        let known =
+            self.relations.iter().find(|known| (known.low, known.high, known.differs) == (low, high, false));
+        known.map(|known| known.gap)
+    }
+
+    /// Whether `a - b` is known not to be `gap`.
+    pub(crate) fn differ(&self, a: Symbol, b: Symbol, gap: i64) -> bool {
+        self.least_difference(a, b).is_some_and(|least| least > gap)
+            || self.relations.iter().any(|known| {
+                known.differs
+                    && ((known.high, known.low, known.gap) == (a, b, gap)
+                        || (known.low, known.high, known.gap) == (a, b, -gap))
+            })
+    }
+
     /// Everything that shares `like`'s name learns that `like` is within `num`. Returns whether some number is left.
     pub(crate) fn learn(
         &mut self,
@@ -204,17 +272,27 @@ impl State {
         let mut possible = true;
         for value in self.values_mut() {
             let kin = matches!(value.kind, Kind::Scalar | Kind::Window)
-                && value.form == like.form
+                && (value.form == Form::Remaining) == remaining.is_some()
                 && value.symbol == like.symbol;
             if !kin {
                 continue;
             }
-            let mut distance = value.delta.wrapping_sub(like.delta);
-            if remaining.is_some() {
-                distance = distance.wrapping_neg();
+            let distance = value.delta.wrapping_sub(like.delta);
+            let told = match (like.form, value.form) {
+                (Form::Plain, Form::Plain) => offset(num, distance),
+                (Form::Remaining, _) => offset(num, distance.wrapping_neg()),
+                // A whole number can be told from its lower half when its upper half is zero.
+                (Form::Low, Form::Plain) if value.num.umax() > HALF => continue,
+                _ => Scalar::alu32(alu::ADD, false, num, &Scalar::constant(distance as u64)),
+            };
+            if like.form == Form::Plain && value.form == Form::Low && num.umax() <= HALF {
+                // A step that can't have wrapped after all is exact.
+                let exact = offset(num, distance);
+                if exact.umax() <= HALF {
+                    value.form = Form::Plain;
+                }
             }
-            let shifted = if distance == 0 { *num } else { offset(num, distance) };
-            match value.num.intersect(&shifted) {
+            match value.num.intersect(&told) {
                 Some(num) if num != value.num => {
                     value.num = num;
                     value.since = slot;
@@ -228,7 +306,7 @@ impl State {
             if num.smin().abs_diff(0) <= NAMED_LIMIT as u64 {
                 self.learn_reach(symbol, delta + num.smin(), memory)?;
             }
-        } else if let Some(value) = num.value() {
+        } else if let Some(value) = num.value().filter(|_| like.form == Form::Plain) {
             self.learn_constant(like.symbol, (value as i64).wrapping_sub(like.delta), memory)?;
         }
         Ok(possible)
@@ -460,11 +538,17 @@ impl State {
     fn forget_facts(&mut self) {
         let mut reaches = core::mem::take(&mut self.reaches);
         let mut sums = core::mem::take(&mut self.sums);
-        sums.retain(|sum| sum.parts.iter().all(|part| self.bears(*part)));
+        let mut relations = core::mem::take(&mut self.relations);
+        relations.retain(|relation| self.bears(relation.low) && self.bears(relation.high));
+        // Two of three must be borne: from those the third can come back.
+        sums.retain(|sum| {
+            let [a, b] = sum.parts.map(|part| self.bears(part));
+            a && b || (a || b) && self.bears(sum.sum)
+        });
         reaches.retain(|reach| {
             reach.symbol == 0 || self.bears(reach.symbol) || sums.iter().any(|sum| sum.sum == reach.symbol)
         });
-        (self.reaches, self.sums) = (reaches, sums);
+        (self.reaches, self.sums, self.relations) = (reaches, sums, relations);
     }
 
     fn bears(&self, symbol: Symbol) -> bool {
@@ -474,5 +558,8 @@ impl State {
 
 /// A number `distance` further.
 pub(crate) fn offset(num: &Scalar, distance: i64) -> Scalar {
-    Scalar::alu(tidegate_abi::insn::alu::ADD, false, num, &Scalar::constant(distance as u64))
+    if distance == 0 {
+        return *num;
+    }
+    Scalar::alu(alu::ADD, false, num, &Scalar::constant(distance as u64))
 }

@@ -30,6 +30,10 @@ pub(crate) enum Kind {
     Window,
     /// `num` bytes behind the end of what is shown.
     WindowEnd,
+    /// The lower half of the address of a `Window` place: compilers subtract addresses in 32 bits when they need no more.
+    WindowLow,
+    /// The lower half of the address of a `WindowEnd` place.
+    WindowEndLow,
     /// `num` bytes behind the frame pointer of a frame.
     Stack(u8),
     /// `num` bytes into a value of a map.
@@ -49,6 +53,24 @@ impl Kind {
         !matches!(self, Self::Nothing | Self::Released | Self::Scalar)
     }
 
+    /// The kind of a packet pointer's lower half.
+    pub(crate) const fn low(self) -> Option<Self> {
+        match self {
+            Self::Window | Self::WindowLow => Some(Self::WindowLow),
+            Self::WindowEnd | Self::WindowEndLow => Some(Self::WindowEndLow),
+            _ => None,
+        }
+    }
+
+    /// The kind of the pointer that this is the lower half of, and any other kind as it is.
+    pub(crate) const fn whole(self) -> Self {
+        match self {
+            Self::WindowLow => Self::Window,
+            Self::WindowEndLow => Self::WindowEnd,
+            other => other,
+        }
+    }
+
     pub(crate) const fn is_readable(self) -> bool {
         !matches!(self, Self::Nothing | Self::Released)
     }
@@ -59,6 +81,8 @@ impl Kind {
 pub(crate) enum Form {
     /// The symbol's number plus `delta`.
     Plain,
+    /// The lower half of the symbol's number plus `delta`: a sum in 32 bits that may have wrapped.
+    Low,
     /// Bytes shown behind the place `symbol + delta`: `data_end - data - symbol - delta`.
     Remaining,
 }
@@ -121,7 +145,7 @@ impl Value {
                 Some(value) => {
                     Some((0, value as i64)).filter(|(_, value)| value.abs_diff(0) <= NAMED_LIMIT as u64)
                 }
-                None if self.form == Form::Remaining || self.symbol == 0 => None,
+                None if self.form != Form::Plain || self.symbol == 0 => None,
                 None => Some((self.symbol, self.delta)),
             },
             _ => None,

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use tidegate_abi::helper::Capability;
 
 use crate::exec::{Flow, Machine};
-use crate::kept::{Kept, Names};
+use crate::kept::{Kept, Key, Names};
 use crate::memory::Memory;
 use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
@@ -27,8 +27,10 @@ pub(crate) struct Found {
     pub(crate) states: u32,
 }
 
-/// Walked states of one place that are compared: the last ones, which lie nearest on the way back.
-const WALKED: usize = 64;
+/// Walked states that are remembered at one place; the oldest goes first.
+const WALKED: usize = 4096;
+/// Walked states that are compared in full on one arrival: the last ones, which lie nearest on the way back.
+const COMPARED: usize = 64;
 /// No node, no state, no place.
 const NONE: u32 = u32::MAX;
 
@@ -56,6 +58,7 @@ struct Pending {
 /// A state in the store, and what is known of it.
 struct Stored {
     kept: Kept,
+    key: Key,
     point: u32,
     /// The state kept before at the same place and not walked to its end.
     previous: u32,
@@ -67,9 +70,19 @@ struct Stored {
 #[derive(Default)]
 struct Point {
     /// Those whose every way was walked, the last one last.
-    walked: Vec<u32>,
+    walked: Vec<Walked>,
+    /// Where the last one is, once the list is full.
+    last: usize,
     /// The last one that is being walked.
     open: Option<u32>,
+}
+
+/// A state whose every way was walked.
+#[derive(Clone, Copy)]
+struct Walked {
+    stored: u32,
+    /// Registers whose number was known, and a hash of those: a state with others can't be covered.
+    key: Key,
 }
 
 /// Walks all paths of `program`.
@@ -80,16 +93,25 @@ pub(crate) fn explore(
     memory: &mut Memory,
     facts: &mut [Proven],
 ) -> Result<Found, Refusal> {
-    // Numbers that only choose between paths make states many. When there are too many, forget more and begin again.
-    let budget = options.steps;
-    let first = attempt(program, structure, Branches::All, budget - budget / 2, memory, facts);
-    let Err(Refusal { insn, reason: Reason::Steps { .. } | Reason::Memory, .. }) = first else {
-        return first;
+    // Numbers that only choose between paths make states many: at first they are forgotten where paths meet. What is
+    // refused then is looked at again with all of them.
+    let half = options.steps / 2;
+    let first = match attempt(program, structure, Branches::Loops, half, memory, facts) {
+        Err(refusal) => refusal,
+        accepted => return accepted,
     };
     facts.fill(Proven::default());
-    // What the second attempt lacks may only be what it forgot: the answer is that there were too many paths.
-    attempt(program, structure, Branches::Loops, budget / 2, memory, facts)
-        .map_err(|_| Refusal::new(insn, Reason::Steps { steps: budget }))
+    let second = match attempt(program, structure, Branches::All, options.steps - half, memory, facts) {
+        Err(refusal) => refusal,
+        accepted => return accepted,
+    };
+    // A fact that was missing tells more than a walk that didn't come to its end.
+    let endless = matches!(second.reason, Reason::Steps { .. } | Reason::Memory);
+    let refusal = if endless { first } else { second };
+    Err(match refusal.reason {
+        Reason::Steps { .. } => Refusal::new(refusal.insn, Reason::Steps { steps: options.steps }),
+        _ => refusal,
+    })
 }
 
 fn attempt(
@@ -118,6 +140,7 @@ fn attempt(
         pending: Vec::new(),
         names: Names::default(),
         budget,
+        reserve: left / 4,
         steps: 0,
         states: 0,
         most_states: 0,
@@ -153,6 +176,8 @@ struct Walk<'a> {
     pending: Vec<Pending>,
     names: Names,
     budget: u32,
+    /// Memory that is left free for the paths: with less, old states make room for new ones.
+    reserve: usize,
     steps: u32,
     states: u32,
     most_states: u32,
@@ -264,12 +289,23 @@ impl Walk<'_> {
         if let Some(need) = self.machine.needs.get(path.slot) {
             path.state.forget(need);
         }
-        for walked in point.walked.iter().rev() {
-            let Some(Some(stored)) = self.stored.get(*walked as usize) else { continue };
+        let (newer, older) = point.walked.split_at_checked(point.last + 1).unwrap_or((&point.walked, &[]));
+        let mut compared = 0;
+        let mut key = Key::of(&path.state, None);
+        for walked in newer.iter().rev().chain(older.iter().rev()) {
+            if key.registers != walked.key.registers {
+                key = Key::of(&path.state, Some(walked.key.registers));
+            }
+            if key != walked.key || compared >= COMPARED {
+                continue;
+            }
+            compared += 1;
+            let Some(Some(stored)) = self.stored.get(walked.stored as usize) else { continue };
             if stored.kept.covers(&path.state, &mut self.names, self.machine.memory)? {
                 return Ok(Some(stored.cost));
             }
         }
+        let key = Key::of(&path.state, None);
         let kept = Kept::new(&path.state, &mut self.names, self.machine.memory)?;
         if let Some(open) = point.open
             && let Some(Some(before)) = self.stored.get(open as usize)
@@ -277,7 +313,7 @@ impl Walk<'_> {
         {
             return Err(Reason::Endless);
         }
-        let stored = Stored { kept, point: place, previous: point.open.unwrap_or(NONE), cost: 0 };
+        let stored = Stored { kept, key, point: place, previous: point.open.unwrap_or(NONE), cost: 0 };
         let index = match self.free_stored.pop() {
             Some(index) => index,
             None => {
@@ -339,15 +375,21 @@ impl Walk<'_> {
     fn walked(&mut self, index: u32, cost: u64) {
         let Some(Some(stored)) = self.stored.get_mut(index as usize) else { return };
         stored.cost = cost;
-        let (place, previous) = (stored.point, stored.previous);
+        let (place, previous, key) = (stored.point, stored.previous, stored.key);
+        let low_memory = self.machine.memory.left() < self.reserve;
         let Some(point) = self.points.get_mut(place as usize) else { return };
         point.open = (previous != NONE).then_some(previous);
+        let walked = Walked { stored: index, key };
         let mut gone = None;
-        if point.walked.len() >= WALKED {
-            gone = Some(point.walked.remove(0));
-        }
-        if self.machine.memory.push(&mut point.walked, index).is_err() {
-            gone = Some(index);
+        let full = point.walked.len() >= WALKED || low_memory;
+        if !full && self.machine.memory.push(&mut point.walked, walked).is_ok() {
+            point.last = point.walked.len() - 1;
+        } else {
+            point.last = (point.last + 1) % point.walked.len().max(1);
+            match point.walked.get_mut(point.last) {
+                Some(oldest) => gone = Some(core::mem::replace(oldest, walked).stored),
+                None => gone = Some(index),
+            }
         }
         if let Some(gone) = gone
             && let Some(stored) = self.stored.get_mut(gone as usize).and_then(Option::take)

@@ -6,7 +6,7 @@ use tidegate_abi::insn::{alu, class, source};
 use tidegate_abi::limits::MAX_WINDOW;
 
 use super::Machine;
-use crate::domain::Scalar;
+use crate::domain::{Cmp, Scalar};
 use crate::refusal::{Known, Reason};
 use crate::state::{State, offset};
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value, WINDOW_LIMIT};
@@ -43,6 +43,9 @@ impl Machine<'_> {
                         self.pointer_minus(state, insn.dst(), &a, &b)?
                     }
                     (false, false) if wide && op == alu::SUB => self.distance(state, insn, &a, &b)?,
+                    (false, _) if !wide && matches!(op, alu::ADD | alu::SUB) => {
+                        self.low(state, insn, op, a, b)?
+                    }
                     (false, _) => return Err(Reason::PointerMath { known: Known::of(insn.dst(), &a) }),
                     (true, _) => return Err(Reason::PointerMath { known: Known::of(insn.src(), &b) }),
                 }
@@ -64,6 +67,9 @@ impl Machine<'_> {
         if wide && insn.offset == 0 {
             return Ok(value);
         }
+        if let (false, 0, Some(kind)) = (wide, insn.offset, value.kind.low()) {
+            return Ok(Value { kind, ..value });
+        }
         let register = insn.opcode & source::X != 0;
         let number = self.only_number(if register { insn.src() } else { insn.dst() }, &value)?;
         let extended = match (wide, insn.offset) {
@@ -77,7 +83,11 @@ impl Machine<'_> {
             (false, 0) => number.umax() <= HALF,
             (false, width) => number.umax() <= HALF >> (33 - width),
         };
-        Ok(if unchanged { value } else { self.number(extended) })
+        if unchanged {
+            return Ok(value);
+        }
+        let low = !wide && insn.offset == 0 && value.form != Form::Remaining && value.symbol != 0;
+        Ok(if low { Value { form: Form::Low, num: extended, ..value } } else { self.number(extended) })
     }
 
     fn swapped(&mut self, value: Value, number: Scalar, width: u32, swaps: bool) -> Value {
@@ -119,18 +129,21 @@ impl Machine<'_> {
             Some(known) if !wide => (op, Value::constant(known)),
             _ => (op, *b),
         };
+        let narrow = a.num.umax() <= HALF && b.num.umax() <= HALF;
+        if let (alu::SUB, true, Some((x, at)), Some((y, from))) = (op, wide || narrow, a.plain(), b.plain())
+            && x == y
+        {
+            let distance = (at - from) as u64;
+            return Ok(Value::constant(if wide { distance } else { distance & HALF }));
+        }
+        let num = if op == alu::SUB && (wide || narrow) { related(state, a, &b, num, wide) } else { num };
         let exact = match op {
-            alu::ADD => wide || a.num.umax() <= HALF && b.num.umax() <= HALF - a.num.umax(),
-            alu::SUB => wide || a.num.umax() <= HALF && b.num.umax() <= a.num.umin(),
+            alu::ADD => wide || narrow && b.num.umax() <= HALF - a.num.umax(),
+            alu::SUB => wide || narrow && (b.num.umax() <= a.num.umin() || at_most(state, &b, a)),
             _ => false,
         };
         if !exact {
-            return Ok(self.number(num));
-        }
-        if let (alu::SUB, Some((x, at)), Some((y, from))) = (op, a.plain(), b.plain())
-            && x == y
-        {
-            return Ok(Value::constant((at - from) as u64));
+            return Ok(self.wrapped(op, a, &b, num));
         }
         let named =
             if op == alu::ADD { self.sum_name(state, a, &b)? } else { self.difference_name(state, a, &b)? };
@@ -139,6 +152,21 @@ impl Machine<'_> {
             return Ok(self.number(num));
         };
         Ok(Value { form, symbol, delta, ..Value::number(num) })
+    }
+
+    /// The result of arithmetic that may have wrapped in 32 bits: it keeps its name when it is a step.
+    fn wrapped(&mut self, op: u8, a: &Value, b: &Value, num: Scalar) -> Value {
+        let step = match (op, b.known()) {
+            (alu::ADD, Some(step)) => step as i64,
+            (alu::SUB, Some(step)) => -(step as i64),
+            _ => return self.number(num),
+        };
+        let delta = a.delta.saturating_add(step);
+        let named = a.form != Form::Remaining && a.symbol != 0 && a.num.value().is_none();
+        if !named || delta.abs_diff(0) > NAMED_LIMIT as u64 || b.num.umax() > HALF {
+            return self.number(num);
+        }
+        Value { form: Form::Low, symbol: a.symbol, delta, ..Value::number(num) }
     }
 
     fn sum_name(
@@ -174,10 +202,14 @@ impl Machine<'_> {
             let symbol = state.sum(place, b_symbol, fresh, self.memory)?;
             return Ok(Some((Form::Remaining, symbol, at + b_delta)));
         }
-        Ok(match a.plain() {
-            Some((symbol, delta)) if b_symbol == 0 => Some((Form::Plain, symbol, delta - b_delta)),
-            _ => None,
-        })
+        let Some((a_symbol, a_delta)) = a.plain().filter(|(symbol, _)| *symbol != 0) else { return Ok(None) };
+        let symbol = if b_symbol == 0 {
+            a_symbol
+        } else {
+            let fresh = self.fresh();
+            state.difference(a_symbol, b_symbol, fresh, self.memory)?
+        };
+        Ok(Some((Form::Plain, symbol, a_delta - b_delta)))
     }
 
     /// A pointer and a number.
@@ -261,6 +293,28 @@ impl Machine<'_> {
         }
     }
 
+    /// Arithmetic on the lower halves of packet pointers: known steps, and the distance of two.
+    fn low(&mut self, state: &mut State, insn: Insn, op: u8, a: Value, b: Value) -> Result<Value, Reason> {
+        let known = Known::of(insn.dst(), &a);
+        let Some(low) = a.kind.low() else { return Err(Reason::PointerMath { known }) };
+        let a = Value { kind: a.kind.whole(), ..a };
+        if let Some(step) = b.known() {
+            let step = Value::constant(step as i32 as u64);
+            let moved = if op == alu::ADD {
+                self.pointer_plus(state, insn.dst(), &a, &step)?
+            } else {
+                self.pointer_minus(state, insn.dst(), &a, &step)?
+            };
+            return Ok(Value { kind: low, ..moved });
+        }
+        if op != alu::SUB || b.kind.low().is_none() {
+            return Err(Reason::PointerMath { known });
+        }
+        let b = Value { kind: b.kind.whole(), ..b };
+        let distance = self.distance(state, insn, &a, &b)?;
+        Ok(if distance.num.umax() <= HALF { distance } else { self.number(distance.num.zero_extend32()) })
+    }
+
     /// The distance between two pointers into the same memory.
     fn distance(&mut self, state: &State, insn: Insn, a: &Value, b: &Value) -> Result<Value, Reason> {
         let num = Scalar::alu(alu::SUB, false, &a.num, &b.num);
@@ -301,6 +355,31 @@ impl Machine<'_> {
             _ => Err(Reason::PointerMath { known: Known::of(insn.dst(), a) }),
         }
     }
+}
+
+/// The difference `a - b`, with what is known of how the two lie to each other. In 32 bits both must fit.
+fn related(state: &State, a: &Value, b: &Value, num: Scalar, wide: bool) -> Scalar {
+    let (Some((high, at)), Some((low, from))) = (a.plain(), b.plain()) else { return num };
+    let step = at - from;
+    let mut known = num;
+    if let Some(least) = state.least_difference(high, low).map(|least| least + step)
+        && (wide || least >= 0)
+    {
+        let whole = Scalar::alu(alu::SUB, false, &a.num, &b.num);
+        let told = whole.intersect(&Scalar::signed_between(least, i64::MAX));
+        known = told.and_then(|told| told.intersect(&known)).unwrap_or(known);
+    }
+    if state.differ(high, low, -step) {
+        // Neither the whole nor, of two that fit, its lower half is zero.
+        known = Scalar::assume(Cmp::Ne, &known, &Scalar::constant(0)).map_or(known, |(known, _)| known);
+    }
+    known
+}
+
+/// Whether `a` is known to be at most `b`.
+fn at_most(state: &State, a: &Value, b: &Value) -> bool {
+    let (Some((high, at)), Some((low, from))) = (b.plain(), a.plain()) else { return false };
+    state.least_difference(high, low).is_some_and(|least| least + at - from >= 0)
 }
 
 /// How many bytes are shown.

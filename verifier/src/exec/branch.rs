@@ -8,8 +8,8 @@ use super::Machine;
 use super::arithmetic::near;
 use crate::domain::{Cmp, Scalar};
 use crate::refusal::{Known, Reason};
-use crate::state::State;
-use crate::value::{Kind, NAMED_LIMIT, Value};
+use crate::state::{Relation, State};
+use crate::value::{Form, Kind, NAMED_LIMIT, Value};
 
 /// The comparison that an instruction makes.
 fn comparison(insn: Insn) -> Cmp {
@@ -113,6 +113,13 @@ impl Machine<'_> {
             if wide { Scalar::assume(cmp, &a.num, &b.num) } else { Scalar::assume32(cmp, &a.num, &b.num) };
         let Some((x, y)) = assumed else { return Ok(false) };
         let since = slot as u32;
+        if let Some((number, cmp, bound)) = wrap_check(cmp, a, b, wide) {
+            // `x - c > x` asks whether `x < c`.
+            let Some((num, _)) = Scalar::assume(cmp, &number.num, &Scalar::constant(bound)) else {
+                return Ok(false);
+            };
+            return state.learn(number, &num, since, self.memory);
+        }
         let (a, b) = (Value { num: x, since, ..*a }, Value { num: y, since, ..*b });
         if insn.opcode & source::X != 0 {
             if insn.dst() == insn.src() {
@@ -130,6 +137,10 @@ impl Machine<'_> {
             self.relate(state, &b, &a, 0)?;
         } else if let Some((lower, upper, gap)) = ordered(cmp, &a, &b).filter(|_| whole) {
             self.relate(state, lower, upper, gap)?;
+        } else if let (Cmp::Ne, true, Some((high, at)), Some((low, from))) =
+            (cmp, whole, a.plain(), b.plain())
+        {
+            state.learn_relation(Relation { low, high, gap: from - at, differs: true }, self.memory)?;
         }
         Ok(true)
     }
@@ -160,6 +171,8 @@ impl Machine<'_> {
             return Ok(());
         }
         let distance = delta + gap - bound_delta;
+        let relation = Relation { low: symbol, high: bound, gap: distance, differs: false };
+        state.learn_relation(relation, self.memory)?;
         if let Some(bytes) = state.reach(bound) {
             state.learn_reach(symbol, bytes + distance, self.memory)?;
         }
@@ -243,6 +256,32 @@ impl Machine<'_> {
         let limit = Scalar::signed_between(i64::MIN, furthest - gap);
         let Some(num) = place.num.intersect(&limit) else { return Ok(false) };
         state.learn(place, &num, slot as u32, self.memory)
+    }
+}
+
+/// A comparison of a number with itself and a step, which tells whether the step wraps: the number, and how it compares
+/// with a bound. In 32 bits the number must fit.
+fn wrap_check<'v>(cmp: Cmp, a: &'v Value, b: &'v Value, wide: bool) -> Option<(&'v Value, Cmp, u64)> {
+    let whole = |value: &Value| value.form == Form::Plain && (wide || value.num.umax() <= u32::MAX.into());
+    if a.symbol == 0 || a.symbol != b.symbol || a.form == Form::Remaining || b.form == Form::Remaining {
+        return None;
+    }
+    // As `number - bound cmp number`.
+    let (number, stepped, cmp) = match (whole(a), whole(b)) {
+        (_, true) => (b, a, cmp),
+        (true, false) => (a, b, cmp.mirrored()),
+        _ => return None,
+    };
+    if wide && stepped.form != Form::Plain {
+        return None;
+    }
+    let mask = if wide { u64::MAX } else { u32::MAX.into() };
+    let bound = number.delta.wrapping_sub(stepped.delta) as u64 & mask;
+    match cmp {
+        _ if bound == 0 => None,
+        Cmp::Gt | Cmp::Ge => Some((number, Cmp::Lt, bound)),
+        Cmp::Lt | Cmp::Le => Some((number, Cmp::Ge, bound)),
+        _ => None,
     }
 }
 

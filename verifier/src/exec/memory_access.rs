@@ -39,7 +39,7 @@ impl Span {
 }
 
 impl Machine<'_> {
-    /// Whether memory may be touched. The context has rules of its own, and is refused here.
+    /// Whether memory may be touched.
     pub(super) fn check_span(&mut self, state: &State, span: &Span) -> Result<(), Reason> {
         let known = span.known();
         if span.pointer.nullable {
@@ -60,6 +60,7 @@ impl Machine<'_> {
                 self.check_bounds(span, 0, map.value_size.into())
             }
             Kind::Record(size) => self.check_bounds(span, 0, size.into()),
+            Kind::Context => self.check_context(span),
             _ => Err(Reason::NotMemory { known }),
         }
     }
@@ -72,6 +73,22 @@ impl Machine<'_> {
         }
         let (min, max) = (start.smin(), start.smax());
         Err(Reason::OutOfBounds { known: span.known(), size: span.size, min, max, from, to })
+    }
+
+    /// A helper may read the context, but not its pointers.
+    fn check_context(&self, span: &Span) -> Result<(), Reason> {
+        let program_type = self.program.program_type;
+        let known = span.known();
+        if span.write {
+            return Err(Reason::ReadOnly { known });
+        }
+        self.check_bounds(span, 0, program_type.context_size() as i64)?;
+        let (from, to) = (span.start().smin(), span.start().smax() + i64::from(span.size));
+        let pointers = program_type.fields().iter().any(|field| {
+            let touched = from < (field.offset + field.size) as i64 && (field.offset as i64) < to;
+            touched && matches!(field.kind, FieldKind::Data | FieldKind::DataEnd)
+        });
+        if pointers { Err(Reason::PointerLeak { known, to: Leak::HelperMemory }) } else { Ok(()) }
     }
 
     fn check_window(&self, state: &State, span: &Span) -> Result<(), Reason> {
@@ -226,6 +243,13 @@ impl Machine<'_> {
         let start = span.start();
         match start.value() {
             Some(_) if !value.is_number() && !whole => Err(Reason::PointerBytes),
+            Some(offset)
+                if value.is_number() && (span.size < 4 || offset as i64 % i64::from(span.size) != 0) =>
+            {
+                // Bytes of a text are not worth a memory: each would make paths differ.
+                let (from, to) = (offset as i64, offset as i64 + i64::from(span.size));
+                state.stack_clobber(frame, from, to, true, self.memory)
+            }
             Some(offset) => {
                 let width = span.size * 8;
                 let stored = match value.num.zero_extend(width) {
