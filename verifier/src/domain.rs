@@ -210,6 +210,15 @@ impl<const W: u32> Scalar<W> {
         Some(self)
     }
 
+    /// What one or the other says.
+    pub(crate) fn hull(&self, other: &Self) -> Self {
+        let mut this = *self;
+        this.bits = self.bits.hull(other.bits);
+        this.full = self.full.hull(&other.full);
+        this.set_half(self.half().hull(&other.half()));
+        this.settle().unwrap_or(Self::UNKNOWN)
+    }
+
     /// What both say; `None` when they contradict.
     pub(crate) fn intersect(&self, other: &Self) -> Option<Self> {
         let mut this = *self;

@@ -34,12 +34,12 @@ impl Key {
     /// The key of a state by the given registers, or by all whose number is known.
     pub(crate) fn of(state: &State, registers: Option<u16>) -> Self {
         let mut key = Self { registers: 0, hash: 0 };
-        for (register, value) in state.regs().iter().enumerate().take(10) {
+        for register in 0..10 {
             let bit = 1 << register;
             if registers.is_some_and(|registers| registers & bit == 0) {
                 continue;
             }
-            if let Some(number) = value.known() {
+            if let Some(number) = state.reg(register).known() {
                 key.registers |= bit;
                 key.hash = (key.hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
             }
@@ -119,10 +119,13 @@ impl Kept {
             }
         }
         let mut this = Self::default();
-        memory.reserve_exact(&mut this.entries, state.regs().len() + state.entries.len())?;
-        for (at, value) in (REGISTER..).zip(state.regs().iter().take(10)) {
+        let live = state.values().filter(|value| value.kind.is_readable()).count();
+        memory.reserve_exact(&mut this.entries, live + state.entries.len())?;
+        for register in 0..10 {
+            let value = state.reg(register);
             if value.kind.is_readable() {
-                this.entries.push(Entry { at, size: 1, value: names.rename(value) });
+                let at = REGISTER + u16::from(register);
+                this.entries.push(Entry { at, size: 1, value: names.rename(&value) });
             }
         }
         for entry in &state.entries {

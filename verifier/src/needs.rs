@@ -27,32 +27,59 @@ pub(crate) struct Need {
     pub(crate) live_slots: u64,
     /// Stack whose numbers decide something.
     pub(crate) number_slots: u64,
+    /// Registers whose number decides how often a loop runs.
+    pub(crate) count: u16,
+    /// Stack whose numbers decide how often a loop runs.
+    pub(crate) count_slots: u64,
+}
+
+/// What a number is needed for.
+#[derive(Clone, Copy)]
+struct Use {
+    number: bool,
+    count: bool,
+}
+
+impl Use {
+    const READ: Self = Self { number: false, count: false };
+    const NUMBER: Self = Self { number: true, count: false };
 }
 
 impl Need {
-    const ALL: Self = Self { live: 0x7ff, number: 0x7ff, live_slots: u64::MAX, number_slots: u64::MAX };
+    const ALL: Self = Self {
+        live: 0x7ff,
+        number: 0x7ff,
+        live_slots: u64::MAX,
+        number_slots: u64::MAX,
+        count: 0x7ff,
+        count_slots: u64::MAX,
+    };
 
     fn merge(&mut self, other: &Self) {
         self.live |= other.live;
         self.number |= other.number;
         self.live_slots |= other.live_slots;
         self.number_slots |= other.number_slots;
+        self.count |= other.count;
+        self.count_slots |= other.count_slots;
     }
 
     fn kill(&mut self, register: u8) {
         self.live &= !(1 << register);
         self.number &= !(1 << register);
+        self.count &= !(1 << register);
     }
 
-    fn read(&mut self, register: u8, number: bool) {
-        self.live |= 1 << register;
-        if number {
-            self.number |= 1 << register;
-        }
+    fn read(&mut self, register: u8, used: Use) {
+        let bit = 1 << register;
+        self.live |= bit;
+        self.number |= if used.number { bit } else { 0 };
+        self.count |= if used.count { bit } else { 0 };
     }
 
-    fn decides(&self, register: u8) -> bool {
-        self.number & 1 << register != 0
+    fn used(&self, register: u8) -> Use {
+        let bit = 1 << register;
+        Use { number: self.number & bit != 0, count: self.count & bit != 0 }
     }
 }
 
@@ -88,15 +115,13 @@ pub(crate) fn analyse(
             for next in successors(slot, insn).into_iter().flatten() {
                 after.merge(&needs.get(next).copied().unwrap_or_default());
             }
-            let decisive = match branches {
-                Branches::All => true,
-                Branches::Loops => loops.leaves(slot, insn).is_some_and(|head| {
-                    // What is carried from round to round may count them; what was just loaded doesn't.
-                    let carried = needs.get(head).map_or(0, |need| need.live);
-                    let src = if insn.opcode & source::X != 0 { 1 << insn.src() } else { 0 };
-                    carried & (1 << insn.dst() | src) != 0
-                }),
-            };
+            // What is carried from round to round may count them; what was just loaded doesn't.
+            let count = loops.leaves(slot, insn).is_some_and(|head| {
+                let carried = needs.get(head).map_or(0, |need| need.live);
+                let src = if insn.opcode & source::X != 0 { 1 << insn.src() } else { 0 };
+                carried & (1 << insn.dst() | src) != 0
+            });
+            let decisive = Use { number: count || branches == Branches::All, count };
             let pointers = stack_pointers.get(slot).copied().unwrap_or(u16::MAX);
             let before = transfer(insn, after, decisive, pointers);
             if let Some(need) = needs.get_mut(slot)
@@ -195,7 +220,7 @@ pub(crate) const fn access_size(opcode: u8) -> u16 {
     }
 }
 
-fn transfer(insn: Insn, after: Need, decisive: bool, stack_pointers: u16) -> Need {
+fn transfer(insn: Insn, after: Need, decisive: Use, stack_pointers: u16) -> Need {
     let mut need = after;
     let (dst, src) = (insn.dst(), insn.src());
     let register = insn.opcode & source::X != 0;
@@ -203,39 +228,41 @@ fn transfer(insn: Insn, after: Need, decisive: bool, stack_pointers: u16) -> Nee
         class::LD => need.kill(dst),
         class::ALU | class::ALU64 => match insn.opcode & 0xf0 {
             alu::MOV => {
-                let (live, number) = (need.live & 1 << dst != 0, need.decides(dst));
+                let (live, used) = (need.live & 1 << dst != 0, need.used(dst));
                 need.kill(dst);
                 if register && live {
-                    need.read(src, number);
+                    need.read(src, used);
                 }
             }
             alu::END | alu::NEG => {}
             _ if register && need.live & 1 << dst != 0 => {
-                let number = need.decides(dst);
-                need.read(src, number);
+                let used = need.used(dst);
+                need.read(src, used);
             }
             _ => {}
         },
         class::LDX => {
-            let (live, number) = (need.live & 1 << dst != 0, need.decides(dst));
+            let (live, used) = (need.live & 1 << dst != 0, need.used(dst));
             need.kill(dst);
             let touched = touched(insn, src, stack_pointers);
             if live {
                 need.live_slots |= touched;
             }
             // Only whole numbers are remembered in memory, not the bytes of a text.
-            if number && access_size(insn.opcode) >= 4 {
-                need.number_slots |= touched;
+            if access_size(insn.opcode) >= 4 {
+                need.number_slots |= if used.number { touched } else { 0 };
+                need.count_slots |= if used.count { touched } else { 0 };
             }
-            need.read(src, true);
+            need.read(src, Use::NUMBER);
         }
         class::ST | class::STX => {
             let touched = touched(insn, dst, stack_pointers);
-            let number = need.number_slots & touched != 0;
+            let used =
+                Use { number: need.number_slots & touched != 0, count: need.count_slots & touched != 0 };
             let atomic = insn.opcode & 0xe0 == mode::ATOMIC;
             if atomic {
                 match AtomicOp::of(insn) {
-                    Some(AtomicOp::CompareExchange) => need.read(0, true),
+                    Some(AtomicOp::CompareExchange) => need.read(0, Use::NUMBER),
                     Some(op) if op.fetches_into_src() => need.kill(src),
                     _ => {}
                 }
@@ -243,11 +270,12 @@ fn transfer(insn: Insn, after: Need, decisive: bool, stack_pointers: u16) -> Nee
             } else if dst == 10 && insn.offset % 8 == 0 && access_size(insn.opcode) == 8 {
                 need.live_slots &= !touched;
                 need.number_slots &= !touched;
+                need.count_slots &= !touched;
             }
             if insn.class() == class::STX {
-                need.read(src, number);
+                need.read(src, used);
             }
-            need.read(dst, true);
+            need.read(dst, Use::NUMBER);
         }
         _ => jump(insn, &mut need, decisive),
     }
@@ -265,7 +293,7 @@ fn touched(insn: Insn, base: u8, stack_pointers: u16) -> u64 {
     }
 }
 
-fn jump(insn: Insn, need: &mut Need, decisive: bool) {
+fn jump(insn: Insn, need: &mut Need, decisive: Use) {
     match insn.opcode & 0xf0 {
         jmp::JA => {}
         jmp::EXIT => *need = Need { live: 1, number: 1, ..Need::default() },
@@ -276,7 +304,10 @@ fn jump(insn: Insn, need: &mut Need, decisive: bool) {
             if insn.opcode & source::X == 0 && insn.src() == call::HELPER {
                 let params = helper::by_number(insn.imm as u32).map_or(&[][..], |helper| helper.params);
                 for (register, param) in (1..).zip(params) {
-                    need.read(register, !matches!(param.arg, Arg::Scalar));
+                    need.read(
+                        register,
+                        if matches!(param.arg, Arg::Scalar) { Use::READ } else { Use::NUMBER },
+                    );
                     if matches!(param.arg, Arg::MapKey | Arg::MapValue | Arg::Readable) {
                         // What the helper reads must not hold a pointer: those are remembered.
                         need.live_slots = u64::MAX;
@@ -284,14 +315,15 @@ fn jump(insn: Insn, need: &mut Need, decisive: bool) {
                 }
             } else {
                 for register in 1..6 {
-                    need.read(register, true);
+                    need.read(register, Use { number: true, count: true });
                 }
                 if insn.opcode & source::X != 0 {
-                    need.read(insn.dst(), true);
+                    need.read(insn.dst(), Use::NUMBER);
                 }
                 // The function may be given pointers into this frame.
                 need.live_slots = u64::MAX;
                 need.number_slots = u64::MAX;
+                need.count_slots = u64::MAX;
             }
         }
         _ => {

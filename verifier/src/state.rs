@@ -65,13 +65,16 @@ const MAX_FACTS: usize = 64;
 /// Resources that may be held at a time.
 pub(crate) const MAX_HELD: usize = 8;
 const HALF: u64 = u32::MAX as u64;
+const ALL_REGISTERS: u16 = (1 << REGISTERS) - 1;
 /// Where callers' registers are kept, behind the stack.
 const SAVED: u16 = STACK_SIZE as u16;
 
 /// The state of the machine at one place of one path.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    /// The registers in `present`, in their order.
     regs: Vec<Value>,
+    present: u16,
     /// Sorted by place, never overlapping.
     pub(crate) entries: Vec<Entry>,
     pub(crate) reaches: Vec<Reach>,
@@ -92,7 +95,7 @@ fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
 impl State {
     pub(crate) fn at_entry(memory: &mut Memory) -> Result<Self, Reason> {
         let regs = memory.filled(REGISTERS, Value::NOTHING)?;
-        let mut this = Self { regs, ..Self::default() };
+        let mut this = Self { regs, present: ALL_REGISTERS, ..Self::default() };
         this.set(1, Value::pointer(Kind::Context));
         this.set(10, Value::pointer(Kind::Stack(0)));
         Ok(this)
@@ -101,6 +104,7 @@ impl State {
     pub(crate) fn try_clone(&self, memory: &mut Memory) -> Result<Self, Reason> {
         Ok(Self {
             regs: copy(&self.regs, memory)?,
+            present: self.present,
             entries: copy(&self.entries, memory)?,
             reaches: copy(&self.reaches, memory)?,
             sums: copy(&self.sums, memory)?,
@@ -125,18 +129,44 @@ impl State {
         self.returns.len() as u8
     }
 
+    /// Where a register is in `regs`.
+    fn index(&self, register: u8) -> Option<usize> {
+        let bit = 1u16 << register;
+        (self.present & bit != 0).then_some((self.present & (bit - 1)).count_ones() as usize)
+    }
+
     pub(crate) fn reg(&self, register: u8) -> Value {
-        self.regs.get(usize::from(register)).copied().unwrap_or(Value::NOTHING)
+        self.index(register).and_then(|index| self.regs.get(index)).copied().unwrap_or(Value::NOTHING)
     }
 
     pub(crate) fn set(&mut self, register: u8, value: Value) {
-        if let Some(reg) = self.regs.get_mut(usize::from(register)) {
+        let index = self.index(register);
+        if let Some(reg) = index.and_then(|index| self.regs.get_mut(index)) {
             *reg = value;
         }
     }
 
-    pub(crate) fn regs(&self) -> &[Value] {
-        &self.regs
+    /// Lets go of the room for registers that hold nothing, while the state waits.
+    pub(crate) fn pack(&mut self, memory: &mut Memory) -> Result<(), Reason> {
+        let readable = |register: &u8| self.reg(*register).kind.is_readable();
+        let present =
+            (0..REGISTERS as u8).filter(readable).fold(0u16, |present, register| present | 1 << register);
+        let mut regs = Vec::new();
+        memory.reserve_exact(&mut regs, present.count_ones() as usize)?;
+        regs.extend((0..REGISTERS as u8).filter(readable).map(|register| self.reg(register)));
+        self.present = present;
+        memory.discard(core::mem::replace(&mut self.regs, regs));
+        Ok(())
+    }
+
+    /// Makes room for all registers again.
+    pub(crate) fn unpack(&mut self, memory: &mut Memory) -> Result<(), Reason> {
+        let mut regs = Vec::new();
+        memory.reserve_exact(&mut regs, REGISTERS)?;
+        regs.extend((0..REGISTERS as u8).map(|register| self.reg(register)));
+        self.present = ALL_REGISTERS;
+        memory.discard(core::mem::replace(&mut self.regs, regs));
+        Ok(())
     }
 
     fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
@@ -508,15 +538,53 @@ impl State {
 
     /// Forgets what nothing reads any more, and of numbers that decide nothing, which number it is.
     pub(crate) fn forget(&mut self, need: &Need) {
-        for (register, value) in self.regs.iter_mut().enumerate().take(10) {
+        for register in 0..10 {
             if need.live & 1 << register == 0 {
-                *value = Value::NOTHING;
-            } else if value.kind == Kind::Scalar && need.number & 1 << register == 0 {
-                *value = Value::number(Scalar::UNKNOWN);
+                self.set(register, Value::NOTHING);
+            } else if self.reg(register).is_number() && need.number & 1 << register == 0 {
+                self.set(register, Value::number(Scalar::UNKNOWN));
             }
         }
         self.forget_stack(need);
         self.forget_facts();
+    }
+
+    /// Widens this state to what is possible here or in `other`, which is at the same place, when the two differ in
+    /// numbers that count no loop's rounds. Returns whether they do.
+    pub(crate) fn join(&mut self, other: &Self, need: &Need) -> bool {
+        let frame = u16::from(self.frame()) * STACK_FRAME as u16;
+        let counts = |entry: &Entry| match entry.at.checked_sub(frame).filter(|at| *at < STACK_FRAME as u16) {
+            Some(at) => need.count_slots & 1 << (at / 8) != 0,
+            None => true,
+        };
+        let fits = self.returns == other.returns
+            && self.held == other.held
+            && self.entries.len() == other.entries.len()
+            && (0..REGISTERS as u8).all(|register| {
+                joinable(&self.reg(register), &other.reg(register), need.count & 1 << register != 0)
+            })
+            && self.entries.iter().zip(&other.entries).all(|(mine, its)| {
+                (mine.at, mine.size) == (its.at, its.size) && joinable(&mine.value, &its.value, counts(mine))
+            });
+        if !fits {
+            return false;
+        }
+        for register in 0..REGISTERS as u8 {
+            self.set(register, either(self.reg(register), &other.reg(register)));
+        }
+        for (mine, its) in self.entries.iter_mut().zip(&other.entries) {
+            mine.value = either(mine.value, &its.value);
+        }
+        self.reaches.retain_mut(|mine| match other.reach(mine.symbol) {
+            Some(bytes) => {
+                mine.bytes = mine.bytes.min(bytes);
+                true
+            }
+            None => false,
+        });
+        self.sums.retain(|sum| other.sums.contains(sum));
+        self.relations.retain(|relation| other.relations.contains(relation));
+        true
     }
 
     /// The same for the current frame alone.
@@ -554,6 +622,27 @@ impl State {
     fn bears(&self, symbol: Symbol) -> bool {
         self.values().any(|value| value.symbol == symbol && value.kind.is_readable())
     }
+}
+
+fn name(value: &Value) -> (Form, Symbol, i64) {
+    (value.form, value.symbol, value.delta)
+}
+
+/// A value that is one or the other.
+fn either(mine: Value, its: &Value) -> Value {
+    if mine.is_number() && (mine.num != its.num || name(&mine) != name(its)) {
+        return Value { since: mine.since, ..Value::number(mine.num.hull(&its.num)) };
+    }
+    mine
+}
+
+/// Whether two values may be taken for one that is either.
+fn joinable(mine: &Value, its: &Value, counts: bool) -> bool {
+    if mine.is_number() && its.is_number() {
+        return !counts || mine.num == its.num;
+    }
+    let same = Value { since: mine.since, ..*its };
+    *mine == same
 }
 
 /// A number `distance` further.

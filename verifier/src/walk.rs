@@ -7,11 +7,12 @@
 use alloc::vec::Vec;
 
 use tidegate_abi::helper::Capability;
+use tidegate_abi::insn::class;
 
 use crate::exec::{Flow, Machine};
 use crate::kept::{Kept, Key, Names};
 use crate::memory::Memory;
-use crate::needs::{self, Branches, Loops};
+use crate::needs::{self, Branches, Loops, Need};
 use crate::refusal::{Reason, Refusal};
 use crate::state::State;
 use crate::structure::Structure;
@@ -31,6 +32,15 @@ pub(crate) struct Found {
 const WALKED: usize = 4096;
 /// Walked states that are compared in full on one arrival: the last ones, which lie nearest on the way back.
 const COMPARED: usize = 64;
+/// Instructions after a state was kept in which no other one is, but at the heads of loops, and where it turns out that
+/// many paths pass.
+const FEW: u32 = 10;
+/// How many are many.
+const OFTEN: u32 = 8;
+/// Waiting paths that are looked at for one to be joined.
+const LOOKED_AT: usize = 1024;
+/// Instructions that a jump may skip for both ways to be walked as one.
+const SKIPPED: usize = 8;
 /// No node, no state, no place.
 const NONE: u32 = u32::MAX;
 
@@ -53,6 +63,7 @@ struct Pending {
     state: State,
     slot: usize,
     node: u32,
+    unkept: u32,
 }
 
 /// A state in the store, and what is known of it.
@@ -75,6 +86,10 @@ struct Point {
     last: usize,
     /// The last one that is being walked.
     open: Option<u32>,
+    /// Paths that wait here.
+    waiting: u32,
+    /// Paths whose state was not kept, since one was kept shortly before.
+    passed: u32,
 }
 
 /// A state whose every way was walked.
@@ -95,13 +110,13 @@ pub(crate) fn explore(
 ) -> Result<Found, Refusal> {
     // Numbers that only choose between paths make states many: at first they are forgotten where paths meet. What is
     // refused then is looked at again with all of them.
-    let half = options.steps / 2;
-    let first = match attempt(program, structure, Branches::Loops, half, memory, facts) {
+    let second = options.steps / 4;
+    let first = match attempt(program, structure, Branches::Loops, options.steps - second, memory, facts) {
         Err(refusal) => refusal,
         accepted => return accepted,
     };
     facts.fill(Proven::default());
-    let second = match attempt(program, structure, Branches::All, options.steps - half, memory, facts) {
+    let second = match attempt(program, structure, Branches::All, second, memory, facts) {
         Err(refusal) => refusal,
         accepted => return accepted,
     };
@@ -139,6 +154,7 @@ fn attempt(
         free_stored: Vec::new(),
         pending: Vec::new(),
         names: Names::default(),
+        branches,
         budget,
         reserve: left / 4,
         steps: 0,
@@ -149,6 +165,15 @@ fn attempt(
     // Everything that the attempt took is dropped with it.
     *memory = Memory::new(left);
     found
+}
+
+/// Widens a path to those that wait at the same place and differ in no more than numbers: they are covered when their
+/// turn comes.
+fn join_waiting(path: &mut Path, pending: &mut [Pending], need: &Need) {
+    let here = pending.iter_mut().rev().take(LOOKED_AT).filter(|pending| pending.slot == path.slot);
+    for pending in here {
+        path.state.join(&pending.state, need);
+    }
 }
 
 /// The places where states are kept: where jumps lead and where functions start and are returned to.
@@ -175,6 +200,7 @@ struct Walk<'a> {
     free_stored: Vec<u32>,
     pending: Vec<Pending>,
     names: Names,
+    branches: Branches,
     budget: u32,
     /// Memory that is left free for the paths: with less, old states make room for new ones.
     reserve: usize,
@@ -190,17 +216,19 @@ struct Path {
     node: u32,
     /// Instructions since the node.
     cost: u64,
+    /// Instructions since a state was kept.
+    unkept: u32,
 }
 
 impl Walk<'_> {
     fn run(mut self, state: State) -> Result<Found, Refusal> {
         let whole = |reason| Refusal::new(0, reason);
         let root = self.new_node(NONE, 0, 1).map_err(whole)?;
-        let mut path = Path { state, slot: 0, node: root, cost: 0 };
+        let mut path = Path { state, slot: 0, node: root, cost: 0, unkept: 0 };
         let mut max_cost = 0;
         loop {
-            let at = path.slot;
-            let goes_on = self.advance(&mut path).map_err(|reason| Refusal::new(at, reason))?;
+            let goes_on = self.advance(&mut path);
+            let goes_on = goes_on.map_err(|reason| Refusal::new(path.slot, reason))?;
             if goes_on {
                 continue;
             }
@@ -208,11 +236,13 @@ impl Walk<'_> {
                 max_cost = cost;
             }
             let Some(next) = self.pending.pop() else { break };
-            let done = core::mem::replace(
-                &mut path,
-                Path { state: next.state, slot: next.slot, node: next.node, cost: 0 },
-            );
+            if let Some(point) = self.point_mut(next.slot) {
+                point.waiting -= 1;
+            }
+            let Pending { state, slot, node, unkept } = next;
+            let done = core::mem::replace(&mut path, Path { state, slot, node, cost: 0, unkept });
             done.state.discard(self.machine.memory);
+            path.state.unpack(self.machine.memory).map_err(|reason| Refusal::new(slot, reason))?;
         }
         Ok(Found {
             max_cost,
@@ -234,6 +264,7 @@ impl Walk<'_> {
         }
         self.steps += 1;
         path.cost += 1;
+        path.unkept += 1;
         match self.machine.step(&mut path.state, path.slot)? {
             Flow::Exit => Ok(false),
             Flow::Go(next) => {
@@ -253,16 +284,36 @@ impl Walk<'_> {
         let can_pass = self.machine.assume(&mut path.state, slot, insn, false)?;
         match (can_pass, can_take) {
             (true, true) => {
+                path.slot = next;
+                let skipped = self.skip(path, target)?;
+                if skipped > 0 && self.join_at(path, &mut taken) {
+                    path.cost += skipped;
+                    taken.discard(self.machine.memory);
+                    return Ok(true);
+                }
+                let next = path.slot;
                 path.node = self.new_node(path.node, path.cost, 2)?;
-                path.cost = 0;
-                // The way out of a loop first: then what waits is one path, not one for every round.
+                path.cost = skipped;
+                // At first the way into a loop, so that the ways out of it meet and are walked as one. When that is too
+                // coarse, the way out: then what waits is one path, not one for every round.
                 let mut later = (taken, target);
                 path.slot = next;
-                if self.loops.stays(slot, next) && !self.loops.stays(slot, target) {
+                let inner_first = self.branches == Branches::Loops;
+                let (next_stays, target_stays) =
+                    (self.loops.stays(slot, next), self.loops.stays(slot, target));
+                if skipped == 0 && next_stays != target_stays && next_stays != inner_first {
                     core::mem::swap(&mut path.state, &mut later.0);
                     (path.slot, later.1) = (target, next);
                 }
-                let pending = Pending { state: later.0, slot: later.1, node: path.node };
+                if let Some(point) = self.point_mut(later.1) {
+                    point.waiting += 1;
+                }
+                let (mut state, slot) = later;
+                if let Some(need) = self.machine.needs.get(slot) {
+                    state.forget(need);
+                }
+                state.pack(self.machine.memory)?;
+                let pending = Pending { state, slot, node: path.node, unkept: path.unkept };
                 self.machine.memory.push(&mut self.pending, pending)?;
                 return Ok(true);
             }
@@ -281,6 +332,37 @@ impl Walk<'_> {
         Ok(true)
     }
 
+    /// Walks a few instructions in a row that a jump to `target` would skip. Returns how many; 0 when it isn't so.
+    fn skip(&mut self, path: &mut Path, target: usize) -> Result<u64, Reason> {
+        let structure = self.machine.structure;
+        let distance = target.saturating_sub(path.slot);
+        let straight = |slot: &usize| {
+            let insn = structure.insn(*slot).unwrap_or_default();
+            !structure.is_jump_target(*slot) && !matches!(insn.class(), class::JMP | class::JMP32)
+        };
+        let short = self.branches == Branches::Loops && (1..=SKIPPED).contains(&distance);
+        if !short || !(path.slot..target).all(|slot| straight(&slot)) {
+            return Ok(0);
+        }
+        let mut cost = 0;
+        while path.slot < target {
+            let Flow::Go(next) = self.machine.step(&mut path.state, path.slot)? else { break };
+            path.slot = next;
+            cost += 1;
+        }
+        self.steps += cost as u32;
+        path.unkept += cost as u32;
+        Ok(cost)
+    }
+
+    /// Makes one path of two that meet where `path` is.
+    fn join_at(&mut self, path: &mut Path, other: &mut State) -> bool {
+        let Some(need) = self.machine.needs.get(path.slot) else { return false };
+        path.state.forget(need);
+        other.forget(need);
+        path.state.join(other, need)
+    }
+
     /// Compares the path with the states kept where it is, and keeps it when it is new. Returns the cost of what is
     /// left when a kept state covers it.
     fn arrive(&mut self, path: &mut Path) -> Result<Option<u64>, Reason> {
@@ -288,6 +370,9 @@ impl Walk<'_> {
         let Some(point) = self.points.get(place as usize) else { return Ok(None) };
         if let Some(need) = self.machine.needs.get(path.slot) {
             path.state.forget(need);
+            if self.branches == Branches::Loops && point.waiting > 0 {
+                join_waiting(path, &mut self.pending, need);
+            }
         }
         let (newer, older) = point.walked.split_at_checked(point.last + 1).unwrap_or((&point.walked, &[]));
         let mut compared = 0;
@@ -305,6 +390,13 @@ impl Walk<'_> {
                 return Ok(Some(stored.cost));
             }
         }
+        if path.unkept < FEW && point.passed < OFTEN && !self.loops.is_head(path.slot) {
+            if let Some(point) = self.points.get_mut(place as usize) {
+                point.passed += 1;
+            }
+            return Ok(None);
+        }
+        path.unkept = 0;
         let key = Key::of(&path.state, None);
         let kept = Kept::new(&path.state, &mut self.names, self.machine.memory)?;
         if let Some(open) = point.open
@@ -335,6 +427,11 @@ impl Walk<'_> {
             node.kept = index;
         }
         Ok(None)
+    }
+
+    fn point_mut(&mut self, slot: usize) -> Option<&mut Point> {
+        let place = self.places.get(slot).copied().unwrap_or(NONE);
+        self.points.get_mut(place as usize)
     }
 
     fn new_node(&mut self, parent: u32, before: u64, open: u32) -> Result<u32, Reason> {

@@ -48,6 +48,15 @@ impl Range {
         }
     }
 
+    pub(crate) fn hull(&self, other: &Self) -> Self {
+        Self {
+            umin: self.umin.min(other.umin),
+            umax: self.umax.max(other.umax),
+            smin: self.smin.min(other.smin),
+            smax: self.smax.max(other.smax),
+        }
+    }
+
     /// Tightened by known bits.
     pub(crate) fn with_bits(&self, bits: Tnum, width: u32) -> Self {
         let sign = ones(width) ^ ones(width) >> 1;

@@ -46,6 +46,12 @@ impl Tnum {
         Some(Self { value: (self.value | other.value) & !mask, mask })
     }
 
+    /// What one or the other says.
+    pub(crate) const fn hull(self, other: Self) -> Self {
+        let mask = self.mask | other.mask | self.value ^ other.value;
+        Self { value: self.value & !mask, mask }
+    }
+
     pub(crate) const fn truncate(self, width: u32) -> Self {
         Self { value: self.value & ones(width), mask: self.mask & ones(width) }
     }

@@ -82,10 +82,13 @@ impl Loops {
         (self.stays(slot, next) != self.stays(slot, target)).then_some(self.head(slot) as usize)
     }
 
+    pub(crate) fn is_head(&self, slot: usize) -> bool {
+        self.heads.get(slot).copied().unwrap_or(false)
+    }
+
     /// The head of the innermost loop that `slot` is in.
     fn head(&self, slot: usize) -> u32 {
-        let is_head = self.heads.get(slot).copied().unwrap_or(false);
-        if is_head { slot as u32 } else { self.around(slot) }
+        if self.is_head(slot) { slot as u32 } else { self.around(slot) }
     }
 
     /// Whether going on from `slot` to `next` stays in the innermost loop around `slot`.
