@@ -228,18 +228,20 @@ fn transfer(insn: Insn, after: Need, decisive: Use, stack_pointers: u16) -> Need
         class::LD => need.kill(dst),
         class::ALU | class::ALU64 => match insn.opcode & 0xf0 {
             alu::MOV => {
-                let (live, used) = (need.live & 1 << dst != 0, need.used(dst));
+                let used = need.used(dst);
                 need.kill(dst);
-                if register && live {
+                if register {
                     need.read(src, used);
                 }
             }
-            alu::END | alu::NEG => {}
-            _ if register && need.live & 1 << dst != 0 => {
+            // An instruction reads its operands even when nothing reads its result.
+            operation => {
                 let used = need.used(dst);
-                need.read(src, used);
+                need.read(dst, Use::READ);
+                if register && !matches!(operation, alu::END | alu::NEG) {
+                    need.read(src, used);
+                }
             }
-            _ => {}
         },
         class::LDX => {
             let (live, used) = (need.live & 1 << dst != 0, need.used(dst));
