@@ -98,7 +98,7 @@ impl<'a> Machine<'a> {
     /// The second operand of arithmetic and jumps: a register, or the immediate with its sign extended.
     fn operand(&self, state: &State, insn: Insn) -> Result<Value, Reason> {
         if insn.opcode & source::X == 0 {
-            Ok(Value::constant(insn.imm as i64 as u64))
+            Ok(Value::constant(i64::from(insn.imm) as u64))
         } else {
             self.read(state, insn.src())
         }

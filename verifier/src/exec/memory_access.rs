@@ -203,7 +203,7 @@ impl Machine<'_> {
             self.atomic(state, slot, insn, &span)?;
         } else {
             let value = if insn.class() == class::ST {
-                Value { since: slot as u32, ..Value::constant(insn.imm as i64 as u64) }
+                Value { since: slot as u32, ..Value::constant(i64::from(insn.imm) as u64) }
             } else {
                 self.read(state, insn.src())?
             };
