@@ -15,8 +15,8 @@ const HANDLE: u64 = 0x7001_0000;
 /// Steps of a verification: enough for any program that the generator makes, few enough for many of them a second.
 const STEPS: u32 = 20_000;
 
-/// Runs one input: see the head of the module.
-pub fn run(data: &[u8]) {
+/// Runs one input: see the head of the module. Returns whether the verifier accepted its program.
+pub fn run(data: &[u8]) -> bool {
     let (program_type, code, mut rest) = generate::program(Bytes::new(data));
     let maps = Maps::new();
     let window = window(&mut rest);
@@ -29,7 +29,10 @@ pub fn run(data: &[u8]) {
 
     let options = Options { steps: STEPS, ..Options::default() };
     match verify(&Program { program_type, code: &code, maps: MAPS }, &options) {
-        Err(refusal) => assert!(!refusal.to_string().is_empty()),
+        Err(refusal) => {
+            assert!(!refusal.to_string().is_empty(), "a refusal says what is wrong");
+            false
+        }
         Ok(verified) => {
             let executable =
                 Executable::new(&verified, &maps.bindings()).expect("a verified program compiles");
@@ -40,6 +43,7 @@ pub fn run(data: &[u8]) {
                 panic!("an accepted program faulted: {fault}; proven cost {budget}\n{}", listing(&code));
             }
             assert!(host.held.is_empty(), "an accepted program kept {:?}\n{}", host.held, listing(&code));
+            true
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes to a program: statements that are mostly right, so that the fuzzer gets past a verifier's first checks, and
 //! sometimes wrong in any way.
 
-use tidegate_abi::helper::{Arg, HELPERS, Helper, Resource};
+use tidegate_abi::helper::{Arg, HELPERS, Helper, Resource, Ret};
 use tidegate_abi::insn::{alu, atomic, call, class, jmp, mode, pseudo, size, source};
 use tidegate_abi::{Insn, MapDef, MapKind, ProgramType, Verdict};
 
@@ -122,12 +122,12 @@ struct Code<'a> {
 pub fn program<'a>(mut input: Bytes<'a>) -> (ProgramType, Vec<u8>, Bytes<'a>) {
     let shape = input.byte();
     let program_type = ProgramType::ALL[usize::from(shape & 1)];
-    if shape & 0x0e == 0x0e {
+    if shape & 0x1f == 0x1f {
         // Sometimes the bytes themselves are the program.
         let code = input.rest();
         return (program_type, code[..code.len() & !7].to_vec(), Bytes::new(&[]));
     }
-    let functions = 1 + usize::from(shape >> 4 & 3);
+    let functions = 1 + usize::from(shape >> 5 & 3);
     let mut code = Code {
         input,
         program_type,
@@ -137,12 +137,19 @@ pub fn program<'a>(mut input: Bytes<'a>) -> (ProgramType, Vec<u8>, Bytes<'a>) {
         calls: Vec::new(),
     };
     let mut entries = Vec::new();
-    for function in 0..functions {
+    for _ in 0..functions {
         entries.push(code.slots.len());
-        code.function(function == 0);
+        code.function();
     }
     for at in std::mem::take(&mut code.calls) {
-        let target = entries[code.slots[at].imm as usize % entries.len()];
+        // Mostly a function behind the caller: a circle of calls is refused.
+        let (wish, caller) = (code.slots[at].imm as usize, entries.partition_point(|entry| *entry <= at));
+        let behind = &entries[caller..];
+        let target = if behind.is_empty() || wish > 0xf0 {
+            entries[wish % entries.len()]
+        } else {
+            behind[wish % behind.len()]
+        };
         code.slots[at].imm = target as i32 - at as i32 - 1;
     }
     (program_type, code.slots.iter().flat_map(|slot| slot.to_bytes()).collect(), code.input)
@@ -170,12 +177,18 @@ impl Code<'_> {
         self.emit(class::JMP | jmp::EXIT, 0, 0, 0, 0);
     }
 
+    /// A register that mostly holds a number.
     fn register(&mut self) -> u8 {
-        self.input.below(10) as u8
+        self.input.pick(&[0, COUNTER])
     }
 
+    /// Any register, the frame pointer too.
     fn operand(&mut self) -> u8 {
-        self.input.below(11) as u8
+        match self.input.byte() {
+            b @ 0..=0x03 => b * 3,
+            b @ 0x04..=0x17 => [CONTEXT, DATA, DATA_END, FRAME][usize::from(b & 3)],
+            _ => self.register(),
+        }
     }
 
     fn size(&mut self) -> u8 {
@@ -190,13 +203,14 @@ impl Code<'_> {
         }
     }
 
-    fn function(&mut self, entry: bool) {
+    fn function(&mut self) {
         self.statements.clear();
         self.jumps.clear();
-        if entry {
-            self.mov_reg(CONTEXT, 1);
-            self.emit(class::LDX | mode::MEM | size::DW, DATA, CONTEXT, 0, 0);
-            self.emit(class::LDX | mode::MEM | size::DW, DATA_END, CONTEXT, 8, 0);
+        self.mov_reg(CONTEXT, 1);
+        self.emit(class::LDX | mode::MEM | size::DW, DATA, CONTEXT, 0, 0);
+        self.emit(class::LDX | mode::MEM | size::DW, DATA_END, CONTEXT, 8, 0);
+        for register in [0, COUNTER] {
+            self.mov(register, 1);
         }
         let count = 1 + self.input.below(24);
         for _ in 0..count {
@@ -228,8 +242,8 @@ impl Code<'_> {
     }
 
     fn statement(&mut self) {
-        match self.input.below(20) {
-            0 => self.arithmetic(),
+        match self.input.byte() % 64 {
+            0 | 19..=23 | 50..=53 => self.arithmetic(),
             1 => {
                 let (dst, number) = (self.register(), self.input.number());
                 self.mov(dst, number);
@@ -251,26 +265,31 @@ impl Code<'_> {
                 let extend = self.input.pick(&[mode::MEM, mode::MEM, mode::MEMSX]);
                 self.emit(class::LDX | extend | width, dst, FRAME, at, 0);
             }
-            6 | 7 => self.context_field(),
-            8 | 9 => self.window_load(),
-            10 => self.jump(),
-            11..=13 => {
-                let helper = &HELPERS[self.input.below(HELPERS.len())];
+            6 | 7 | 24..=27 => self.context_field(),
+            8 | 9 | 28..=33 => self.window_load(),
+            10 | 34..=39 => self.jump(),
+            11..=13 | 40..=49 => {
+                let helper = self.helper();
                 self.helper_call(helper);
             }
-            14 => self.through_pointer(),
-            15 => self.bounded_loop(),
-            16 => {
+            14 => {
+                let base = self.operand();
+                self.through_pointer(base);
+            }
+            15 | 54..=56 => self.bounded_loop(),
+            16 | 57 => {
                 let function = self.input.byte();
+                self.mov_reg(1, CONTEXT);
                 self.calls.push(self.slots.len());
                 self.emit(class::JMP | jmp::CALL, 0, call::LOCAL, 0, i32::from(function));
             }
-            17 => self.wide_load(),
-            18 => {
+            17 | 58..=61 => self.wide_load(),
+            18 | 62 => {
                 let verdict = self.verdict();
                 self.mov(0, verdict);
                 self.exit();
             }
+            _ if self.input.byte() < 0xe0 => self.arithmetic(),
             _ => {
                 // Anything.
                 let mut slot = [0; 8];
@@ -351,7 +370,7 @@ impl Code<'_> {
     fn jump(&mut self) {
         let operation = self.input.pick(&JUMPS);
         let width = self.input.pick(&[class::JMP, class::JMP, class::JMP32]);
-        let (dst, by_register) = (self.operand(), self.input.byte() & 1 == 1);
+        let (dst, by_register) = (self.register(), self.input.byte() & 1 == 1);
         if by_register {
             let src = self.operand();
             self.emit(width | source::X | operation, dst, src, 0, 0);
@@ -360,6 +379,22 @@ impl Code<'_> {
             self.emit(width | source::K | operation, dst, 0, 0, number);
         }
         self.forward();
+    }
+
+    /// Any helper, but mostly one that can be called here: of this program type, with nothing to give back.
+    fn helper(&mut self) -> &'static Helper {
+        let any = &HELPERS[self.input.below(HELPERS.len())];
+        if self.input.byte() & 0x1f == 0 {
+            return any;
+        }
+        let callable: Vec<_> = HELPERS
+            .iter()
+            .filter(|helper| {
+                helper.program_types.contains(self.program_type)
+                    && !helper.params.iter().any(|p| matches!(p.arg, Arg::Consume(_) | Arg::Borrow(_)))
+            })
+            .collect();
+        self.input.pick(&callable)
     }
 
     /// A call with arguments of the right kind; what it hands out is checked for null and mostly used and given back.
@@ -410,10 +445,22 @@ impl Code<'_> {
             }
         }
         self.emit(class::JMP | jmp::CALL, 0, call::HELPER, 0, helper.number as i32);
-        let Some(resource) = helper.acquires() else { return };
+        if helper.ret == Ret::Void {
+            self.mov(0, 0);
+        }
         if self.input.byte() & 7 == 7 {
             return;
         }
+        if helper.ret == Ret::MapValueOrNull {
+            self.emit(class::JMP | source::K | jmp::JEQ, 0, 0, 0, 0);
+            let null = self.slots.len() - 1;
+            for _ in 0..1 + self.input.below(3) {
+                self.through_pointer(0);
+            }
+            self.slots[null].offset = (self.slots.len() - null - 1) as i16;
+            self.mov(0, 2);
+        }
+        let Some(resource) = helper.acquires() else { return };
         let release: Vec<_> = HELPERS
             .iter()
             .filter(|helper| {
@@ -439,22 +486,19 @@ impl Code<'_> {
         }
         self.emit(class::JMP | jmp::CALL, 0, call::HELPER, 0, release.number as i32);
         self.slots[null].offset = (self.slots.len() - null - 1) as i16;
+        self.mov(0, 3);
+        self.mov(COUNTER, 4);
     }
 
-    /// A load, store or atomic through r0, which a lookup may have left pointing at a value.
-    fn through_pointer(&mut self) {
-        if self.input.byte() & 3 != 0 {
-            self.emit(class::JMP | source::K | jmp::JEQ, 0, 0, 0, 0);
-            self.forward();
-        }
-        let (width, other, at) = (self.size(), self.register(), i16::from(self.input.byte() & 0x3f));
+    /// A load, store or atomic through a register that may hold a pointer.
+    fn through_pointer(&mut self, base: u8) {
+        let (width, other, at) = (self.size(), self.register(), i16::from(self.input.byte() & 0x1f));
         match self.input.below(4) {
-            0 => self.emit(class::LDX | mode::MEM | width, other, 0, at, 0),
-            1 => self.emit(class::STX | mode::MEM | width, 0, other, at, 0),
-            2 => self.emit(class::ST | mode::MEM | width, 0, 0, at, 5),
+            0 => self.emit(class::LDX | mode::MEM | width, other, base, at, 0),
+            1 => self.emit(class::STX | mode::MEM | width, base, other, at, 0),
+            2 => self.emit(class::ST | mode::MEM | width, base, 0, at, 5),
             _ => {
-                let base = self.input.pick(&[0, FRAME]);
-                let at = if base == 0 { at & !7 } else { self.place() };
+                let at = if base == FRAME { self.place() } else { at & !7 };
                 let width = self.input.pick(&[size::W, size::DW]);
                 let operation = self.input.pick(&[
                     i32::from(alu::ADD),
@@ -491,17 +535,18 @@ impl Code<'_> {
                 self.wide(dst, pseudo::NUMBER, low, high);
             }
             1 => {
-                let map = self.input.below(MAPS.len() + 1);
+                let map = self.input.below(MAPS.len());
                 self.wide(dst, pseudo::MAP_IDX, map as i32, 0);
             }
             2 => {
-                let (map, within) = (self.input.pick(&[1, 2, 5]), self.input.byte() & 0x1f);
+                let (map, within) = (self.input.pick(&[1, 5]), self.input.byte() & 0x0f);
                 self.wide(dst, pseudo::MAP_IDX_VALUE, map, i32::from(within));
             }
             _ => {
                 let function = self.input.byte();
                 self.calls.push(self.slots.len());
                 self.wide(dst, pseudo::FUNC, i32::from(function), 0);
+                self.mov_reg(1, CONTEXT);
                 self.emit(class::JMP | source::X | jmp::CALL, dst, 0, 0, 0);
             }
         }

@@ -1,4 +1,6 @@
 //! libFuzzer's way into [`tidegate_fuzz::bytecode`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate_fuzz::bytecode::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    tidegate_fuzz::bytecode::run(data);
+});

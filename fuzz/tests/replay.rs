@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-fn replay(target: &str, run: fn(&[u8])) {
+fn replay<T>(target: &str, run: fn(&[u8]) -> T) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let inputs: Vec<_> = fs::read_dir(&corpus).expect("the corpus is there").collect();
     assert!(!inputs.is_empty(), "the corpus of {target} is empty");
@@ -32,4 +32,21 @@ fn objects_are_read_or_refused() {
 #[test]
 fn scenarios_and_captures_are_read_or_refused() {
     replay("scenario", tidegate_fuzz::scenario::run);
+}
+
+/// A generator whose programs are all refused would prove nothing about those that are accepted.
+#[test]
+fn enough_of_the_generated_programs_are_accepted() {
+    let mut seed = 1_u64;
+    let mut byte = || {
+        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (seed >> 56) as u8
+    };
+    let mut accepted = 0;
+    for _ in 0..2000 {
+        let length = usize::from(byte());
+        let input: Vec<u8> = (0..length).map(|_| byte()).collect();
+        accepted += usize::from(tidegate_fuzz::bytecode::run(&input));
+    }
+    assert!(accepted > 200, "{accepted} of 2000");
 }
