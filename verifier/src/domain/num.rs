@@ -197,6 +197,9 @@ impl Num {
         if b.range.umax == 0 || b.range.umin > a.range.umax {
             return *a;
         }
+        if let (Some(x), Some(y)) = (a.value(), b.value()) {
+            return Self::constant(x.checked_rem(y).unwrap_or(x), width);
+        }
         let most = if b.range.umin == 0 { a.range.umax } else { a.range.umax.min(b.range.umax - 1) };
         Self::unsigned(0, most, width)
     }
