@@ -74,7 +74,7 @@ fn memory(text: &str) -> Option<(u8, bool, u8, i16)> {
     let inner = rest.trim().strip_prefix('(')?.strip_suffix(')')?;
     let split = inner.find(['+', '-'])?;
     let (base, offset) = inner.split_at(split);
-    let offset = number(&offset.replace(' ', "").replace('+', ""))?;
+    let offset = number(&offset.replace([' ', '+'], ""))?;
     Some((size, kind.starts_with('s'), reg(base.trim())?.0, offset as i16))
 }
 
