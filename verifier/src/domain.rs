@@ -28,7 +28,7 @@ pub(crate) const fn sign_extend(value: u64, width: u32) -> i64 {
 }
 
 /// What is known of a number of `W` bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scalar<const W: u32 = 64> {
     bits: Tnum,
     full: Range,

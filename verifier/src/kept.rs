@@ -1,20 +1,111 @@
 //! States that are kept to compare later ones with: compact, and with names that don't depend on the path.
 
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 
 use crate::domain::Scalar;
 use crate::memory::Memory;
 use crate::refusal::Reason;
-use crate::state::{Entry, Held, Reach, Relation, State, Sum};
+use crate::state::{Entry, Held, Reach, Relation, State, Sum, copy};
 use crate::value::{ANY, Form, Kind, Symbol, Value};
 
 /// Places of registers, in front of the places that a [`State`] uses for its entries.
 const REGISTER: u16 = 0x8000;
 
-/// A state in comparable form.
+/// Each value once, however many states hold it: states that follow each other differ in few of theirs.
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    list: Vec<Value>,
+    /// Places in the list by hash, open addressing; a power of two of them.
+    table: Vec<u32>,
+}
+
+const FREE: u32 = u32::MAX;
+
+/// FNV-1a.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 29
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+    }
+}
+
+impl Values {
+    fn get(&self, index: u32) -> Value {
+        self.list.get(index as usize).copied().unwrap_or(Value::NOTHING)
+    }
+
+    fn intern(&mut self, value: &Value, memory: &mut Memory) -> Result<u32, Reason> {
+        if self.table.len() < 2 * self.list.len() + 2 {
+            self.rehash(memory)?;
+        }
+        let mask = self.table.len() - 1;
+        let mut at = Self::hash(value) & mask;
+        loop {
+            match self.table.get(at).copied() {
+                Some(FREE) => break,
+                Some(index) if self.list.get(index as usize) == Some(value) => return Ok(index),
+                _ => at = (at + 1) & mask,
+            }
+        }
+        let index = self.list.len() as u32;
+        memory.push(&mut self.list, *value)?;
+        if let Some(place) = self.table.get_mut(at) {
+            *place = index;
+        }
+        Ok(index)
+    }
+
+    fn hash(value: &Value) -> usize {
+        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        value.hash(&mut hasher);
+        hasher.finish() as usize
+    }
+
+    fn rehash(&mut self, memory: &mut Memory) -> Result<(), Reason> {
+        let size = (self.table.len() * 2).max(64);
+        memory.discard(core::mem::take(&mut self.table));
+        self.table = memory.filled(size, FREE)?;
+        for (index, value) in self.list.iter().enumerate() {
+            let mut at = Self::hash(value) & (size - 1);
+            while self.table.get(at).is_some_and(|place| *place != FREE) {
+                at = (at + 1) & (size - 1);
+            }
+            if let Some(place) = self.table.get_mut(at) {
+                *place = index as u32;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A register or an entry of a state, with its value by its place in [`Values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slim {
+    at: u16,
+    size: u16,
+    value: u32,
+}
+
+/// A state in compact form, for comparison or to be gone on with later.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
-    entries: Vec<Entry>,
+    entries: Vec<Slim>,
     reaches: Vec<Reach>,
     sums: Vec<Sum>,
     relations: Vec<Relation>,
@@ -95,8 +186,76 @@ impl Names {
 }
 
 impl Kept {
+    /// `state` as it is, to be gone on with later.
+    pub(crate) fn pack(state: &State, values: &mut Values, memory: &mut Memory) -> Result<Self, Reason> {
+        let mut this = Self::default();
+        this.fill(state, |value| *value, values, memory)?;
+        this.reaches = copy(&state.reaches, memory)?;
+        this.sums = copy(&state.sums, memory)?;
+        this.relations = copy(&state.relations, memory)?;
+        this.held = copy(&state.held, memory)?;
+        this.returns = copy(&state.returns, memory)?;
+        Ok(this)
+    }
+
+    /// The state that was packed.
+    pub(crate) fn unpack(&self, values: &Values, memory: &mut Memory) -> Result<State, Reason> {
+        let mut state = State::blank(memory)?;
+        memory.reserve_exact(&mut state.entries, self.entries.len())?;
+        for entry in &self.entries {
+            let value = values.get(entry.value);
+            match entry.at.checked_sub(REGISTER) {
+                Some(register) => state.set(register as u8, value),
+                None => state.entries.push(Entry { at: entry.at, size: entry.size, value }),
+            }
+        }
+        state.reaches = copy(&self.reaches, memory)?;
+        state.sums = copy(&self.sums, memory)?;
+        state.relations = copy(&self.relations, memory)?;
+        state.held = copy(&self.held, memory)?;
+        state.returns = copy(&self.returns, memory)?;
+        state.set(10, Value::pointer(Kind::Stack(state.frame())));
+        Ok(state)
+    }
+
+    fn fill(
+        &mut self,
+        state: &State,
+        rename: impl Fn(&Value) -> Value,
+        values: &mut Values,
+        memory: &mut Memory,
+    ) -> Result<(), Reason> {
+        let live = (0..10).filter(|register| state.reg(*register).kind.is_readable()).count();
+        memory.reserve_exact(&mut self.entries, live + state.entries.len())?;
+        for register in 0..10 {
+            let value = state.reg(register);
+            if value.kind.is_readable() {
+                let at = REGISTER + u16::from(register);
+                self.entries.push(Slim { at, size: 1, value: values.intern(&rename(&value), memory)? });
+            }
+        }
+        for &Entry { at, size, value } in &state.entries {
+            let value = rename(&value);
+            let anything = Scalar::of_width(u32::from(size).min(8) * 8);
+            // Bytes of which nothing is known need no entry.
+            if !(value.is_number()
+                && value.symbol == 0
+                && value.form == Form::Plain
+                && value.num.covers(&anything))
+            {
+                self.entries.push(Slim { at, size, value: values.intern(&value, memory)? });
+            }
+        }
+        Ok(())
+    }
+
     /// The comparable form of `state`.
-    pub(crate) fn new(state: &State, names: &mut Names, memory: &mut Memory) -> Result<Self, Reason> {
+    pub(crate) fn new(
+        state: &State,
+        values: &mut Values,
+        names: &mut Names,
+        memory: &mut Memory,
+    ) -> Result<Self, Reason> {
         names.uses.clear();
         for value in state.values().filter(|value| value.kind.is_readable()) {
             names.count(value.symbol, 1, memory)?;
@@ -119,27 +278,7 @@ impl Kept {
             }
         }
         let mut this = Self::default();
-        let live = state.values().filter(|value| value.kind.is_readable()).count();
-        memory.reserve_exact(&mut this.entries, live + state.entries.len())?;
-        for register in 0..10 {
-            let value = state.reg(register);
-            if value.kind.is_readable() {
-                let at = REGISTER + u16::from(register);
-                this.entries.push(Entry { at, size: 1, value: names.rename(&value) });
-            }
-        }
-        for entry in &state.entries {
-            let value = names.rename(&entry.value);
-            let anything = Scalar::of_width(u32::from(entry.size).min(8) * 8);
-            // Bytes of which nothing is known need no entry.
-            if !(value.is_number()
-                && value.symbol == 0
-                && value.form == Form::Plain
-                && value.num.covers(&anything))
-            {
-                this.entries.push(Entry { value, ..*entry });
-            }
-        }
+        this.fill(state, |value| names.rename(value), values, memory)?;
         memory.reserve_exact(&mut this.reaches, state.reaches.len())?;
         let reaches = state.reaches.iter();
         this.reaches.extend(reaches.map(|reach| Reach { symbol: names.name(reach.symbol).0, ..*reach }));
@@ -178,6 +317,7 @@ impl Kept {
     pub(crate) fn covers(
         &self,
         state: &State,
+        values: &Values,
         names: &mut Names,
         memory: &mut Memory,
     ) -> Result<bool, Reason> {
@@ -192,12 +332,13 @@ impl Kept {
             + self.held.len();
         memory.reserve(&mut names.bound, count)?;
         names.bound.resize(count, None);
-        Ok(self.covers_values(state, names) && self.covers_facts(state, names))
+        Ok(self.covers_values(state, values, names) && self.covers_facts(state, names))
     }
 
-    fn covers_values(&self, state: &State, names: &mut Names) -> bool {
+    fn covers_values(&self, state: &State, values: &Values, names: &mut Names) -> bool {
         let mut numbered = 0;
         for entry in &self.entries {
+            let kept = values.get(entry.value);
             let now = if entry.at >= REGISTER {
                 state.reg((entry.at - REGISTER) as u8)
             } else {
@@ -206,11 +347,11 @@ impl Kept {
                         numbered += 1;
                         state.entries.get(index).map_or(Value::NOTHING, |now| now.value)
                     }
-                    _ if entry.value.kind.is_readable() => return false,
+                    _ if kept.kind.is_readable() => return false,
                     _ => continue,
                 }
             };
-            if !covers_value(&entry.value, &now, names) {
+            if !covers_value(&kept, &now, names) {
                 return false;
             }
         }

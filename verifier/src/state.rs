@@ -65,16 +65,13 @@ const MAX_FACTS: usize = 64;
 /// Resources that may be held at a time.
 pub(crate) const MAX_HELD: usize = 8;
 const HALF: u64 = u32::MAX as u64;
-const ALL_REGISTERS: u16 = (1 << REGISTERS) - 1;
 /// Where callers' registers are kept, behind the stack.
 const SAVED: u16 = STACK_SIZE as u16;
 
 /// The state of the machine at one place of one path.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// The registers in `present`, in their order.
     regs: Vec<Value>,
-    present: u16,
     /// Sorted by place, never overlapping.
     pub(crate) entries: Vec<Entry>,
     pub(crate) reaches: Vec<Reach>,
@@ -85,7 +82,7 @@ pub(crate) struct State {
     pub(crate) returns: Vec<u32>,
 }
 
-fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
+pub(crate) fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
     let mut to = Vec::new();
     memory.reserve_exact(&mut to, from.len())?;
     to.extend_from_slice(from);
@@ -93,9 +90,13 @@ fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
 }
 
 impl State {
+    /// A state that knows nothing.
+    pub(crate) fn blank(memory: &mut Memory) -> Result<Self, Reason> {
+        Ok(Self { regs: memory.filled(REGISTERS, Value::NOTHING)?, ..Self::default() })
+    }
+
     pub(crate) fn at_entry(memory: &mut Memory) -> Result<Self, Reason> {
-        let regs = memory.filled(REGISTERS, Value::NOTHING)?;
-        let mut this = Self { regs, present: ALL_REGISTERS, ..Self::default() };
+        let mut this = Self::blank(memory)?;
         this.set(1, Value::pointer(Kind::Context));
         this.set(10, Value::pointer(Kind::Stack(0)));
         Ok(this)
@@ -104,7 +105,6 @@ impl State {
     pub(crate) fn try_clone(&self, memory: &mut Memory) -> Result<Self, Reason> {
         Ok(Self {
             regs: copy(&self.regs, memory)?,
-            present: self.present,
             entries: copy(&self.entries, memory)?,
             reaches: copy(&self.reaches, memory)?,
             sums: copy(&self.sums, memory)?,
@@ -129,44 +129,14 @@ impl State {
         self.returns.len() as u8
     }
 
-    /// Where a register is in `regs`.
-    fn index(&self, register: u8) -> Option<usize> {
-        let bit = 1u16 << register;
-        (self.present & bit != 0).then_some((self.present & (bit - 1)).count_ones() as usize)
-    }
-
     pub(crate) fn reg(&self, register: u8) -> Value {
-        self.index(register).and_then(|index| self.regs.get(index)).copied().unwrap_or(Value::NOTHING)
+        self.regs.get(usize::from(register)).copied().unwrap_or(Value::NOTHING)
     }
 
     pub(crate) fn set(&mut self, register: u8, value: Value) {
-        let index = self.index(register);
-        if let Some(reg) = index.and_then(|index| self.regs.get_mut(index)) {
+        if let Some(reg) = self.regs.get_mut(usize::from(register)) {
             *reg = value;
         }
-    }
-
-    /// Lets go of the room for registers that hold nothing, while the state waits.
-    pub(crate) fn pack(&mut self, memory: &mut Memory) -> Result<(), Reason> {
-        let readable = |register: &u8| self.reg(*register).kind.is_readable();
-        let present =
-            (0..REGISTERS as u8).filter(readable).fold(0u16, |present, register| present | 1 << register);
-        let mut regs = Vec::new();
-        memory.reserve_exact(&mut regs, present.count_ones() as usize)?;
-        regs.extend((0..REGISTERS as u8).filter(readable).map(|register| self.reg(register)));
-        self.present = present;
-        memory.discard(core::mem::replace(&mut self.regs, regs));
-        Ok(())
-    }
-
-    /// Makes room for all registers again.
-    pub(crate) fn unpack(&mut self, memory: &mut Memory) -> Result<(), Reason> {
-        let mut regs = Vec::new();
-        memory.reserve_exact(&mut regs, REGISTERS)?;
-        regs.extend((0..REGISTERS as u8).map(|register| self.reg(register)));
-        self.present = ALL_REGISTERS;
-        memory.discard(core::mem::replace(&mut self.regs, regs));
-        Ok(())
     }
 
     fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {

@@ -104,6 +104,19 @@ impl Structure {
         start..self.functions.get(index + 1).map_or(self.insns.len(), |end| *end as usize)
     }
 
+    /// Where control is after the plain jumps at `slot`, if any, and how many there were.
+    pub(crate) fn follow(&self, mut slot: usize) -> (usize, u64) {
+        // A ring of jumps is left to the walk.
+        for jumps in 0..16 {
+            let Some(insn) = self.insn(slot).filter(|insn| insn.opcode & 0xf0 == jmp::JA && ends_flow(*insn))
+            else {
+                return (slot, jumps);
+            };
+            slot = jump_target(slot, insn).and_then(|target| usize::try_from(target).ok()).unwrap_or(slot);
+        }
+        (slot, 16)
+    }
+
     fn has(&self, slot: usize, mark: u8) -> bool {
         self.marks.get(slot).is_some_and(|marks| marks & mark != 0)
     }

@@ -16,7 +16,7 @@ pub(crate) const NAMED_LIMIT: i64 = 1 << 40;
 pub(crate) const WINDOW_LIMIT: i64 = 1 << 33;
 
 /// What a value is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// Nothing that may be read.
     Nothing,
@@ -77,7 +77,7 @@ impl Kind {
 }
 
 /// How a number relates to its symbol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// The symbol's number plus `delta`.
     Plain,
@@ -88,7 +88,7 @@ pub(crate) enum Form {
 }
 
 /// What a register or a piece of stack holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Value {
     pub(crate) kind: Kind,
     /// A pointer that may be null.

@@ -10,9 +10,9 @@ use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::class;
 
 use crate::exec::{Flow, Machine};
-use crate::kept::{Kept, Key, Names};
+use crate::kept::{Kept, Key, Names, Values};
 use crate::memory::Memory;
-use crate::needs::{self, Branches, Loops, Need};
+use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
 use crate::state::State;
 use crate::structure::Structure;
@@ -60,9 +60,10 @@ struct Node {
 
 /// A path that waits for its turn.
 struct Pending {
-    state: State,
+    state: Kept,
     slot: usize,
     node: u32,
+    cost: u64,
     unkept: u32,
 }
 
@@ -154,6 +155,7 @@ fn attempt(
         free_stored: Vec::new(),
         pending: Vec::new(),
         names: Names::default(),
+        values: Values::default(),
         branches,
         budget,
         reserve: left / 4,
@@ -165,15 +167,6 @@ fn attempt(
     // Everything that the attempt took is dropped with it.
     *memory = Memory::new(left);
     found
-}
-
-/// Widens a path to those that wait at the same place and differ in no more than numbers: they are covered when their
-/// turn comes.
-fn join_waiting(path: &mut Path, pending: &mut [Pending], need: &Need) {
-    let here = pending.iter_mut().rev().take(LOOKED_AT).filter(|pending| pending.slot == path.slot);
-    for pending in here {
-        path.state.join(&pending.state, need);
-    }
 }
 
 /// The places where states are kept: where jumps lead and where functions start and are returned to.
@@ -200,6 +193,7 @@ struct Walk<'a> {
     free_stored: Vec<u32>,
     pending: Vec<Pending>,
     names: Names,
+    values: Values,
     branches: Branches,
     budget: u32,
     /// Memory that is left free for the paths: with less, old states make room for new ones.
@@ -239,10 +233,12 @@ impl Walk<'_> {
             if let Some(point) = self.point_mut(next.slot) {
                 point.waiting -= 1;
             }
-            let Pending { state, slot, node, unkept } = next;
-            let done = core::mem::replace(&mut path, Path { state, slot, node, cost: 0, unkept });
+            let Pending { state: packed, slot, node, cost, unkept } = next;
+            let state = packed.unpack(&self.values, self.machine.memory);
+            let state = state.map_err(|reason| Refusal::new(slot, reason))?;
+            packed.discard(self.machine.memory);
+            let done = core::mem::replace(&mut path, Path { state, slot, node, cost, unkept });
             done.state.discard(self.machine.memory);
-            path.state.unpack(self.machine.memory).map_err(|reason| Refusal::new(slot, reason))?;
         }
         Ok(Found {
             max_cost,
@@ -305,15 +301,18 @@ impl Walk<'_> {
                     core::mem::swap(&mut path.state, &mut later.0);
                     (path.slot, later.1) = (target, next);
                 }
-                if let Some(point) = self.point_mut(later.1) {
+                let (mut state, slot) = later;
+                // Behind plain jumps, where it may meet others.
+                let (slot, cost) = self.machine.structure.follow(slot);
+                if let Some(point) = self.point_mut(slot) {
                     point.waiting += 1;
                 }
-                let (mut state, slot) = later;
                 if let Some(need) = self.machine.needs.get(slot) {
                     state.forget(need);
                 }
-                state.pack(self.machine.memory)?;
-                let pending = Pending { state, slot, node: path.node, unkept: path.unkept };
+                let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
+                state.discard(self.machine.memory);
+                let pending = Pending { state: packed, slot, node: path.node, cost, unkept: path.unkept };
                 self.machine.memory.push(&mut self.pending, pending)?;
                 return Ok(true);
             }
@@ -371,7 +370,14 @@ impl Walk<'_> {
         if let Some(need) = self.machine.needs.get(path.slot) {
             path.state.forget(need);
             if self.branches == Branches::Loops && point.waiting > 0 {
-                join_waiting(path, &mut self.pending, need);
+                // Those that wait here and differ in no more than numbers are covered when their turn comes.
+                for waiting in self.pending.iter().rev().take(LOOKED_AT) {
+                    if waiting.slot == path.slot {
+                        let other = waiting.state.unpack(&self.values, self.machine.memory)?;
+                        path.state.join(&other, need);
+                        other.discard(self.machine.memory);
+                    }
+                }
             }
         }
         let (newer, older) = point.walked.split_at_checked(point.last + 1).unwrap_or((&point.walked, &[]));
@@ -386,7 +392,7 @@ impl Walk<'_> {
             }
             compared += 1;
             let Some(Some(stored)) = self.stored.get(walked.stored as usize) else { continue };
-            if stored.kept.covers(&path.state, &mut self.names, self.machine.memory)? {
+            if stored.kept.covers(&path.state, &self.values, &mut self.names, self.machine.memory)? {
                 return Ok(Some(stored.cost));
             }
         }
@@ -398,7 +404,7 @@ impl Walk<'_> {
         }
         path.unkept = 0;
         let key = Key::of(&path.state, None);
-        let kept = Kept::new(&path.state, &mut self.names, self.machine.memory)?;
+        let kept = Kept::new(&path.state, &mut self.values, &mut self.names, self.machine.memory)?;
         if let Some(open) = point.open
             && let Some(Some(before)) = self.stored.get(open as usize)
             && before.kept == kept

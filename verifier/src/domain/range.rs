@@ -3,7 +3,7 @@
 use super::{Tnum, ones, sign_extend};
 
 /// Least and most, both included, of the same bits read unsigned and read signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Range {
     pub(crate) umin: u64,
     pub(crate) umax: u64,

@@ -3,7 +3,7 @@
 use super::ones;
 
 /// Bits of a number. Where `mask` is set the bit may be either, elsewhere it is that of `value`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tnum {
     pub(crate) value: u64,
     pub(crate) mask: u64,

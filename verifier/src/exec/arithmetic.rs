@@ -299,7 +299,7 @@ impl Machine<'_> {
         let Some(low) = a.kind.low() else { return Err(Reason::PointerMath { known }) };
         let a = Value { kind: a.kind.whole(), ..a };
         if let Some(step) = b.known() {
-            let step = Value::constant(step as i32 as u64);
+            let step = Value::constant(i64::from(step as i32) as u64);
             let moved = if op == alu::ADD {
                 self.pointer_plus(state, insn.dst(), &a, &step)?
             } else {
