@@ -121,7 +121,7 @@ impl Executable {
         window: &[u8],
         budget: u32,
     ) -> Result<u64, Fault> {
-        let result = if self.proven {
+        let result = if self.proven && proofs_hold_for(window) {
             engine::run::<C, H, false>(self, host, stack, context, window, budget)
         } else {
             engine::run::<C, H, true>(self, host, stack, context, window, budget)
@@ -152,4 +152,10 @@ impl Executable {
         let index = self.functions.binary_search_by_key(&slot, |function| function.slot).ok()?;
         self.functions.get(index).copied()
     }
+}
+
+/// Whether `window` is as the verifier assumes when it proves what packet pointers do. Others run checked.
+fn proofs_hold_for(window: &[u8]) -> bool {
+    window.len() <= limits::MAX_WINDOW
+        && (window.as_ptr().addr() as u64) < 0_u64.wrapping_sub(tidegate_verifier::WINDOW_HEADROOM)
 }
