@@ -15,7 +15,7 @@ use crate::memory::Memory;
 use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
 use crate::state::State;
-use crate::structure::Structure;
+use crate::structure::{self, Structure};
 use crate::{Options, Program, Proven};
 
 /// What a walk found out about a program as a whole.
@@ -259,7 +259,8 @@ impl Walk<'_> {
             return Err(Reason::Steps { steps: self.budget });
         }
         self.steps += 1;
-        path.cost += 1;
+        // An engine counts the slots of an instruction.
+        path.cost += self.machine.structure.insn(path.slot).map_or(1, |insn| structure::width(insn) as u64);
         path.unkept += 1;
         match self.machine.step(&mut path.state, path.slot)? {
             Flow::Exit => Ok(false),
@@ -346,8 +347,8 @@ impl Walk<'_> {
         let mut cost = 0;
         while path.slot < target {
             let Flow::Go(next) = self.machine.step(&mut path.state, path.slot)? else { break };
+            cost += (next - path.slot) as u64;
             path.slot = next;
-            cost += 1;
         }
         self.steps += cost as u32;
         path.unkept += cost as u32;
