@@ -299,13 +299,17 @@ fn signed(cmp: Cmp) -> Cmp {
 /// No address of the stack, a map value or a record is so near to either end of the address space.
 const OBJECT: i64 = 1 << 16;
 
+/// Whether a pointer with this offset can't have left its object for the other end of the address space.
+fn inside(num: &Scalar) -> bool {
+    num.smin() >= -OBJECT && num.smax() <= OBJECT
+}
+
 /// The offsets of two pointers into one object, when they are in it and known to be in the same.
 fn same_base(a: &Value, b: &Value) -> Option<(Scalar, Scalar)> {
     let same = match a.kind {
         Kind::Stack(_) => a.kind == b.kind,
         _ => a.kind == b.kind && a.symbol == b.symbol && a.symbol != 0,
     };
-    let inside = |num: &Scalar| num.smin() >= -OBJECT && num.smax() <= OBJECT;
     (same && inside(&a.num) && inside(&b.num)).then_some((a.num, b.num))
 }
 
@@ -315,5 +319,10 @@ fn assume_null(state: &mut State, slot: usize, cmp: Cmp, pointer: &Value) -> boo
         state.learn_null(pointer.symbol, null, slot as u32);
         return true;
     }
-    !null
+    // A pointer is not null, unless it went so far that it came round.
+    let stays = match pointer.kind {
+        Kind::Window | Kind::WindowEnd => near(&pointer.num),
+        _ => inside(&pointer.num),
+    };
+    !null || !stays
 }

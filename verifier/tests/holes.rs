@@ -1,0 +1,339 @@
+//! Mistakes that verifiers of this kind are known to have made, one test each: the program that would come through.
+mod common;
+use common::{accepts, judge};
+use tidegate_abi::ProgramType;
+
+/// Two numbers that nobody knows (r7, r8), and a value of 64 bytes (r9); `rest` does what it likes with them.
+fn with_value(rest: &str) -> String {
+    format!(
+        "r6 = r1\n r7 = *(u64 *)(r1 + 16)\n r8 = *(u64 *)(r1 + 24)\n r9 = value 1 + 0
+         {rest}\n out:\n r0 = 0\n exit"
+    )
+}
+
+/// The same, and r7 is the distance of a byte that is read.
+fn indexed(rest: &str) -> String {
+    with_value(&format!("{rest}\n r9 += r7\n r0 = *(u8 *)(r9 + 0)"))
+}
+
+fn packet(rest: &str) -> String {
+    format!("r6 = r1\n r7 = *(u64 *)(r1 + 0)\n r8 = *(u64 *)(r1 + 8)\n {rest}\n out:\n r0 = 0\n exit")
+}
+
+#[track_caller]
+fn refused(text: &str) {
+    let judged = judge(ProgramType::Stream, text);
+    assert!(judged.is_err(), "accepted:\n{text}");
+}
+
+#[test]
+fn bounds_of_the_lower_half_say_nothing_of_the_whole() {
+    refused(&indexed("if w7 > 63 goto out"));
+    refused(&indexed("if w7 s> 63 goto out\n if w7 s< 0 goto out"));
+    refused(&indexed("if w7 != 5 goto out"));
+    refused(&indexed("w8 = w7\n if r8 > 63 goto out"));
+    accepts(&indexed("w7 = w7\n if w7 > 63 goto out"));
+}
+
+#[test]
+fn bounds_of_the_whole_hold_for_the_lower_half_only_where_the_upper_can_not_change() {
+    // From 2^32 - 1 to 2^32 + 1 the lower half is anything but between the bounds' lower halves.
+    refused(&indexed(
+        "r1 = 0xffffffff ll\n r2 = 0x100000001 ll\n if r7 < r1 goto out\n if r7 > r2 goto out\n w7 = w7",
+    ));
+    accepts(&indexed(
+        "r1 = 0x100000000 ll\n r2 = 0x10000003f ll\n if r7 < r1 goto out\n if r7 > r2 goto out\n w7 = w7",
+    ));
+}
+
+#[test]
+fn bits_and_bounds_agree_after_and_or_and_xor() {
+    refused(&indexed("r7 &= 63\n r7 |= 64"));
+    refused(&indexed("r7 &= 63\n r7 ^= 64"));
+    refused(&indexed("if r7 > 63 goto out\n if r8 > 64 goto out\n r7 ^= r8"));
+    refused(&indexed("if r7 > 63 goto out\n if r8 > 64 goto out\n r7 |= r8"));
+    refused(&indexed("w7 |= 0\n w7 ^= -1"));
+    refused(&indexed("if r7 > 1 goto out\n r7 ^= -1"));
+    accepts(&indexed("if r7 > 63 goto out\n if r8 > 63 goto out\n r7 ^= r8"));
+    accepts(&indexed("r7 &= r8\n r7 &= 63\n r7 |= 1"));
+}
+
+#[test]
+fn a_shift_counts_only_the_lowest_bits_of_its_amount() {
+    refused(&indexed("r7 &= 63\n r7 >>= r8".replace("r7 &= 63", "r7 = 128").as_str()));
+    refused(&indexed("r7 = 64\n r8 = 64\n r7 >>= r8"));
+    refused(&indexed("r7 = 64\n r8 = 32\n w7 >>= w8"));
+    refused(&indexed("r7 = 1\n r8 &= 7\n r7 <<= r8"));
+    refused(&indexed("r7 = 1\n if r8 > 69 goto out\n if r8 < 64 goto out\n r7 <<= r8\n r7 += 32"));
+    refused(&indexed("r7 s>>= 1"));
+    refused(&indexed("w7 s>>= 31"));
+    accepts(&indexed("r7 = 63\n r7 >>= r8"));
+    accepts(&indexed("r7 >>= 58"));
+}
+
+#[test]
+fn a_spilled_half_comes_back_with_the_sign_of_its_load() {
+    refused(&indexed("*(u64 *)(r10 - 8) = r7\n r7 = *(s32 *)(r10 - 8)\n if r7 s> 63 goto out"));
+    refused(&indexed("r7 = -1\n *(u32 *)(r10 - 8) = r7\n r7 = *(u32 *)(r10 - 8)\n r7 += 1"));
+    refused(&indexed("r7 = -1\n *(u32 *)(r10 - 8) = r7\n r7 = *(s32 *)(r10 - 8)"));
+    refused(&indexed("r7 &= 63\n *(u64 *)(r10 - 8) = r7\n *(u8 *)(r10 - 7) = 1\n r7 = *(u64 *)(r10 - 8)"));
+    refused(&indexed("*(u64 *)(r10 - 8) = 0\n *(u32 *)(r10 - 4) = r7\n r7 = *(u64 *)(r10 - 8)"));
+    // A bound learned after the spill holds for what was spilled whole, and not for a piece of it.
+    accepts(&indexed("*(u64 *)(r10 - 8) = r7\n if r7 > 63 goto out\n r7 = *(u64 *)(r10 - 8)"));
+    refused(&indexed("*(u32 *)(r10 - 8) = r7\n r1 = *(u32 *)(r10 - 8)\n if r1 > 63 goto out"));
+}
+
+#[test]
+fn equal_and_not_equal_teach_their_own_width() {
+    refused(&indexed("r1 = 5\n if w7 != w1 goto out"));
+    refused(&indexed("if w7 == 0 goto use\n goto out\n use:\n r7 += 0"));
+    refused(&indexed("r7 &= 127\n if r7 == 64 goto out"));
+    // The lower halves are equal here, so that the way to `use` is taken.
+    refused(&with_value(
+        "r1 = 0x100000005 ll\n if w1 == 5 goto use\n goto out\n use:\n r9 += r1\n r0 = *(u8 *)(r9 + 0)",
+    ));
+    accepts(&indexed("if r7 != 5 goto out"));
+    accepts(&indexed("r7 &= 127\n r7 >>= 1\n if r7 == 63 goto out\n r7 += 1"));
+}
+
+#[test]
+fn a_pointer_and_a_number_do_not_come_round() {
+    refused(&indexed("if r7 s> 63 goto out"));
+    refused(&with_value("r1 = 0x7fffffffffffffff ll\n r9 += r1\n r9 += r1\n r0 = *(u8 *)(r9 + 0)"));
+    refused(&packet(
+        "r1 = *(u64 *)(r6 + 16)\n r2 = r7\n r2 += r1\n r3 = r2\n r3 += 8\n if r3 > r8 goto out\n r0 = *(u64 *)(r2 + 0)",
+    ));
+    refused(&packet(
+        "r1 = *(u64 *)(r6 + 16)\n r1 <<= 32\n r2 = r7\n r2 += r1\n r3 = r2\n r3 += 8\n if r3 > r8 goto out\n r0 = *(u64 *)(r2 + 0)",
+    ));
+    refused(&packet("r2 = r7\n r2 += -1\n if r2 > r8 goto out\n r0 = *(u8 *)(r2 + 0)"));
+    refused(&packet(
+        "r2 = r7\n r1 = 0x7fffffffffffffff ll\n r2 += r1\n if r2 > r8 goto out\n r0 = *(u8 *)(r7 + 0)",
+    ));
+    accepts(&packet(
+        "r1 = *(u16 *)(r6 + 56)\n r2 = r7\n r2 += r1\n r3 = r2\n r3 += 8\n if r3 > r8 goto out\n r0 = *(u64 *)(r2 + 0)",
+    ));
+}
+
+#[test]
+fn a_variable_distance_counts_as_often_as_it_is_added() {
+    accepts(&indexed("r7 &= 63"));
+    refused(&indexed("r7 &= 63\n r9 += r7"));
+    refused(&packet(
+        "r1 = *(u16 *)(r6 + 56)\n r2 = r7\n r2 += r1\n r3 = r2\n r3 += 8\n if r3 > r8 goto out\n r2 += r1\n r0 = *(u64 *)(r2 + 0)",
+    ));
+    refused(&packet(
+        "r1 = *(u16 *)(r6 + 56)\n r2 = r7\n r2 += r1\n if r2 > r8 goto out\n r0 = *(u8 *)(r2 + 0)",
+    ));
+}
+
+#[test]
+fn a_comparison_of_one_place_says_nothing_of_another() {
+    // Two numbers of the same bounds are not the same number.
+    refused(&packet(
+        "r1 = *(u16 *)(r6 + 56)\n r5 = *(u16 *)(r6 + 58)\n r2 = r7\n r2 += r1\n r3 = r7\n r3 += r5\n r3 += 8\n if r3 > r8 goto out\n r0 = *(u64 *)(r2 + 0)",
+    ));
+    // Nor is a number that changed since.
+    refused(&packet(
+        "r1 = *(u16 *)(r6 + 56)\n r2 = r7\n r2 += r1\n r2 += 8\n if r2 > r8 goto out\n r1 = *(u16 *)(r6 + 56)\n r2 = r7\n r2 += r1\n r0 = *(u64 *)(r2 + 0)",
+    ));
+    refused(&packet("r2 = r7\n r2 += 8\n r3 = r7\n r3 += 9\n if r2 > r3 goto out\n r0 = *(u8 *)(r7 + 0)"));
+    refused(&packet("r2 = r8\n r2 += -8\n r3 = r8\n if r2 > r3 goto out\n r0 = *(u8 *)(r7 + 0)"));
+    // On two paths, two comparisons: behind their meeting only the lesser holds.
+    let meet = |bytes: i32| {
+        packet(&format!(
+            "r1 = *(u64 *)(r6 + 16)\n r2 = r7\n r3 = r7\n r2 += 4\n r3 += 8\n if r1 == 0 goto short\n if r3 > r8 goto out\n goto both\n short:\n if r2 > r8 goto out\n both:\n r0 = *(u8 *)(r7 + {bytes})"
+        ))
+    };
+    accepts(&meet(3));
+    refused(&meet(4));
+}
+
+#[test]
+fn a_recorded_edit_moves_no_data() {
+    // Edits are carried out after the run, so that what was compared stays compared: no helper invalidates the packet.
+    accepts(&packet(
+        "r2 = r7\n r2 += 8\n if r2 > r8 goto out\n r1 = r6\n r2 = 0\n r3 = 4\n call tidegate_remove\n r0 = *(u64 *)(r7 + 0)",
+    ));
+    // Its registers are gone all the same.
+    refused(&packet(
+        "r2 = r7\n r2 += 8\n if r2 > r8 goto out\n r3 = r7\n r1 = r6\n r2 = 0\n call tidegate_remove\n r0 = *(u64 *)(r3 + 0)",
+    ));
+}
+
+#[test]
+fn null_is_checked_of_the_pointer_that_is_used() {
+    let two = |rest: &str| {
+        let lookup = "r2 = r10\n r2 += -8\n r1 = map 0\n call bpf_map_lookup_elem";
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n {lookup}\n r6 = r0\n {lookup}\n r7 = r0\n {rest}\n out:\n r0 = 0\n exit"
+        )
+    };
+    refused(&two("if r6 == 0 goto out\n r1 = *(u64 *)(r7 + 0)"));
+    refused(&two("if r6 != r7 goto out\n r1 = *(u64 *)(r7 + 0)"));
+    refused(&two("if r6 == 0 goto out\n r6 = r7\n r1 = *(u64 *)(r6 + 0)"));
+    // A loop's second round looks up another value.
+    refused("*(u64 *)(r10 - 8) = 0\n r6 = 0\n r7 = r10\n top:\n r2 = r10\n r2 += -8\n r1 = map 0\n call bpf_map_lookup_elem
+        if r6 == 0 goto first\n r1 = *(u64 *)(r7 + 0)\n first:\n r7 = r0\n r6 += 1\n if r6 < 3 goto top\n r0 = 0\n exit");
+    accepts(&two(
+        "if r6 == 0 goto out\n if r7 == 0 goto out\n r1 = *(u64 *)(r6 + 0)\n r1 = *(u64 *)(r7 + 0)",
+    ));
+}
+
+#[test]
+fn what_may_be_null_does_not_move_before_the_check() {
+    let lookup = "*(u64 *)(r10 - 8) = 0\n r2 = r10\n r2 += -8\n r1 = map 0\n call bpf_map_lookup_elem";
+    for step in ["r0 += 8", "r0 -= 8", "r1 = 8\n r1 += r0", "w0 += 8", "r0 |= 1"] {
+        refused(&format!(
+            "{lookup}\n {step}\n if r0 == 0 goto out\n r0 = *(u64 *)(r0 + 0)\n out:\n r0 = 0\n exit"
+        ));
+    }
+}
+
+#[test]
+fn a_pointer_that_went_anywhere_may_be_null() {
+    // The first way is walked although the pointer came from no lookup: `data + x` is zero for some x.
+    for pointer in ["r7", "r10", "r9"] {
+        let text = format!(
+            "r7 = *(u64 *)(r1 + 0)\n r8 = *(u64 *)(r1 + 16)\n r9 = value 1 + 0\n r2 = {pointer}\n r2 += r8
+             if r2 != 0 goto out\n r0 = *(u64 *)(r9 + 64)\n out:\n r0 = 0\n exit"
+        );
+        refused(&text);
+    }
+}
+
+#[test]
+fn a_record_is_given_back_once_and_not_used_afterwards() {
+    let reserve = "r1 = map 3\n r2 = 16\n r3 = 0\n call bpf_ringbuf_reserve\n if r0 == 0 goto out\n r6 = r0";
+    let submit = "r1 = r6\n r2 = 0\n call bpf_ringbuf_submit";
+    accepts(&format!("{reserve}\n {submit}\n out:\n r0 = 0\n exit"));
+    refused(&format!("{reserve}\n {submit}\n {submit}\n out:\n r0 = 0\n exit"));
+    refused(&format!("{reserve}\n {submit}\n r1 = *(u64 *)(r6 + 0)\n out:\n r0 = 0\n exit"));
+    // In the second round of a loop.
+    refused(&format!(
+        "{reserve}\n r7 = 0\n top:\n {submit}\n r7 += 1\n if r7 < 2 goto top\n out:\n r0 = 0\n exit"
+    ));
+    // In a function, and then by its caller.
+    refused(&format!(
+        "{reserve}\n r1 = r6\n call give\n {submit}\n out:\n r0 = 0\n exit\n give:\n r2 = 0\n call bpf_ringbuf_submit\n r0 = 0\n exit"
+    ));
+}
+
+#[test]
+fn paths_are_cut_short_only_where_all_that_matters_is_the_same() {
+    // Precision: the number that one path made small and the other large decides an access behind their meeting.
+    refused(&with_value("r1 = 0\n if r8 == 0 goto meet\n r1 = 64\n meet:\n r9 += r1\n r0 = *(u8 *)(r9 + 0)"));
+    refused(&with_value("r1 = 64\n if r8 == 0 goto meet\n r1 = 0\n meet:\n r9 += r1\n r0 = *(u8 *)(r9 + 0)"));
+    // The same through the stack, and through a second meeting.
+    refused(&with_value(
+        "*(u64 *)(r10 - 8) = 0\n if r8 == 0 goto meet\n *(u64 *)(r10 - 8) = 64\n meet:\n if r7 == 0 goto on\n r7 = 1\n on:\n r1 = *(u64 *)(r10 - 8)\n r9 += r1\n r0 = *(u8 *)(r9 + 0)",
+    ));
+    // Liveness: a register that is read late.
+    refused(&with_value(
+        "r1 = 0\n if r8 == 0 goto meet\n r1 = r10\n meet:\n if r7 == 0 goto on\n r7 = 1\n on:\n r0 = r1\n if r0 > 2 goto out\n exit",
+    ));
+    // References: a record that only one path holds.
+    refused(
+        "r6 = *(u64 *)(r1 + 16)\n r0 = 0\n if r6 == 0 goto meet\n r1 = map 3\n r2 = 8\n r3 = 0\n call bpf_ringbuf_reserve\n meet:\n r0 = 0\n exit",
+    );
+    // Kinds: a pointer on one path, a number on the other.
+    refused(&with_value("r1 = r9\n if r8 == 0 goto meet\n r1 = r8\n meet:\n r0 = *(u8 *)(r1 + 0)"));
+    // Relations: the sum is the sum of these two on one path only.
+    refused(&packet(
+        "r1 = *(u16 *)(r6 + 56)\n r5 = *(u16 *)(r6 + 58)\n r4 = r1\n r0 = *(u64 *)(r6 + 16)\n if r0 == 0 goto meet\n r4 = r5\n meet:\n r2 = r7\n r2 += r4\n r3 = r2\n r3 += 8\n if r3 > r8 goto out\n r2 = r7\n r2 += r1\n r0 = *(u64 *)(r2 + 0)",
+    ));
+}
+
+#[test]
+fn a_sum_whose_part_was_forgotten_is_no_sum_of_another() {
+    // On one path r3 = r1 + n and r4 = r2 + n for one n, which is gone where the paths meet; on the other they are any
+    // numbers of those bounds.
+    let text = |second: &str| {
+        packet(&format!(
+            "r0 = *(u64 *)(r6 + 16)\n r1 = *(u16 *)(r6 + 56)\n r2 = *(u16 *)(r6 + 58)\n r5 = *(u16 *)(r6 + 56)
+             if r0 != 0 goto other\n r3 = r1\n r3 += r5\n r4 = r2\n r4 += r5\n goto meet
+             other:\n {second}
+             meet:\n r5 = 0\n r0 = *(u64 *)(r6 + 24)\n if r0 == 1 goto on\n r5 = 1\n on:
+             r5 = r7\n r5 += r4\n r0 = r5\n r0 += 8\n if r0 > r8 goto out
+             r3 -= r1\n r2 += r3\n r0 = r7\n r0 += r2\n if r3 s< 0 goto out\n r0 = *(u64 *)(r0 + 0)"
+        ))
+    };
+    let any = "r3 = *(u32 *)(r6 + 40)\n r3 &= 0x1ffff\n r4 = *(u32 *)(r6 + 44)\n r4 &= 0x1ffff";
+    refused(&text(any));
+}
+
+#[test]
+fn a_loop_ends_in_the_machine_and_not_only_on_paper() {
+    for endless in [
+        // A counter that wraps before it gets there, or is put back, or steps over its bound.
+        "r1 = 0\n top:\n w1 += 2\n if w1 != 7 goto top",
+        "r1 = 0\n top:\n r1 += 1\n w1 &= 7\n if r1 != 8 goto top",
+        "r1 = 10\n top:\n r1 -= 3\n if r1 != 0 goto top",
+        // A bound that moves along.
+        "r1 = 0\n r2 = 5\n top:\n r1 += 1\n r2 += 1\n if r1 < r2 goto top",
+        // Every number is at least zero.
+        "r1 = 5\n top:\n r1 -= 1\n if r1 >= 0 goto top",
+        "r1 = *(u64 *)(r1 + 16)\n top:\n r1 <<= 1\n if r1 != 1 goto top",
+    ] {
+        refused(&format!("{endless}\n r0 = 0\n exit"));
+    }
+}
+
+#[test]
+fn what_a_call_through_a_register_reaches_is_walked() {
+    let function = "f:\n r0 = *(u64 *)(r1 + 0)\n r0 = 0\n exit";
+    refused(&format!("r2 = code f\n r1 = 0\n callx r2\n exit\n {function}"));
+    accepts(&format!("r2 = code f\n callx r2\n exit\n {function}"));
+    // Two functions, by a number that nobody knows.
+    let either = "r6 = r1\n r7 = *(u64 *)(r1 + 16)\n r2 = code f\n if r7 == 0 goto call\n r2 = code g\n call:\n r1 = r6\n callx r2\n exit";
+    accepts(&format!("{either}\n {function}\n g:\n r0 = 1\n exit"));
+    refused(&format!("{either}\n {function}\n g:\n r0 = *(u64 *)(r1 + 113)\n r0 = 0\n exit"));
+}
+
+#[test]
+fn atomics_take_no_pointers() {
+    for op in ["+=", "|=", "xchg", "cmpxchg"] {
+        refused(&with_value(&format!("r0 = 0\n lock *(u64 *)(r9 + 0) {op} r10")));
+        refused(&with_value(&format!(
+            "r0 = 0\n *(u64 *)(r10 - 8) = r9\n r1 = 8\n lock *(u64 *)(r10 - 8) {op} r1\n r2 = *(u64 *)(r10 - 8)\n r3 = *(u8 *)(r2 + 0)"
+        )));
+    }
+    refused(&with_value("r0 = r10\n r1 = 0\n lock *(u64 *)(r9 + 0) cmpxchg r1"));
+    refused(&with_value(
+        "*(u64 *)(r10 - 8) = r9\n r1 = 0\n lock *(u64 *)(r10 - 8) xchg r1\n r0 = *(u8 *)(r1 + 0)",
+    ));
+    // What was known of the place is not known after it.
+    refused(&indexed("*(u64 *)(r10 - 8) = 0\n lock *(u64 *)(r10 - 8) += r7\n r7 = *(u64 *)(r10 - 8)"));
+}
+
+#[test]
+fn a_pointer_that_was_overwritten_in_part_is_none() {
+    for store in
+        ["*(u8 *)(r10 - 8) = r7", "*(u8 *)(r10 - 1) = 0", "*(u32 *)(r10 - 8) = r7", "*(u64 *)(r10 - 12) = r7"]
+    {
+        refused(&with_value(&format!(
+            "*(u64 *)(r10 - 8) = r9\n {store}\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u8 *)(r1 + 0)"
+        )));
+    }
+    // By a helper, and by a function that was given the place.
+    refused(&with_value(
+        "*(u64 *)(r10 - 8) = r9\n r1 = r6\n r2 = 0\n r3 = r10\n r3 += -1\n r4 = 1\n call tidegate_load_bytes\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u8 *)(r1 + 0)",
+    ));
+    refused(
+        "r9 = value 1 + 0\n *(u64 *)(r10 - 8) = r9\n r1 = r10\n r1 += -4\n call f\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u8 *)(r1 + 0)\n r0 = 0\n exit\n f:\n *(u8 *)(r1 + 0) = 1\n r0 = 0\n exit",
+    );
+}
+
+#[test]
+fn a_size_of_zero_is_refused_where_the_helper_takes_none() {
+    let find = |size: &str| with_value(&format!("r1 = r6\n r2 = 0\n r3 = r9\n {size}\n call tidegate_find"));
+    refused(&find("r4 = 0"));
+    refused(&find("r4 = r7\n r4 &= 7"));
+    refused(&find("r4 = r7\n if r4 > 8 goto out"));
+    accepts(&find("r4 = r7\n r4 &= 7\n r4 += 1"));
+    // Where it takes zero, the memory must hold what else the size can be.
+    let load =
+        |size: &str| with_value(&format!("r1 = r6\n r2 = 0\n r3 = r9\n {size}\n call tidegate_load_bytes"));
+    accepts(&load("r4 = r7\n r4 &= 63"));
+    refused(&load("r4 = r7\n r4 &= 127"));
+}
