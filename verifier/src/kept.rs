@@ -369,7 +369,7 @@ impl Kept {
                 return false;
             }
         }
-        if !self.sums.iter().all(|sum| covers_sum(sum, state, names)) {
+        if !self.sums.iter().all(|sum| self.covers_sum(sum, state, names)) {
             return false;
         }
         let relations = self.relations.iter().all(|relation| {
@@ -394,36 +394,44 @@ impl Kept {
             })
         })
     }
-}
 
-/// The three names of a sum: two that are bound bind the third.
-fn covers_sum(sum: &Sum, state: &State, names: &mut Names) -> bool {
-    let [a, b] = sum.parts;
-    match (names.bound(a), names.bound(b), names.bound(sum.sum)) {
-        (Some((x, x_by)), Some((y, y_by)), whole) => match state.find_sum(x, y) {
-            Some(now) => names.bind((sum.sum, 0), (now, x_by.wrapping_add(y_by))),
-            None => whole.is_none(),
-        },
-        // One part was forgotten: it is what the state's own sum says, or nothing is known of it.
-        (Some(part), None, Some(whole)) => covers_part(b, part, whole, state, names),
-        (None, Some(part), Some(whole)) => covers_part(a, part, whole, state, names),
-        _ => false,
-    }
-}
-
-fn covers_part(
-    missing: Symbol,
-    (part, part_by): (Symbol, i64),
-    (whole, whole_by): (Symbol, i64),
-    state: &State,
-    names: &mut Names,
-) -> bool {
-    match state.sums.iter().find(|now| now.sum == whole && now.parts.contains(&part)) {
-        Some(&Sum { parts: [x, y], .. }) => {
-            let other = if x == part { y } else { x };
-            names.bind((missing, 0), (other, whole_by.wrapping_sub(part_by)))
+    /// The three names of a sum: two that are bound bind the third.
+    fn covers_sum(&self, sum: &Sum, state: &State, names: &mut Names) -> bool {
+        let [a, b] = sum.parts;
+        match (names.bound(a), names.bound(b), names.bound(sum.sum)) {
+            (Some((x, x_by)), Some((y, y_by)), whole) => match state.find_sum(x, y) {
+                Some(now) => names.bind((sum.sum, 0), (now, x_by.wrapping_add(y_by))),
+                None => whole.is_none() && self.is_free(sum.sum),
+            },
+            // One part was forgotten: it is what the state's own sum says, or nothing is known of it.
+            (Some(part), None, Some(whole)) => self.covers_part(b, part, whole, state, names),
+            (None, Some(part), Some(whole)) => self.covers_part(a, part, whole, state, names),
+            _ => false,
         }
-        None => true,
+    }
+
+    fn covers_part(
+        &self,
+        missing: Symbol,
+        (part, part_by): (Symbol, i64),
+        (whole, whole_by): (Symbol, i64),
+        state: &State,
+        names: &mut Names,
+    ) -> bool {
+        match state.sums.iter().find(|now| now.sum == whole && now.parts.contains(&part)) {
+            Some(&Sum { parts: [x, y], .. }) => {
+                let other = if x == part { y } else { x };
+                names.bind((missing, 0), (other, whole_by.wrapping_sub(part_by)))
+            }
+            None => self.is_free(missing),
+        }
+    }
+
+    /// Whether a name that nothing bears is in one sum only: then some number fits it, whatever the others are. In two it
+    /// relates what both are made of.
+    fn is_free(&self, symbol: Symbol) -> bool {
+        let names = self.sums.iter().flat_map(|sum| [sum.parts[0], sum.parts[1], sum.sum]);
+        names.filter(|name| *name == symbol).count() == 1
     }
 }
 

@@ -246,20 +246,40 @@ fn paths_are_cut_short_only_where_all_that_matters_is_the_same() {
 
 #[test]
 fn a_sum_whose_part_was_forgotten_is_no_sum_of_another() {
-    // On one path r3 = r1 + n and r4 = r2 + n for one n, which is gone where the paths meet; on the other they are any
-    // numbers of those bounds.
+    // On one path r3 = r1 + n and r4 = r2 + n for one n, which is gone where the paths meet. There `r2 + (r3 - r1)` is
+    // r4, which was compared with the end of the packet.
     let text = |second: &str| {
         packet(&format!(
-            "r0 = *(u64 *)(r6 + 16)\n r1 = *(u16 *)(r6 + 56)\n r2 = *(u16 *)(r6 + 58)\n r5 = *(u16 *)(r6 + 56)
-             if r0 != 0 goto other\n r3 = r1\n r3 += r5\n r4 = r2\n r4 += r5\n goto meet
-             other:\n {second}
-             meet:\n r5 = 0\n r0 = *(u64 *)(r6 + 24)\n if r0 == 1 goto on\n r5 = 1\n on:
-             r5 = r7\n r5 += r4\n r0 = r5\n r0 += 8\n if r0 > r8 goto out
-             r3 -= r1\n r2 += r3\n r0 = r7\n r0 += r2\n if r3 s< 0 goto out\n r0 = *(u64 *)(r0 + 0)"
+            "r0 = *(u64 *)(r6 + 16)
+             r1 = *(u16 *)(r6 + 56)
+             r2 = *(u16 *)(r6 + 58)
+             r5 = *(u8 *)(r6 + 64)
+             r9 = *(u64 *)(r6 + 24)
+             if r0 != 0 goto other
+             r3 = r1
+             r3 += r5
+             r4 = r2
+             r4 += r5
+             goto meet
+             other:
+             {second}
+             meet:
+             r5 = r7
+             r5 += r4
+             r5 += 8
+             if r5 > r8 goto out
+             r3 -= r1
+             r2 += r3
+             if r2 s< 0 goto out
+             r5 = r7
+             r5 += r2
+             r0 = *(u64 *)(r5 + 0)"
         ))
     };
-    let any = "r3 = *(u32 *)(r6 + 40)\n r3 &= 0x1ffff\n r4 = *(u32 *)(r6 + 44)\n r4 &= 0x1ffff";
-    refused(&text(any));
+    accepts(&text("goto out"));
+    // On the other path they are any numbers within the same bounds.
+    refused(&text("r3 = *(u16 *)(r6 + 56)\n r4 = *(u16 *)(r6 + 58)"));
+    refused(&text("r3 = *(u16 *)(r6 + 66)\n r4 = *(u16 *)(r6 + 68)\n r3 &= 0xfff\n r4 &= 0xfff"));
 }
 
 #[test]
