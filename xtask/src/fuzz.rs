@@ -73,7 +73,7 @@ pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
         .args(target.seeds())
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))
-        .args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=4096", "-max_len=65536"]);
+        .args(["-print_final_stats=1", "-timeout=60", "-rss_limit_mb=4096", "-max_len=65536"]);
     let out = fuzzer.stdin(Stdio::null()).output().context("cannot start the fuzzer")?;
     let said = String::from_utf8_lossy(&out.stderr);
     let executions = statistic(&said, "number_of_executed_units").unwrap_or(0);
