@@ -1,11 +1,12 @@
 //! Bytecode: what the verifier accepts never faults, and what it refuses is told in words.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use tidegate_abi::helper::{self, Arg, Resource, Ret};
 use tidegate_abi::{MapDef, ProgramType, SendContext, StreamContext};
-use tidegate_verifier::{Options, Program, verify};
-use tidegate_vm::{Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack};
+use tidegate_verifier::{Options, Program, Verified, verify};
+use tidegate_vm::{Cause, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack};
 
 use crate::generate::{self, Bytes, MAPS};
 
@@ -18,10 +19,10 @@ const STEPS: u32 = 20_000;
 /// Runs one input: see the head of the module. Returns whether the verifier accepted its program.
 pub fn run(data: &[u8]) -> bool {
     let (program_type, code, mut rest) = generate::program(Bytes::new(data));
-    let maps = Maps::new();
     let window = window(&mut rest);
 
     // Whatever it is, the checked engine lets it reach nothing that it was not given, and ends it.
+    let maps = Maps::new(&window);
     if let Ok(executable) = Executable::unverified(&code, MAPS, &maps.bindings()) {
         let mut host = Anything { seed: u64::from(rest.byte()) };
         let _ = execute(&executable, program_type, &mut host, &window, 10_000);
@@ -34,15 +35,21 @@ pub fn run(data: &[u8]) -> bool {
             false
         }
         Ok(verified) => {
-            let executable =
-                Executable::new(&verified, &maps.bindings()).expect("a verified program compiles");
             let budget = u32::try_from(verified.max_cost()).expect("few steps prove a small cost");
-            let mut host = Strict::new(program_type, &maps, rest);
-            let result = execute(&executable, program_type, &mut host, &window, budget);
-            if let Err(fault) = result {
-                panic!("an accepted program faulted: {fault}; proven cost {budget}\n{}", listing(&code));
-            }
-            assert!(host.held.is_empty(), "an accepted program kept {:?}\n{}", host.held, listing(&code));
+            // Two engines, each on maps and a host of its own: neither faults, and they agree.
+            let engines: [fn(&Verified, &[MapBinding]) -> _; 2] = [Executable::new, Executable::proven];
+            let results = engines.map(|compile| {
+                let maps = Maps::new(&window);
+                let executable = compile(&verified, &maps.bindings()).expect("a verified program compiles");
+                let mut host = Strict::new(program_type, &maps, rest);
+                let result = execute(&executable, program_type, &mut host, &window, budget);
+                let result = result.unwrap_or_else(|fault| {
+                    panic!("an accepted program faulted: {fault}; proven cost {budget}\n{}", listing(&code))
+                });
+                assert!(host.held.is_empty(), "an accepted program kept {:?}\n{}", host.held, listing(&code));
+                (result, maps.contents())
+            });
+            assert_eq!(results[0], results[1], "the engines disagree\n{}", listing(&code));
             true
         }
     }
@@ -69,17 +76,46 @@ fn execute<H: Host>(
     window: &[u8],
     budget: u32,
 ) -> Result<u64, Fault> {
-    fn on<C: Context + Default, H: Host>(
-        executable: &Executable,
-        host: &mut H,
-        window: &[u8],
-        budget: u32,
-    ) -> Result<u64, Fault> {
-        executable.run(host, &mut Stack::new(), &mut C::default(), window, budget)
-    }
+    // The fields may hold anything: here, what the window starts with.
+    let number = window.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let (half, port) = (number as u32, number as u16);
+    let (mut address, stack) = ([0; 16], &mut Stack::new());
+    address[..8].copy_from_slice(&number.to_le_bytes());
     match program_type {
-        ProgramType::Stream => on::<StreamContext, _>(executable, host, window, budget),
-        ProgramType::Send => on::<SendContext, _>(executable, host, window, budget),
+        ProgramType::Stream => {
+            let mut context = StreamContext {
+                flow_id: number,
+                process_id: !number,
+                missed_bytes: number,
+                flags: half,
+                direction: half & 1,
+                opener: half >> 1 & 1,
+                family: 4,
+                local_port: port,
+                remote_port: !port,
+                compartment_id: half,
+                remote_addr: address,
+                ..StreamContext::default()
+            };
+            executable.run(host, stack, &mut context, window, budget)
+        }
+        ProgramType::Send => {
+            let mut context = SendContext {
+                flow_id: number,
+                process_id: !number,
+                flags: half,
+                protocol: 17,
+                family: 6,
+                header_size: 8,
+                local_port: port,
+                remote_port: !port,
+                interface_index: half,
+                compartment_id: half,
+                remote_addr: address,
+                ..SendContext::default()
+            };
+            executable.run(host, stack, &mut context, window, budget)
+        }
     }
 }
 
@@ -90,10 +126,17 @@ struct Maps(Vec<(MapDef, std::sync::Arc<MapMemory>)>);
 const RECORD: usize = 64;
 
 impl Maps {
-    fn new() -> Self {
+    /// Values that hold what `bytes` starts with, over and over.
+    fn new(bytes: &[u8]) -> Self {
+        let mut filling = bytes.iter().take(32).copied().cycle();
         let memory = |def: &MapDef| {
-            let bytes = if def.value_size == 0 { RECORD } else { def.stride() };
-            (*def, MapMemory::new(bytes / 8).expect("there is memory for a value"))
+            let size = if def.value_size == 0 { RECORD } else { def.stride() };
+            let memory = MapMemory::new(size / 8).expect("there is memory for a value");
+            for word in memory.words() {
+                let bytes = std::array::from_fn(|_| filling.next().unwrap_or(0));
+                word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+            }
+            (*def, memory)
         };
         Self(MAPS.iter().map(memory).collect())
     }
@@ -105,6 +148,11 @@ impl Maps {
             writable: !def.read_only(),
         };
         self.0.iter().enumerate().map(bind).collect()
+    }
+
+    fn contents(&self) -> Vec<u64> {
+        let words = self.0.iter().flat_map(|(_, memory)| memory.words());
+        words.map(|word| word.load(Ordering::Relaxed)).collect()
     }
 
     fn of(&self, handle: u64) -> &(MapDef, std::sync::Arc<MapMemory>) {

@@ -23,6 +23,7 @@ pub const MAPS: &[MapDef] = &[
 ];
 
 /// The fuzzer's bytes, taken from the front. Behind their end they are zeros.
+#[derive(Clone, Copy)]
 pub struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -349,22 +350,67 @@ impl Code<'_> {
         }
     }
 
+    /// Copies a register to r3 and bounds it: by its bits, by a remainder, or by comparisons.
+    fn bounded(&mut self) {
+        let (src, most) = (self.register(), i32::from(self.input.byte()));
+        self.mov_reg(3, src);
+        let wide = self.input.pick(&[class::ALU64, class::ALU64, class::ALU]);
+        match self.input.below(6) {
+            0 | 1 => self.emit(wide | source::K | alu::AND, 3, 0, 0, most),
+            2 => {
+                let bits = if wide == class::ALU { 25 } else { 57 };
+                self.emit(wide | source::K | alu::RSH, 3, 0, 0, bits);
+            }
+            3 => self.emit(wide | source::K | alu::MOD, 3, 0, 0, most.max(1)),
+            4 => {
+                let unsigned = self.input.pick(&[jmp::JGT, jmp::JGE]);
+                let width = self.input.pick(&[class::JMP, class::JMP32]);
+                self.emit(width | source::K | unsigned, 3, 0, 0, most);
+                self.forward();
+            }
+            _ => {
+                let width = self.input.pick(&[class::JMP, class::JMP32]);
+                self.emit(width | source::K | jmp::JSGT, 3, 0, 0, most);
+                self.forward();
+                self.emit(width | source::K | jmp::JSLT, 3, 0, 0, 0);
+                self.forward();
+            }
+        }
+        if self.input.byte() & 7 == 0 {
+            let (operation, number) = (self.input.pick(&ALU), self.input.number());
+            let number = if operation == alu::NEG { 0 } else { number };
+            self.emit(wide | source::K | operation, 3, 0, 0, number);
+        }
+    }
+
     /// A load from the window behind a comparison with its end, at a fixed or a computed offset.
     fn window_load(&mut self) {
         let (width, dst, shown) = (self.size(), self.register(), 1 + self.input.below(64) as i32);
         let within = self.input.below(64) as i16;
         self.mov_reg(2, DATA);
         if self.input.byte() & 1 == 1 {
-            let (src, mask) = (self.register(), i32::from(self.input.byte()));
-            self.mov_reg(3, src);
-            self.emit(class::ALU64 | source::K | alu::AND, 3, 0, 0, mask);
+            self.bounded();
             self.emit(class::ALU64 | source::X | alu::ADD, 2, 3, 0, 0);
         }
         self.mov_reg(4, 2);
         self.emit(class::ALU64 | source::K | alu::ADD, 4, 0, 0, shown);
-        self.emit(class::JMP | source::X | jmp::JGT, 4, DATA_END, 0, 0);
+        let (first, second, operation) = self.input.pick(&[
+            (4, DATA_END, jmp::JGT),
+            (4, DATA_END, jmp::JGE),
+            (DATA_END, 4, jmp::JLT),
+            (DATA_END, 4, jmp::JLE),
+        ]);
+        self.emit(class::JMP | source::X | operation, first, second, 0, 0);
         self.forward();
-        self.emit(class::LDX | mode::MEM | width, dst, 2, within, 0);
+        if self.input.byte() & 3 == 0 {
+            // The pointer goes by way of the stack.
+            let at = self.place();
+            self.emit(class::STX | mode::MEM | size::DW, FRAME, 2, at, 0);
+            self.emit(class::LDX | mode::MEM | size::DW, 5, FRAME, at, 0);
+            self.emit(class::LDX | mode::MEM | width, dst, 5, within, 0);
+        } else {
+            self.emit(class::LDX | mode::MEM | width, dst, 2, within, 0);
+        }
     }
 
     fn jump(&mut self) {
@@ -454,6 +500,12 @@ impl Code<'_> {
         if helper.ret == Ret::MapValueOrNull {
             self.emit(class::JMP | source::K | jmp::JEQ, 0, 0, 0, 0);
             let null = self.slots.len() - 1;
+            if self.input.byte() & 1 == 1 {
+                let most = self.input.pick(&[3, 7, 8, 15, 16]);
+                self.mov_reg(3, COUNTER);
+                self.emit(class::ALU64 | source::K | alu::AND, 3, 0, 0, most);
+                self.emit(class::ALU64 | source::X | alu::ADD, 0, 3, 0, 0);
+            }
             for _ in 0..1 + self.input.below(3) {
                 self.through_pointer(0);
             }
