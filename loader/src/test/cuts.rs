@@ -109,8 +109,9 @@ impl Script {
         steps
     }
 
-    /// About `runs` ways to cut it, the given one first: whole, byte by byte, with one cut and with two, and at random.
-    /// Every cut and every pair when there are few enough, otherwise a choice made by `seed`.
+    /// Ways to cut it, the given one first: whole, byte by byte, with every single cut, with two and at random. About
+    /// `runs` of them, half as many on top of the single cuts at least: every pair when there are few enough, otherwise a
+    /// choice made by `seed`.
     pub(super) fn ways(&self, runs: usize, seed: u64) -> (Vec<Cuts>, Tried) {
         let mut dice = Dice(seed);
         let count = self.places.len();
@@ -124,9 +125,9 @@ impl Script {
         ways.push(Cuts(self.places.clone()));
         tried.bytewise = true;
 
-        let singles = self.choose(count, runs / 2, &mut dice, |at| vec![self.places[at]]);
-        tried.single = singles.len();
-        ways.extend(singles);
+        ways.extend(self.places.iter().map(|place| Cuts(vec![*place])));
+        tried.single = count;
+        let runs = runs.max(ways.len() + runs / 2);
         let left = runs.saturating_sub(ways.len());
         let room = if tried.of_pairs <= left { left } else { left / 2 };
         let pairs = self.choose(tried.of_pairs, room, &mut dice, |at| {
@@ -290,11 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn too_many_cuts_are_chosen_from() {
+    fn every_single_cut_is_tried_and_pairs_are_chosen_from() {
         let (ways, tried) = Script::new(&[data(Outbound, &[7; 5000])]).ways(1000, 1);
-        assert_eq!((tried.single, tried.of_single, tried.of_pairs), (500, 4999, 4999 * 4998 / 2));
+        assert_eq!((tried.single, tried.of_single, tried.of_pairs), (4999, 4999, 4999 * 4998 / 2));
         assert!(tried.pairs > 200 && tried.random > 200 && tried.bytewise, "{tried:?}");
-        assert_eq!(ways.len(), 1000);
+        assert_eq!(ways.len(), 3 + 4999 + 500);
     }
 
     #[test]
