@@ -28,6 +28,15 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// Bytes of an input at most: the fewer, the more of them a second.
+    fn most_bytes(self) -> u32 {
+        match self {
+            Self::Bytecode => 512,
+            Self::Control => 2048,
+            Self::Object | Self::Scenario => 65536,
+        }
+    }
+
     /// Folders with inputs that the project has anyway: the fuzzer starts from them too.
     fn seeds(self) -> &'static [&'static str] {
         match self {
@@ -73,14 +82,19 @@ pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
         .args(target.seeds())
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))
-        .args(["-print_final_stats=1", "-timeout=60", "-rss_limit_mb=4096", "-max_len=65536"]);
+        .args(["-print_final_stats=1", "-timeout=60", "-rss_limit_mb=4096", "-len_control=0"])
+        .arg(format!("-max_len={}", target.most_bytes()));
     let out = fuzzer.stdin(Stdio::null()).output().context("cannot start the fuzzer")?;
     let said = String::from_utf8_lossy(&out.stderr);
     let executions = statistic(&said, "number_of_executed_units").unwrap_or(0);
     if !out.status.success() {
         println!("{said}");
-        if executions == 0 {
-            bail!("{name}: the fuzzer did not run; what it said stands above");
+        // libFuzzer's own codes: too slow, too much memory, a panic.
+        if !matches!(out.status.code(), Some(70 | 71 | 77)) {
+            bail!(
+                "{name}: the fuzzer was ended or did not start ({}); what it said stands above",
+                out.status
+            );
         }
         bail!("{name}: a finding after {executions} executions; the input is in {}", findings.display());
     }
