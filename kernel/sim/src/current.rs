@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     Stream { classify: u64, callout: u32, flow: u64, direction: Direction },
     /// classifyFn at a transport layer.
     Transport { classify: u64, callout: u32, tcp: bool },
+    /// classifyFn at a layer that only tells.
+    Notice,
     /// A completion routine.
     Completion,
     /// flowDeleteFn.
@@ -75,7 +77,8 @@ pub(crate) fn reason(sim: &Arc<Inner>) -> Option<Reason> {
 pub(crate) fn in_classify(sim: &Arc<Inner>) -> bool {
     ENTERED.with(|entered| {
         entered.borrow().iter().any(|(entered, reason)| {
-            Arc::ptr_eq(entered, sim) && matches!(reason, Reason::Stream { .. } | Reason::Transport { .. })
+            Arc::ptr_eq(entered, sim)
+                && matches!(reason, Reason::Stream { .. } | Reason::Transport { .. } | Reason::Notice)
         })
     })
 }

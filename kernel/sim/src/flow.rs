@@ -73,12 +73,25 @@ pub struct FlowSpec {
     pub compartment: u32,
     /// It was there before the filters: shown only to callouts with `ALLOW_MID_STREAM_INSPECTION`.
     pub mid_stream: bool,
+    /// The process that owns the local end.
+    pub process_id: u64,
+    /// Its program, as the system writes its path.
+    pub application: String,
 }
 
 impl FlowSpec {
     /// A connection that this machine opened.
     pub fn outbound(local: SocketAddr, remote: SocketAddr) -> Self {
-        Self { local, remote, outbound: true, loopback: false, compartment: 1, mid_stream: false }
+        Self {
+            local,
+            remote,
+            outbound: true,
+            loopback: false,
+            compartment: 1,
+            mid_stream: false,
+            process_id: 4242,
+            application: r"\device\harddiskvolume2\programs\client.exe".into(),
+        }
     }
 
     /// A connection that this machine accepted.

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! A binary that links a callout must use a [`Simulator`]: [`Simulator::new`] keeps the symbols in the link.
-//! Layers are the stream and the outbound transport layers. Not answered are the management functions (`Fwpm*`; filters
+//! Layers are the stream and the outbound transport layers, and those that tell of new connections and closing endpoints. Not answered are the management functions (`Fwpm*`; filters
 //! are added with [`Simulator::add_filter`]), inbound injection, IP header construction and IPsec information.
 
 mod buffers;

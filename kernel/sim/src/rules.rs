@@ -93,7 +93,7 @@ rules! {
     CONTROL_DATA "S4.5-05" "controlData is a copy, given only when there was some";
     SCOPE "S4.5-06" "remoteScopeId is copied from the metadata when its bit is set, else 0";
     COMPARTMENT "S4.5-07" "compartmentId is that of the metadata when its bit is set, else UNSPECIFIED";
-    ENDPOINT "S4.5-08" "endpointHandle is that of the metadata; a packet without one is permitted or blocked, not injected";
+    ENDPOINT "S4.5-08" "endpointHandle is that of the metadata, of an endpoint that is open; a packet without one is permitted or blocked, not injected";
     OWN_INJECTION "S4.5-15" "a callout permits what it injected itself, and does not inject it again";
     RIGHTS "S4.6-01" "without the right to write the action is not changed, except from PERMIT to BLOCK, and nothing is injected in its place";
     BLOCK_CLEARS "S4.6-02" "BLOCK clears the right to write";
@@ -102,6 +102,7 @@ rules! {
     ABSORB_ONLY "S4.6-05" "a plain block does not set ABSORB";
     MODIFY_ABSORBS "S4.6-06" "a packet referenced with intendToModify is blocked with ABSORB and without the right to write";
     TERMINATING "S4.6-09" "the callout of a terminating filter permits or blocks";
+    NOTIFY_ONLY "S4.6-11" "at ALE_FLOW_ESTABLISHED and ALE_ENDPOINT_CLOSURE a callout only continues";
     READ_ONLY_OUT "S4.6-12" "of classifyOut only action, rights and flags are written";
     READ_ONLY_DATA "S4.7-02" "bytes that were shown are not written, neither directly nor through a clone";
     POOL "S4.7-05" "NBLs are built from a pool with fAllocateNetBuffer and no data of its own";

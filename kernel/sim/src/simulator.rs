@@ -8,7 +8,7 @@ use fwps_sys::*;
 
 use crate::config::{Call, Config, Fault, When};
 use crate::current::{self, Reason};
-use crate::engine::{complete, send, stream};
+use crate::engine::{ale, complete, send, stream};
 use crate::flow::{Delivered, Direction, FlowId, FlowSpec, FlowState};
 use crate::memory::{self, Kind};
 use crate::packet::{Packet, SendId, SendOutcome, Sent};
@@ -169,7 +169,17 @@ impl Simulator {
         let mut state = self.inner.lock();
         let id = state.fresh();
         state.flows.insert(id, stream::Flow::new(spec.clone()));
+        drop(state);
+        ale::established(&self.inner, id, spec);
         FlowId(id)
+    }
+
+    /// Closes the socket that sent a list: nothing may be injected there any more.
+    pub fn close_endpoint(&self, id: SendId) {
+        let handle = self.inner.lock().senders.get(&id.0).copied();
+        if let Some(handle) = handle {
+            ale::closed(&self.inner, handle);
+        }
     }
 
     /// Associates a flow context on behalf of a callout at another layer (as from ALE_FLOW_ESTABLISHED).

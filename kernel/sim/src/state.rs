@@ -177,6 +177,8 @@ pub(crate) struct Endpoint {
     pub(crate) absorbed: i32,
     /// An injection here was refused, so an absorbed list may be lost rightly.
     pub(crate) refused: bool,
+    /// Its socket is closed: the handle names nothing any more.
+    pub(crate) closed: bool,
 }
 
 /// Stream data injected during a classify, waiting for its place in the stream.
@@ -241,6 +243,8 @@ pub(crate) struct State {
     pub(crate) work_queue: VecDeque<usize>,
     pub(crate) classifies: HashMap<u64, Classify>,
     pub(crate) endpoints: HashMap<u64, Endpoint>,
+    /// The endpoint of each list that was sent.
+    pub(crate) senders: HashMap<u64, u64>,
     pub(crate) sent: Vec<Sent>,
     pub(crate) outcomes: HashMap<u64, SendOutcome>,
     pub(crate) finished: bool,
@@ -273,6 +277,7 @@ impl State {
             work_queue: VecDeque::new(),
             classifies: HashMap::new(),
             endpoints: HashMap::new(),
+            senders: HashMap::new(),
             sent: Vec::new(),
             outcomes: HashMap::new(),
             finished: false,
@@ -328,6 +333,13 @@ impl State {
 
     pub(crate) fn callout(&self, id: u32) -> Option<&Callout> {
         self.callouts.iter().find(|callout| callout.id == id && callout.registered)
+    }
+
+    /// Counts classifies of a callout that begin or end.
+    pub(crate) fn running(&mut self, id: u32, change: i32) {
+        if let Some(entry) = self.callouts.iter_mut().find(|entry| entry.id == id) {
+            entry.running = entry.running.saturating_add_signed(change);
+        }
     }
 
     pub(crate) fn callout_by_key(&self, key: &GUID) -> Option<&Callout> {

@@ -789,6 +789,12 @@ breaks! {
     a_handle_made_in_a_completion PASSIVE {
         bad_inject(|call| call.complete = Some(destroy_inside))
     }
+    a_block_of_what_is_only_told NOTIFY_ONLY {
+        let told = layer::ALE_FLOW_ESTABLISHED_V4;
+        let (sim, driver) = start(Config::default(), told, |shown| shown.out.actionType = FWP_ACTION::BLOCK);
+        flow(&sim);
+        broken(sim, driver)
+    }
     a_context_left_on_a_flow CONTEXTS_LEFT {
         let (sim, driver) = start(Config::default(), layer::STREAM_V4, |shown| {
             shown.permit_all();

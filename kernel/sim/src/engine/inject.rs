@@ -520,6 +520,10 @@ unsafe fn check_send(
         );
         return Err(invalid);
     };
+    if endpoint.closed {
+        state.violate(rules::ENDPOINT, format!("endpoint {:#x} is closed", call.endpoint));
+        return Err(NTSTATUS::FWP_NOT_FOUND);
+    }
     if endpoint.local.is_ipv6() != v6 {
         state.violate(rules::SEND_PARAMETERS, "the address family is not that of the endpoint");
         return Err(invalid);

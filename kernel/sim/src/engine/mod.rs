@@ -1,5 +1,6 @@
 //! The engine: shows data to callouts, applies what they decide, injects and completes.
 
+pub(crate) mod ale;
 pub(crate) mod complete;
 pub(crate) mod inject;
 pub(crate) mod send;

@@ -44,10 +44,12 @@ pub(crate) fn send(sim: &Arc<Inner>, packet: &Packet) -> u64 {
         flow: packet.flow.map(|flow| flow.0),
         absorbed: 0,
         refused: false,
+        closed: false,
     };
     let handle = packet.endpoint.then(|| {
         let handle = 0xe000_0000 + state.fresh();
         state.endpoints.insert(handle, endpoint.clone());
+        state.senders.insert(id, handle);
         handle
     });
     let header = packet.raw_ip_header.as_deref().unwrap_or(&[]);
@@ -171,6 +173,7 @@ pub(crate) fn transmit(sim: &Arc<Inner>, id: u64) {
             flow: None,
             absorbed: 0,
             refused: false,
+            closed: false,
         }
     };
     let known = state.endpoints.get(&send.endpoint).cloned();

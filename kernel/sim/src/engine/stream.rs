@@ -29,8 +29,10 @@ pub(crate) struct Flow {
     pub(crate) contexts: BTreeMap<(u32, u16), u64>,
     /// Callouts that want to see no more of it.
     allowed: HashSet<u32>,
-    busy: bool,
+    pub(crate) busy: bool,
     work: VecDeque<Work>,
+    /// Contexts that are gone, and whose callouts are told when nothing of the connection is classified any more.
+    pub(crate) deleted: Vec<((u32, u16), u64)>,
 }
 
 /// One direction of a connection.
@@ -117,6 +119,7 @@ impl Flow {
             allowed: HashSet::new(),
             busy: false,
             work: VecDeque::new(),
+            deleted: Vec::new(),
         }
     }
 
@@ -226,6 +229,11 @@ pub(crate) fn run(sim: &Arc<Inner>, id: u64) {
                 Some(work) => work,
                 None => {
                     flow.busy = false;
+                    let deleted = take(&mut flow.deleted);
+                    drop(state);
+                    for ((callout, layer), context) in deleted {
+                        flow_deleted(sim, callout, layer, context);
+                    }
                     return;
                 }
             }
@@ -910,7 +918,10 @@ pub(crate) fn kill(sim: &Arc<Inner>, id: u64, end: FlowState, what: &'static str
                 stage.deferred = false;
             }
         }
-        let contexts = take(&mut flow.contexts);
+        let mut contexts = take(&mut flow.contexts).into_iter().collect();
+        if flow.busy {
+            flow.deleted.append(&mut contexts);
+        }
         state.log(Event::Ended { flow: id, what });
         contexts
     };

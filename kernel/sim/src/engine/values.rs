@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use fwps_sys::*;
 
+use crate::flow::FlowSpec;
+
 const GARBAGE: usize = 0xa5a5_a5a5_a5a5_a5a5;
 
 /// Storage for the values that are behind pointers.
@@ -120,6 +122,28 @@ pub(crate) fn outbound_transport(
     values[field::PROFILE_ID] = uint32(1);
     values[field::IPSEC_SECURITY_REALM_ID] = uint64(&mut storage.luid);
     values[field::COMPARTMENT_ID] = uint32(compartment);
+    values
+}
+
+/// The fixed values of the layers that tell of a new connection.
+pub(crate) fn flow_established(
+    spec: &FlowSpec,
+    application: &mut FWP_BYTE_BLOB,
+    storage: &mut Addresses,
+) -> [FWPS_INCOMING_VALUE0; 24] {
+    use layer::ale_flow_established as field;
+    let mut values = [garbage(FWP_DATA_TYPE::EMPTY); 24];
+    values[field::ALE_APP_ID] = garbage(FWP_DATA_TYPE::BYTE_BLOB_TYPE);
+    values[field::ALE_APP_ID].value.data.byteBlob = application;
+    values[field::IP_LOCAL_ADDRESS] = address(spec.local.ip(), &mut storage.local);
+    values[field::IP_LOCAL_PORT] = uint16(spec.local.port());
+    values[field::IP_PROTOCOL] = uint8(crate::checksum::TCP);
+    values[field::IP_REMOTE_ADDRESS] = address(spec.remote.ip(), &mut storage.remote);
+    values[field::IP_REMOTE_PORT] = uint16(spec.remote.port());
+    values[field::DIRECTION] =
+        uint32(if spec.outbound { FWP_DIRECTION::OUTBOUND.0 } else { FWP_DIRECTION::INBOUND.0 });
+    values[field::FLAGS] = flags(spec.loopback);
+    values[field::COMPARTMENT_ID] = uint32(spec.compartment);
     values
 }
 

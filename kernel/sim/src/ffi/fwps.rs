@@ -17,7 +17,7 @@ use crate::engine::{complete, stream};
 use crate::flow::{Direction, FlowState};
 use crate::memory::Kind;
 use crate::rules;
-use crate::state::{Callout, Fate, Inner, NblKind, State};
+use crate::state::{Callout, Fate, NblKind, State};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn FwpsCalloutRegister1(
@@ -638,12 +638,19 @@ pub unsafe extern "system" fn FwpsFlowAssociateContext0(
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn FwpsFlowRemoveContext0(flowId: u64, layerId: u16, calloutId: u32) -> NTSTATUS {
     let Some(sim) = current::simulator() else { return NTSTATUS::INVALID_PARAMETER };
-    let removed = remove_context(&sim, flowId, layerId, calloutId);
-    let Some(context) = removed else { return NTSTATUS::UNSUCCESSFUL };
+    let context = {
+        let mut state = sim.lock();
+        let Some(flow) = state.flows.get_mut(&flowId) else { return NTSTATUS::UNSUCCESSFUL };
+        let Some(context) = flow.contexts.remove(&(calloutId, layerId)) else {
+            return NTSTATUS::UNSUCCESSFUL;
+        };
+        if flow.busy {
+            // A classify may have it in its hands.
+            flow.deleted.push(((calloutId, layerId), context));
+            return NTSTATUS::PENDING;
+        }
+        context
+    };
     stream::flow_deleted(&sim, calloutId, layerId, context);
     NTSTATUS::SUCCESS
-}
-
-fn remove_context(sim: &Arc<Inner>, flow: u64, layer: u16, callout: u32) -> Option<u64> {
-    sim.lock().flows.get_mut(&flow)?.contexts.remove(&(callout, layer))
 }
