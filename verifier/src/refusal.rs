@@ -200,7 +200,7 @@ codes! {
         "A call names a helper by number or a function of the program by distance."
         "Calls into kernel functions (kfuncs) don't exist here: use a helper."
     NotReadable "TG0201" "A register is read that holds nothing"
-        "A register can be read after something was put into it on every path; a call empties r0 to r5."
+        "A register can be used after something was put into it on every path; a call empties r0 to r5."
         "Give the variable a value on every path. After a call, don't use what was in its argument registers."
     PointerMath "TG0202" "Arithmetic that a pointer doesn't allow"
         "Numbers can be added to and subtracted from pointers into memory, in 64 bits; nothing else keeps a pointer a pointer."
@@ -453,7 +453,7 @@ impl fmt::Display for Reason {
             }
             Self::CallKind { src } => write!(f, "source {src} of a call is none of 0 (helper), 1 (function)"),
             Self::NotReadable { register } => {
-                write!(f, "r{register} is read, and on some path nothing was put into it")
+                write!(f, "r{register} is used, and on some path nothing was put into it")
             }
             Self::PointerMath { known } => write!(f, "{known}, and this arithmetic is for numbers"),
             Self::PointerCompare { known } => {

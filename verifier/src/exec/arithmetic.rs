@@ -18,6 +18,10 @@ impl Machine<'_> {
         let wide = insn.class() == class::ALU64;
         let op = insn.opcode & 0xf0;
         let value = match op {
+            // Compilers copy what was never set, when no path reads the copy.
+            alu::MOV if insn.opcode & source::X != 0 && state.reg(insn.src()).kind == Kind::Nothing => {
+                Value::NOTHING
+            }
             alu::MOV => {
                 let value = self.operand(state, insn)?;
                 self.moved(insn, value, wide)?
