@@ -4,6 +4,7 @@
 mod captures;
 mod demo;
 mod fuzz;
+mod matrix;
 mod programs;
 mod setup;
 mod shell;
@@ -35,6 +36,8 @@ enum Verb {
     Setup,
     /// Compile the policies of programs/ into target/programs/.
     Programs,
+    /// Verify every policy as clang 14, 16 and 19 compile it at -O1, -O2 and -Os, and as rustc does.
+    Matrix,
     /// Run one fuzz target for a while; a finding is an error.
     Fuzz {
         /// What is fuzzed.
@@ -80,8 +83,13 @@ fn run(verb: Verb) -> Result<()> {
             let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);
             shell::run(bench.args(["--package", "tidegate-vm-bench", "--"]).args(json.then_some("--json")))
         }
-        Verb::Setup => setup::need(&[&setup::POLICIES, &setup::READERS, &setup::BENCHES]),
+        Verb::Setup => setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::READERS, &setup::BENCHES]),
         Verb::Programs => programs::build().map(drop),
+        Verb::Matrix => {
+            let tally = matrix::run()?;
+            anyhow::ensure!(tally.failed == 0, "{} cells are not as they were", tally.failed);
+            Ok(())
+        }
         Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Verb::Captures { inside: false } => captures::enter_namespace(),
         Verb::Captures { inside: true } => captures::record_all(),

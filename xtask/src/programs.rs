@@ -51,8 +51,13 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
 type Compile = fn(&Path, &Path) -> Result<()>;
 
 fn compile_c(source: &Path, object: &Path) -> Result<()> {
+    compile_c_with("clang-19", "-O2", source, object)
+}
+
+/// Compiles with a clang and an optimisation of the caller's choice.
+pub(crate) fn compile_c_with(clang: &str, level: &str, source: &Path, object: &Path) -> Result<()> {
     shell::run(
-        shell::command(&["clang-19", "-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
+        shell::command(&[clang, "-target", "bpf", "-mcpu=v3", "-g", level, "-Wall", "-Werror"])
             .args(["-I", "programs/include", "-c", "-o"])
             .arg(object)
             .arg(source),
@@ -89,7 +94,7 @@ fn compile_rust(source: &Path, object: &Path) -> Result<()> {
     shell::run(shell::command(&["llc-22", "-mcpu=v3", "-filetype=obj", "-o"]).arg(object).arg(bitcode))
 }
 
-fn folders(of: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn folders(of: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     if of.is_dir() {
         for entry in fs::read_dir(of)? {
@@ -108,12 +113,12 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 /// Whether `made` is not there or not newer than `newest` of what it is made of.
-fn is_stale(made: &Path, newest: SystemTime) -> bool {
+pub(crate) fn is_stale(made: &Path, newest: SystemTime) -> bool {
     modified(made).is_none_or(|made| made <= newest)
 }
 
 /// When the file changed last under `path` that did so most recently; the epoch when there is none.
-fn newest(path: &Path) -> Result<SystemTime> {
+pub(crate) fn newest(path: &Path) -> Result<SystemTime> {
     let mut newest = modified(path).unwrap_or(SystemTime::UNIX_EPOCH);
     if path.is_dir() {
         for entry in fs::read_dir(path)? {

@@ -29,6 +29,10 @@ pub(crate) const POLICIES: [Package; 4] = [
     package("llvm-22", "/usr/bin/llc-22"),
 ];
 
+/// Older compilers that policies must work with too: all that Debian 12 has, with [`POLICIES`].
+pub(crate) const CLANGS: [Package; 3] =
+    [package("clang-14", "/usr/bin/clang-14"), package("clang-16", "/usr/bin/clang-16"), CLANG];
+
 /// What records the captures: the clients, the servers and the recorder.
 pub(crate) const CAPTURES: [Package; 7] = [
     package("bind9-dnsutils", "/usr/bin/dig"),

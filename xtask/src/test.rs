@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::matrix;
 use crate::programs;
 use crate::setup;
 use crate::shell;
 
 /// How many checks and tests held and how many did not.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Tally {
-    passed: u64,
-    failed: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 impl std::ops::Add for Tally {
@@ -32,7 +33,7 @@ type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
 /// Runs every step, stops at the first that fails, and closes with one line `N passed, N failed`.
 pub(crate) fn run() -> Result<()> {
     setup::rust_components()?;
-    setup::need(&[&setup::POLICIES])?;
+    setup::need(&[&setup::POLICIES, &setup::CLANGS])?;
     let licences = Licences::start()?;
     let steps: Vec<Step<'_>> = vec![
         ("format", Box::new(|| check("cargo fmt --all --check"))),
@@ -43,6 +44,7 @@ pub(crate) fn run() -> Result<()> {
             "scenarios",
             Box::new(|| tests("cargo run --locked --profile test --package tidegate -- test programs")),
         ),
+        ("matrix", Box::new(matrix::run)),
         ("documentation", Box::new(documentation)),
         ("licences", Box::new(|| licences.check())),
     ];
