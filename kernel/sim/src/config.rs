@@ -138,6 +138,8 @@ pub enum Call {
     WorkItemAllocate,
     /// `FwpsFlowAssociateContext0`.
     FlowAssociate,
+    /// `Fwpm*`, those that undo excepted.
+    Management,
     /// Completions: they end with the status instead of success.
     Complete,
 }

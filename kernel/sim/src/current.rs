@@ -2,12 +2,14 @@
 //!
 //! Most calls carry the instance in a handle or a packet. The few that make the first handle do not
 //! (`FwpsInjectionHandleCreate0`, the pools, `IoAllocateMdl`): they belong to the simulator that the thread has entered,
-//! either with [`Simulator::enter`](crate::Simulator::enter) or because it is inside one of its callbacks.
+//! either with [`Simulator::enter`](crate::Simulator::enter) or because it is inside one of its callbacks. Where a real
+//! driver runs over the simulator, its threads come from elsewhere: they are in the one that serves the process.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::flow::Direction;
+use crate::irql;
 use crate::state::Inner;
 
 /// Why callout code is running.
@@ -42,23 +44,34 @@ thread_local! {
     static ENTERED: RefCell<Vec<(Arc<Inner>, Reason)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `body` inside the simulator.
+/// The simulator of threads that are in none.
+static SERVING: OnceLock<Arc<Inner>> = OnceLock::new();
+
+/// Makes `sim` the one that threads are in until they enter another. False when there is one already.
+pub(crate) fn serve(sim: &Arc<Inner>) -> bool {
+    SERVING.set(Arc::clone(sim)).is_ok()
+}
+
+/// Runs `body` inside the simulator, at the IRQL that the contract lets the engine call at.
 pub(crate) fn enter<R>(sim: &Arc<Inner>, reason: Reason, body: impl FnOnce() -> R) -> R {
-    struct Leave;
+    struct Leave(u8);
     impl Drop for Leave {
         fn drop(&mut self) {
+            irql::set(self.0);
             let left = ENTERED.with(|entered| entered.borrow_mut().pop());
             drop(left);
         }
     }
     ENTERED.with(|entered| entered.borrow_mut().push((Arc::clone(sim), reason)));
-    let _leave = Leave;
+    let level = if reason.at_dispatch() { irql::DISPATCH_LEVEL } else { irql::PASSIVE_LEVEL };
+    let _leave = Leave(irql::set(level));
     body()
 }
 
 /// The simulator that this thread is in.
 pub(crate) fn simulator() -> Option<Arc<Inner>> {
-    ENTERED.with(|entered| entered.borrow().last().map(|(sim, _)| Arc::clone(sim)))
+    let entered = ENTERED.with(|entered| entered.borrow().last().map(|(sim, _)| Arc::clone(sim)));
+    entered.or_else(|| SERVING.get().cloned())
 }
 
 /// Why the thread is in `sim`, seen from the innermost callback of that simulator.
@@ -85,5 +98,5 @@ pub(crate) fn in_classify(sim: &Arc<Inner>) -> bool {
 
 /// True when the thread is at DISPATCH_LEVEL.
 pub(crate) fn at_dispatch() -> bool {
-    ENTERED.with(|entered| entered.borrow().last().is_some_and(|(_, reason)| reason.at_dispatch()))
+    irql::current() >= irql::DISPATCH_LEVEL
 }

@@ -27,8 +27,9 @@
 //! ```
 //!
 //! A binary that links a callout must use a [`Simulator`]: [`Simulator::new`] keeps the symbols in the link.
-//! Layers are the stream and the outbound transport layers, and those that tell of new connections and closing endpoints. Not answered are the management functions (`Fwpm*`; filters
-//! are added with [`Simulator::add_filter`]), inbound injection, IP header construction and IPsec information.
+//! Layers are the stream and the outbound transport layers, and those that tell of new connections and closing endpoints.
+//! Filters come with [`Simulator::add_filter`], or from the driver by the management functions (`Fwpm*`). Not answered are
+//! inbound injection, IP header construction and IPsec information.
 
 mod buffers;
 mod checksum;
@@ -37,6 +38,8 @@ mod current;
 mod engine;
 mod ffi;
 mod flow;
+pub mod irql;
+mod management;
 mod memory;
 mod packet;
 mod rng;
@@ -46,7 +49,8 @@ mod state;
 mod trace;
 
 pub use config::{Call, Completion, Config, NeedMore, Split, When};
+pub use engine::filters::Filter;
 pub use flow::{Delivered, Direction, FlowId, FlowSpec, FlowState};
 pub use packet::{Checksum, Packet, SendId, SendOutcome, Sent};
 pub use rules::{Rule, Violation};
-pub use simulator::{Filter, Simulator};
+pub use simulator::Simulator;

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     NbPool,
     Generic,
     WorkItem,
+    Session,
+    Subscription,
     Nbl,
     Nb,
     Mdl,

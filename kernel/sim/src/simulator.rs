@@ -3,75 +3,20 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fwps_sys::*;
 
 use crate::config::{Call, Config, Fault, When};
 use crate::current::{self, Reason};
+use crate::engine::filters::{self, Filter};
 use crate::engine::{ale, complete, send, stream};
 use crate::flow::{Delivered, Direction, FlowId, FlowSpec, FlowState};
 use crate::memory::{self, Kind};
 use crate::packet::{Packet, SendId, SendOutcome, Sent};
 use crate::rules::{self, Violation};
-use crate::state::{Fate, FilterEntry, Inner, NblKind, State};
+use crate::state::{Fate, Inner, NblKind, State};
 use crate::{ffi, trace};
-
-/// A filter that leads to a callout. Made with [`Filter::at`] and the builder methods.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    layer: u16,
-    callout: GUID,
-    sublayer: u16,
-    weight: u64,
-    action: FWP_ACTION,
-    flags: FWPS_FILTER_FLAG,
-    context: u64,
-}
-
-impl Filter {
-    /// A terminating filter for everything at a layer (see [`fwps_sys::layer`]).
-    pub fn at(layer: u16, callout: GUID) -> Self {
-        Self {
-            layer,
-            callout,
-            sublayer: 0x8000,
-            weight: 0,
-            action: FWP_ACTION::CALLOUT_TERMINATING,
-            flags: FWPS_FILTER_FLAG::NONE,
-            context: 0,
-        }
-    }
-
-    /// Weight of its sublayer; the heaviest is asked first. Filters of equal sublayer weight share a sublayer.
-    #[must_use]
-    pub fn sublayer(self, sublayer: u16) -> Self {
-        Self { sublayer, ..self }
-    }
-
-    /// Weight within its sublayer.
-    #[must_use]
-    pub fn weight(self, weight: u64) -> Self {
-        Self { weight, ..self }
-    }
-
-    /// `CALLOUT_TERMINATING`, `CALLOUT_UNKNOWN` or `CALLOUT_INSPECTION`.
-    #[must_use]
-    pub fn action(self, action: FWP_ACTION) -> Self {
-        Self { action, ..self }
-    }
-
-    /// Flags that the callout finds in the filter.
-    #[must_use]
-    pub fn flags(self, flags: FWPS_FILTER_FLAG) -> Self {
-        Self { flags, ..self }
-    }
-
-    /// Context that the callout finds in the filter, unless its notifyFn sets another.
-    #[must_use]
-    pub fn context(self, context: u64) -> Self {
-        Self { context, ..self }
-    }
-}
 
 /// A filter engine. Dropping it does what [`Simulator::finish`] does, unless the test is failing already.
 pub struct Simulator {
@@ -93,6 +38,19 @@ impl Simulator {
         self.inner.lock().device as *mut c_void
     }
 
+    /// Makes this the simulator of threads that are in none, once in the life of a process: what a real driver needs, whose
+    /// threads come from a real system. False when another serves already.
+    pub fn serve(&self) -> bool {
+        current::serve(&self.inner)
+    }
+
+    /// Chooses anew what the contract leaves free. Flows and packets that are under way go on.
+    pub fn configure(&self, config: Config) {
+        let mut state = self.inner.lock();
+        state.rng = crate::rng::Rng::new(config.seed);
+        state.config = config;
+    }
+
     /// Runs driver code at PASSIVE_LEVEL inside this simulator: start, unload, whatever asks for handles and memory.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> R {
         current::enter(&self.inner, Reason::Driver, body)
@@ -103,65 +61,29 @@ impl Simulator {
     /// # Panics
     /// When the callout's notifyFn refuses the filter.
     pub fn add_filter(&self, filter: Filter) -> u64 {
-        let mut state = self.inner.lock();
-        let id = state.fresh();
-        let mut entry = FilterEntry {
-            id,
-            layer: filter.layer,
-            callout: filter.callout,
-            sublayer: filter.sublayer,
-            weight: filter.weight,
-            action: filter.action,
-            flags: filter.flags,
-            context: filter.context,
-        };
-        let status = self.notify(state, &mut entry, FWPS_CALLOUT_NOTIFY_TYPE::ADD_FILTER);
-        assert!(status.nt_success(), "the callout refuses the filter: {status}");
-        let mut state = self.inner.lock();
-        state.filters.push(entry);
-        state.filters.sort_by_key(|filter| std::cmp::Reverse(filter.key()));
-        id
+        let added = filters::add(&self.inner, &filter);
+        added.unwrap_or_else(|status| panic!("the callout refuses the filter: {status}"))
     }
 
     /// Removes a filter and tells its callout.
     pub fn remove_filter(&self, id: u64) {
-        let mut state = self.inner.lock();
-        let Some(at) = state.filters.iter().position(|filter| filter.id == id) else { return };
-        let mut filter = state.filters.remove(at);
-        let owing = state
-            .flows
-            .values()
-            .filter(|flow| flow.state == FlowState::Open)
-            .flat_map(|flow| &flow.sides)
-            .filter_map(|side| side.stages.get(&id))
-            .any(stream::Stage::owes);
-        if owing {
-            state.violate(rules::REMOVED_BUSY, "a stream filter was removed");
-        }
-        let _ = self.notify(state, &mut filter, FWPS_CALLOUT_NOTIFY_TYPE::DELETE_FILTER);
+        filters::remove(&self.inner, id);
     }
 
-    fn notify(
-        &self,
-        state: std::sync::MutexGuard<'_, State>,
-        filter: &mut FilterEntry,
-        kind: FWPS_CALLOUT_NOTIFY_TYPE,
-    ) -> NTSTATUS {
-        let callout =
-            state.callout_by_key(&filter.callout).map(|callout| (callout.callout.notifyFn, callout.id));
-        drop(state);
-        let Some((Some(notify), id)) = callout else { return NTSTATUS::SUCCESS };
-        let mut fwps = filter.fwps(id);
-        let key = GUID::from_u128(u128::from(filter.id));
-        let key =
-            if kind == FWPS_CALLOUT_NOTIFY_TYPE::DELETE_FILTER { std::ptr::null() } else { &raw const key };
-        let status = current::enter(&self.inner, Reason::Notify, || {
-            // SAFETY: the callout registered this function; both pointers live through the call.
-            unsafe { notify(kind, key, &raw mut fwps) }
-        });
-        // The context of a filter is its callout's to set.
-        filter.context = fwps.context;
-        status
+    /// Starts or stops the base filtering engine, and tells those who subscribed.
+    pub fn set_service_state(&self, service: FWPM_SERVICE_STATE) {
+        let told: Vec<_> = {
+            let mut state = self.inner.lock();
+            state.management.state = service;
+            state.management.subscriptions.values().copied().collect()
+        };
+        for subscription in told {
+            let Some(callback) = subscription.callback else { continue };
+            current::enter(&self.inner, Reason::Notify, || {
+                // SAFETY: the driver gave this function with this context, and has not taken it back.
+                unsafe { callback(subscription.context as *mut c_void, service) }
+            });
+        }
     }
 
     /// Opens a connection.
@@ -294,6 +216,21 @@ impl Simulator {
     /// Takes all failures back.
     pub fn heal(&self) {
         self.inner.lock().faults.clear();
+    }
+
+    /// Runs the work items that are queued.
+    pub fn work(&self) {
+        complete::work_all(&self.inner);
+    }
+
+    /// Takes the rules broken since the last call.
+    pub fn take_violations(&self) -> Vec<Violation> {
+        std::mem::take(&mut self.inner.lock().violations)
+    }
+
+    /// How often classifyFn was called since the last call, and how long that took in all.
+    pub fn take_classify_time(&self) -> (u64, Duration) {
+        std::mem::take(&mut self.inner.lock().classify_time)
     }
 
     /// The rules broken so far.

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fwps_sys::*;
 
 use crate::config::{Call, Config, Fault, When};
 use crate::engine::stream::Flow;
 use crate::flow::Direction;
+use crate::management::Management;
 use crate::memory::{self, Grave, Kind};
 use crate::packet::{SendOutcome, Sent};
 use crate::rng::Rng;
@@ -250,6 +252,9 @@ pub(crate) struct State {
     pub(crate) finished: bool,
     /// Calls that failed as requested.
     pub(crate) failed: u64,
+    /// Calls of classifyFn, and how long they took.
+    pub(crate) classify_time: (u64, Duration),
+    pub(crate) management: Management,
     next: u64,
 }
 
@@ -282,6 +287,8 @@ impl State {
             outcomes: HashMap::new(),
             finished: false,
             failed: 0,
+            classify_time: (0, Duration::ZERO),
+            management: Management::default(),
             next: 0,
         }
     }

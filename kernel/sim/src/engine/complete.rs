@@ -149,6 +149,11 @@ impl Injection {
     }
 }
 
+/// Runs the work items that are queued; nothing is sent or completed.
+pub(crate) fn work_all(sim: &Arc<Inner>) {
+    while work(sim) {}
+}
+
 /// Runs the oldest queued work item.
 fn work(sim: &Arc<Inner>) -> bool {
     let (routine, device, context) = {

@@ -2,12 +2,14 @@
 
 pub(crate) mod ale;
 pub(crate) mod complete;
+pub(crate) mod filters;
 pub(crate) mod inject;
 pub(crate) mod send;
 pub(crate) mod stream;
 pub(crate) mod values;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use fwps_sys::*;
 
@@ -33,7 +35,8 @@ pub(crate) fn classify(sim: &Arc<Inner>, reason: Reason, call: Call<'_>, out: &m
         incomingValue: call.values.as_mut_ptr(),
     };
     let Some(classify) = call.callout.classifyFn else { return };
-    current::enter(sim, reason, || {
+    let took = current::enter(sim, reason, || {
+        let start = Instant::now();
         // SAFETY: the callout registered this function for exactly this; every pointer is valid for the call.
         unsafe {
             classify(
@@ -46,5 +49,9 @@ pub(crate) fn classify(sim: &Arc<Inner>, reason: Reason, call: Call<'_>, out: &m
                 out,
             );
         }
+        start.elapsed()
     });
+    let (count, time) = &mut sim.lock().classify_time;
+    *count += 1;
+    *time += took;
 }

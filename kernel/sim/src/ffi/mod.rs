@@ -1,5 +1,6 @@
 //! The functions that fwps-sys declares, by the image that exports them on Windows.
 
+mod fwpm;
 mod fwps;
 mod ndis;
 mod ntos;
@@ -27,6 +28,12 @@ macro_rules! keep {
 }
 
 keep! {
+    fwpm {
+        FwpmEngineOpen0, FwpmEngineClose0, FwpmTransactionBegin0, FwpmTransactionCommit0, FwpmTransactionAbort0,
+        FwpmProviderAdd0, FwpmProviderDeleteByKey0, FwpmSubLayerAdd0, FwpmSubLayerDeleteByKey0,
+        FwpmCalloutAdd0, FwpmCalloutDeleteByKey0, FwpmFilterAdd0, FwpmFilterDeleteByKey0, FwpmFilterDeleteById0,
+        FwpmBfeStateGet0, FwpmBfeStateSubscribeChanges0, FwpmBfeStateUnsubscribeChanges0,
+    }
     fwps {
         FwpsCalloutRegister1, FwpsCalloutUnregisterById0, FwpsCalloutUnregisterByKey0,
         FwpsInjectionHandleCreate0, FwpsInjectionHandleDestroy0, FwpsQueryPacketInjectionState0,

@@ -36,7 +36,7 @@ pub(super) fn new_handle(
 }
 
 /// Ends a pool or an NDIS object.
-fn free_handle(handle: HANDLE, kind: Kind, name: &str) {
+pub(super) fn free_handle(handle: HANDLE, kind: Kind, name: &str) {
     let Some(sim) = simulator_of(handle) else { return };
     let mut state = sim.lock();
     match state.handles.get_mut(&(handle as usize)) {
