@@ -137,9 +137,9 @@ impl Proven {
     }
 }
 
-/// Bytes at the top of the address space in which what is shown never lies: an engine must refuse such a window. The
-/// arithmetic of packet pointers that this crate proves relies on it.
-pub const WINDOW_HEADROOM: u64 = 1 << 42;
+/// Addresses of the windows for which proofs hold; others, such as an empty window's that is nowhere, must be run on an
+/// engine with checks. The arithmetic of packet pointers that this crate proves can't come round from there.
+pub const WINDOW_ADDRESSES: core::ops::Range<u64> = 1 << 34..0_u64.wrapping_sub(1 << 42);
 
 /// Proves a program, or says why it can't be.
 ///

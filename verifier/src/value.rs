@@ -12,7 +12,7 @@ pub(crate) const ANY: Symbol = u32::MAX;
 pub(crate) const NAMED_LIMIT: i64 = 1 << 40;
 
 /// A packet pointer further than this from the first byte could wrap around the address space; see
-/// [`crate::WINDOW_HEADROOM`].
+/// [`crate::WINDOW_ADDRESSES`].
 pub(crate) const WINDOW_LIMIT: i64 = 1 << 33;
 
 /// What a value is.

@@ -116,6 +116,27 @@ fn a_pointer_and_a_number_do_not_come_round() {
 }
 
 #[test]
+fn the_end_of_what_is_shown_does_not_come_round_either() {
+    // `data_end + 2^63 - 1 - data` is negative as soon as a byte is shown: a bound of at least 2^63 - 1 is none.
+    for step in ["r1 = 0x7fffffffffffffff ll", "r1 = 0x4000000000000000 ll\n r2 = r1\n r2 += -1\n r8 += r2"] {
+        refused(&packet(&format!(
+            "r9 = value 1 + 0\n {step}\n r8 += r1\n r8 -= r7\n r1 = 0x7fffffffffffffff ll\n r8 -= r1\n r9 += r8\n r0 = *(u8 *)(r9 + 0)"
+        )));
+    }
+    accepts(&packet("r8 += 8\n r8 -= r7\n if r8 > 72 goto out\n if r8 < 9 goto out\n r0 = *(u8 *)(r7 + 0)"));
+}
+
+#[test]
+fn half_an_address_may_be_null() {
+    // An address at a multiple of 2^32: the way that only a null pointer would go is walked.
+    for end in ["r7", "r8"] {
+        let half = format!("w2 = w{}\n r9 = value 1 + 0\n", &end[1..]);
+        refused(&packet(&format!("{half} if r2 != 0 goto out\n r0 = *(u64 *)(r9 + 64)")));
+        refused(&packet(&format!("{half} if r2 == 0 goto bad\n goto out\n bad:\n r0 = *(u64 *)(r9 + 64)")));
+    }
+}
+
+#[test]
 fn a_variable_distance_counts_as_often_as_it_is_added() {
     accepts(&indexed("r7 &= 63"));
     refused(&indexed("r7 &= 63\n r9 += r7"));

@@ -121,7 +121,7 @@ impl Executable {
         window: &[u8],
         budget: u32,
     ) -> Result<u64, Fault> {
-        let result = if self.proven && proofs_hold_for(window) {
+        let result = if self.proven && proofs_hold_for(context, window) {
             engine::run::<C, H, false>(self, host, stack, context, window, budget)
         } else {
             engine::run::<C, H, true>(self, host, stack, context, window, budget)
@@ -154,8 +154,10 @@ impl Executable {
     }
 }
 
-/// Whether `window` is as the verifier assumes when it proves what packet pointers do. Others run checked.
-fn proofs_hold_for(window: &[u8]) -> bool {
-    window.len() <= limits::MAX_WINDOW
-        && (window.as_ptr().addr() as u64) < 0_u64.wrapping_sub(tidegate_verifier::WINDOW_HEADROOM)
+/// Whether `window` is as the verifier assumes when it proves what packet pointers do. Others run checked. Without bytes it
+/// is shown where the context is.
+fn proofs_hold_for<C: Context>(context: &C, window: &[u8]) -> bool {
+    let address =
+        if window.is_empty() { core::ptr::from_ref(context).addr() } else { window.as_ptr().addr() };
+    window.len() <= limits::MAX_WINDOW && tidegate_verifier::WINDOW_ADDRESSES.contains(&(address as u64))
 }

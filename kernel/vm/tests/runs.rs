@@ -32,6 +32,26 @@ fn a_context_shows_the_window_and_the_window_is_read_only() {
 }
 
 #[test]
+fn a_window_without_bytes_is_not_at_the_end_of_the_address_space() {
+    // `data - 8 <= data_end`, as the verifier proves it.
+    let program = [
+        load(size::DW, 2, 1, 0),
+        load(size::DW, 3, 1, 8),
+        add(2, -8),
+        mov(0, 1),
+        Insn::new(class::JMP | jmp::JGT | source::X, 2, 3, 1, 0),
+        mov(0, 2),
+        EXIT,
+    ];
+    for window in [&[][..], &[1]] {
+        let mut context = SendContext::default();
+        let r0 = executable(&program).run(&mut Sum, &mut Stack::new(), &mut context, window, 100);
+        assert_eq!(r0, Ok(2));
+        assert_eq!(context.data_end - context.data, window.len() as u64);
+    }
+}
+
+#[test]
 fn a_pair_of_loads_is_held_to_the_last_byte() {
     let differs = |to| Insn::new(class::JMP32 | jmp::JNE | source::X, 3, 0, to, 0);
     for (width, bytes) in [(size::B, 1), (size::H, 2), (size::W, 4)] {

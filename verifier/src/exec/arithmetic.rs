@@ -234,10 +234,8 @@ impl Machine<'_> {
             && place == pointer.symbol
         {
             // All that remains behind a place, added to it: the end.
-            return Ok(Value {
-                num: Scalar::constant((pointer.delta - at) as u64),
-                ..Value::pointer(Kind::WindowEnd)
-            });
+            let num = Scalar::constant((pointer.delta - at) as u64);
+            return Ok(Value { num, ..Value::pointer(Kind::WindowEnd) });
         }
         let Some((symbol, delta)) = number.plain() else { return Ok(moved.named(self.fresh())) };
         let fresh = self.fresh();
@@ -290,9 +288,13 @@ impl Machine<'_> {
         if pointer.nullable {
             return Err(Reason::MaybeNull { known });
         }
+        // The end of what is shown stays near it: what is compared with it must not come round.
+        let near =
+            |value: &Value| value.num.value().is_some_and(|by| (by as i64).abs_diff(0) <= NAMED_LIMIT as u64);
         match pointer.kind {
             Kind::Window | Kind::Stack(_) | Kind::MapValue(_) | Kind::Record(_) => Ok(()),
-            Kind::Context | Kind::WindowEnd if number.known().is_some() => Ok(()),
+            Kind::Context if number.known().is_some() => Ok(()),
+            Kind::WindowEnd if number.is_number() && near(number) && near(pointer) => Ok(()),
             _ => Err(Reason::PointerMath { known }),
         }
     }

@@ -322,6 +322,8 @@ fn assume_null(state: &mut State, slot: usize, cmp: Cmp, pointer: &Value) -> boo
     // A pointer is not null, unless it went so far that it came round.
     let stays = match pointer.kind {
         Kind::Window | Kind::WindowEnd => near(&pointer.num),
+        // The lower half of an address may be zero.
+        Kind::WindowLow | Kind::WindowEndLow => false,
         _ => inside(&pointer.num),
     };
     !null || !stays
