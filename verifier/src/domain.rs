@@ -114,7 +114,7 @@ impl<const W: u32> Scalar<W> {
     }
 
     /// Whether `value` is possible.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "claims"))]
     pub(crate) fn contains(&self, value: u64) -> bool {
         let value = value & ones(W);
         self.full().contains(value, W) && self.low().contains(value & ones(Self::HALF), Self::HALF)

@@ -11,14 +11,15 @@ use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::{class, jmp, pseudo, source};
 use tidegate_abi::{Insn, MapDef, Verdict};
 
+use crate::Program;
 use crate::domain::Scalar;
+use crate::facts::Facts;
 use crate::memory::Memory;
 use crate::needs::Need;
 use crate::refusal::{Known, Leak, Reason};
 use crate::state::State;
 use crate::structure::{self, Structure};
 use crate::value::{Kind, Symbol, Value};
-use crate::{Program, Proven};
 
 /// Where control goes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) structure: &'a Structure,
     pub(crate) needs: Vec<Need>,
     pub(crate) memory: &'a mut Memory,
-    pub(crate) facts: &'a mut [Proven],
+    pub(crate) facts: Facts<'a>,
     pub(crate) capabilities: Capability,
     /// Frames that were in use at most.
     pub(crate) frames: u8,
@@ -55,7 +56,7 @@ impl<'a> Machine<'a> {
         structure: &'a Structure,
         needs: Vec<Need>,
         memory: &'a mut Memory,
-        facts: &'a mut [Proven],
+        facts: Facts<'a>,
     ) -> Self {
         Self {
             program,
@@ -111,9 +112,7 @@ impl<'a> Machine<'a> {
     /// Runs the instruction at `slot` on `state`.
     pub(crate) fn step(&mut self, state: &mut State, slot: usize) -> Result<Flow, Reason> {
         let insn = self.structure.insn(slot).ok_or(Reason::FallThrough)?;
-        if let Some(fact) = self.facts.get_mut(slot) {
-            *fact = fact.with(Proven::REACHED);
-        }
+        self.facts.reached(slot, state);
         let next = slot + structure::width(insn);
         match insn.class() {
             class::ALU | class::ALU64 => self.arithmetic(state, slot, insn)?,

@@ -8,8 +8,11 @@
 
 extern crate alloc;
 
+#[cfg(feature = "claims")]
+pub mod claims;
 mod domain;
 mod exec;
+mod facts;
 mod kept;
 mod memory;
 mod needs;
@@ -27,6 +30,7 @@ use tidegate_abi::{Insn, MapDef, ProgramType, limits};
 pub use refusal::{Code, Reason, Refusal};
 pub use structure::Structure;
 
+use facts::{Facts, Watcher};
 use walk::Found;
 
 /// A program to be verified.
@@ -146,6 +150,23 @@ pub const WINDOW_ADDRESSES: core::ops::Range<u64> = 1 << 34..0_u64.wrapping_sub(
 /// # Errors
 /// The first fact that was missing.
 pub fn verify(program: &Program<'_>, options: &Options) -> Result<Verified, Refusal> {
+    prove(program, options, Watcher::default())
+}
+
+/// [`verify`], and `watch` is told of everything that is claimed of a run.
+///
+/// # Errors
+/// As for [`verify`].
+#[cfg(feature = "claims")]
+pub fn verify_watched(
+    program: &Program<'_>,
+    options: &Options,
+    watch: &mut dyn claims::Watch,
+) -> Result<Verified, Refusal> {
+    prove(program, options, Watcher::new(watch))
+}
+
+fn prove(program: &Program<'_>, options: &Options, mut watcher: Watcher<'_>) -> Result<Verified, Refusal> {
     let mut memory = memory::Memory::new(options.memory);
     let structure = Structure::check_within(program.code, program.maps, &mut memory)?;
     let whole = |reason| Refusal::new(0, reason);
@@ -153,6 +174,7 @@ pub fn verify(program: &Program<'_>, options: &Options) -> Result<Verified, Refu
     memory.reserve_exact(&mut maps, program.maps.len()).map_err(whole)?;
     maps.extend_from_slice(program.maps);
     let mut facts = memory.filled(structure.insns().len(), Proven::default()).map_err(whole)?;
-    let found = walk::explore(program, &structure, options, &mut memory, &mut facts)?;
+    let told = Facts::new(&mut facts, &mut watcher);
+    let found = walk::explore(program, &structure, options, &mut memory, told)?;
     Ok(Verified { program_type: program.program_type, structure, maps, facts, found })
 }

@@ -10,13 +10,14 @@ use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::class;
 
 use crate::exec::{Flow, Machine};
+use crate::facts::Facts;
 use crate::kept::{Kept, Key, Names, Values};
 use crate::memory::Memory;
 use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
 use crate::state::State;
 use crate::structure::{self, Structure};
-use crate::{Options, Program, Proven};
+use crate::{Options, Program};
 
 /// What a walk found out about a program as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -107,16 +108,23 @@ pub(crate) fn explore(
     structure: &Structure,
     options: &Options,
     memory: &mut Memory,
-    facts: &mut [Proven],
+    mut facts: Facts<'_>,
 ) -> Result<Found, Refusal> {
     // Numbers that only choose between paths make states many: at first they are forgotten where paths meet. What is
     // refused then is looked at again with all of them.
     let second = options.steps / 4;
-    let first = match attempt(program, structure, Branches::Loops, options.steps - second, memory, facts) {
+    let first = match attempt(
+        program,
+        structure,
+        Branches::Loops,
+        options.steps - second,
+        memory,
+        facts.reborrow(),
+    ) {
         Err(refusal) => refusal,
         accepted => return accepted,
     };
-    facts.fill(Proven::default());
+    facts.clear();
     let second = match attempt(program, structure, Branches::All, second, memory, facts) {
         Err(refusal) => refusal,
         accepted => return accepted,
@@ -136,7 +144,7 @@ fn attempt(
     branches: Branches,
     budget: u32,
     memory: &mut Memory,
-    facts: &mut [Proven],
+    mut facts: Facts<'_>,
 ) -> Result<Found, Refusal> {
     let whole = |reason| Refusal::new(0, reason);
     let left = memory.left();
@@ -145,7 +153,7 @@ fn attempt(
     let (points, places) = find_points(structure, memory).map_err(whole)?;
     let state = State::at_entry(memory).map_err(whole)?;
     let found = Walk {
-        machine: Machine::new(program, structure, needs, memory, facts),
+        machine: Machine::new(program, structure, needs, memory, facts.reborrow()),
         loops,
         points,
         places,

@@ -74,7 +74,7 @@ impl Num {
         Self { bits: Tnum::constant(value, width), range: Range::constant(value, width) }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "claims"))]
     pub(crate) fn contains(&self, value: u64, width: u32) -> bool {
         self.bits.contains(value) && self.range.contains(value, width)
     }

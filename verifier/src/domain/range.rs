@@ -26,7 +26,7 @@ impl Range {
         self.umin > self.umax || self.smin > self.smax
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "claims"))]
     pub(crate) const fn contains(&self, value: u64, width: u32) -> bool {
         let signed = sign_extend(value, width);
         self.umin <= value && value <= self.umax && self.smin <= signed && signed <= self.smax

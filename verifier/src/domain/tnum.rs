@@ -28,7 +28,7 @@ impl Tnum {
         if self.mask == 0 { Some(self.value) } else { None }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "claims"))]
     pub(crate) const fn contains(self, value: u64) -> bool {
         value & !self.mask == self.value
     }

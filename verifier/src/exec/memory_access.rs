@@ -120,9 +120,7 @@ impl Machine<'_> {
     }
 
     fn prove(&mut self, slot: usize) {
-        if let Some(fact) = self.facts.get_mut(slot) {
-            *fact = fact.with(Proven::ACCESS);
-        }
+        self.facts.add(slot, Proven::ACCESS);
     }
 
     pub(super) fn load(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Reason> {
