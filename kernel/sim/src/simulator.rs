@@ -147,6 +147,19 @@ impl Simulator {
         complete::pump(&self.inner);
     }
 
+    /// Forgets a connection that is over, and what came out of it: an engine that sees many of them keeps nothing of each.
+    /// One that is open, or still has a context, stays.
+    pub fn forget_flow(&self, flow: FlowId) {
+        let mut state = self.inner.lock();
+        if state
+            .flows
+            .get(&flow.0)
+            .is_some_and(|flow| flow.state != FlowState::Open && flow.contexts.is_empty())
+        {
+            state.flows.remove(&flow.0);
+        }
+    }
+
     /// What has come out of one direction so far.
     pub fn delivered(&self, flow: FlowId, direction: Direction) -> Delivered {
         let state = self.inner.lock();
