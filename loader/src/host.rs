@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fwps_sim::{FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWPS_STREAM_FLAG, layer};
 use tidegate_abi::control::Counters;
-use tidegate_abi::{Hook, ProgramType, Verdict};
+use tidegate_abi::{Hook, ProgramType};
 use tidegate_callout::{Callouts, Objects};
 use tidegate_runtime::Runtime;
 
@@ -20,6 +20,7 @@ use crate::error::{Error, Exit};
 use crate::flows::{Direction, Kind, Step};
 use crate::object::Object;
 use crate::scenario::Contents;
+use crate::tally::Tally;
 
 pub use fwps_sim::{Config, Delivered, Sent};
 pub use loaded::{Link, Loaded, Setup};
@@ -31,40 +32,6 @@ pub struct Machine {
     client: Client,
     loaded: Loaded,
     counted: Counters,
-}
-
-/// What a policy did since it was last asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Runs of programs.
-    pub runs: u64,
-    /// Runs by verdict, in the order of [`Verdict::ALL`].
-    pub verdicts: [u64; Verdict::ALL.len()],
-    /// Runs that failed.
-    pub errors: u64,
-    /// Runs whose edits were carried out.
-    pub edited: u64,
-    /// Clones injected.
-    pub injected: u64,
-}
-
-impl Tally {
-    /// The kinds of verdict that were given, need-more-data left out: it decides nothing.
-    pub fn decided(&self) -> Vec<Verdict> {
-        let given = Verdict::ALL.into_iter().zip(self.verdicts).filter(|(_, count)| *count > 0);
-        given.map(|(verdict, _)| verdict).filter(|verdict| *verdict != Verdict::NeedMoreData).collect()
-    }
-
-    /// Adds what was counted by another.
-    pub fn add(&mut self, other: &Self) {
-        self.runs += other.runs;
-        self.errors += other.errors;
-        self.edited += other.edited;
-        self.injected += other.injected;
-        for (count, more) in self.verdicts.iter_mut().zip(other.verdicts) {
-            *count += more;
-        }
-    }
 }
 
 impl Machine {
@@ -137,6 +104,14 @@ impl Machine {
             edited: now.edited - before.edited,
             injected: now.injected - before.injected,
         })
+    }
+
+    /// Puts a new version of the policy in the place of the one that runs: see [`Loaded::replace`].
+    ///
+    /// # Errors
+    /// The new version does not fit; the old one runs on.
+    pub fn replace(&mut self, object: &Object, setup: &Setup) -> Result<(), Error> {
+        self.loaded.replace(&mut self.client, object, setup)
     }
 
     /// A filter engine with the callouts in it, which behaves as `config` says.
@@ -250,6 +225,11 @@ impl Session<'_> {
         Delivery { sent, received, dropped }
     }
 
+    /// Forgets a connection that is over: a session that sees many keeps nothing of each.
+    pub fn forget(&self, flow: Flow) {
+        self.sim.forget_flow(flow.0);
+    }
+
     /// Lets everything that is under way come to its end.
     pub fn settle(&self) {
         self.sim.settle();
@@ -300,6 +280,14 @@ impl Session<'_> {
     /// The runtime refuses.
     pub fn tally(&mut self) -> Result<Tally, Error> {
         self.machine.tally()
+    }
+
+    /// Puts a new version of the policy in the place of the one that runs: see [`Loaded::replace`].
+    ///
+    /// # Errors
+    /// The new version does not fit; the old one runs on.
+    pub fn replace(&mut self, object: &Object, setup: &Setup) -> Result<(), Error> {
+        self.machine.replace(object, setup)
     }
 
     /// Unloads the callouts. Returns what went against the contract with the filter engine, in words: nothing, when all is

@@ -15,6 +15,7 @@ pub mod flows;
 pub mod host;
 pub mod run;
 pub mod scenario;
+pub mod tally;
 pub mod test;
 
 pub use error::{Error, Exit};

@@ -1,5 +1,6 @@
 //! Runs the programs of an object over a capture, and writes what would have been on the wire.
 
+mod policy;
 mod report;
 mod wire;
 
@@ -10,15 +11,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_abi::ProgramType;
-use tidegate_abi::control::OnError;
 
 use crate::capture::{Capture, Packet, Transport};
 use crate::error::Error;
 use crate::flows::{self, Connection, Direction, Kind, Step};
-use crate::host::{self, Config, Flow, Machine, Session, Setup};
+use crate::host::{self, Config, Flow, Machine, Session};
 use crate::object::Object;
-use crate::scenario::{self, Contents};
 
+pub use policy::{OnErrorArg, Policy};
 pub use report::Report;
 use report::{ConnectionReport, Event, PacketReport};
 use wire::{Wire, WireFlow};
@@ -26,41 +26,18 @@ use wire::{Wire, WireFlow};
 /// What `tidegate prog run` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// The object: compiled by clang -target bpf, or by rustc and llc
-    pub file: PathBuf,
+    /// The object, and how its programs are set up
+    #[command(flatten)]
+    pub policy: Policy,
     /// The capture: pcap or pcapng
     #[arg(long, value_name = "IN")]
     pub pcap: PathBuf,
     /// Write what would have been on the wire: changed streams with sequence numbers and checksums made anew
     #[arg(long, value_name = "OUT")]
     pub pcap_out: Option<PathBuf>,
-    /// Program to run, when the object has several; more than one run in this order
-    #[arg(long = "prog", value_name = "NAME")]
-    pub programs: Vec<String>,
-    /// Entry of a map before the run; KEY and VALUE as in scenario files, a struct as {member = 1} or ["u32:1", "str:x"]
-    #[arg(long = "map", value_name = "NAME.KEY=VALUE")]
-    pub maps: Vec<String>,
-    /// File with contents of maps and values of constants: maps and globals as in a scenario file
-    #[arg(long, value_name = "FILE")]
-    pub map_file: Option<PathBuf>,
-    /// Value of a constant of the object
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub globals: Vec<String>,
-    /// What a failed run does with the data
-    #[arg(long, value_enum, default_value = "block")]
-    pub on_error: OnErrorArg,
     /// Address of this machine, instead of whoever opened a connection or spoke first
     #[arg(long, value_name = "ADDR")]
     pub local: Vec<IpAddr>,
-}
-
-/// [`OnError`], as it is typed.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-pub enum OnErrorArg {
-    /// The data is dropped; a connection is reset
-    Block,
-    /// The data passes unchanged
-    Permit,
 }
 
 /// Does it.
@@ -68,8 +45,8 @@ pub enum OnErrorArg {
 /// # Errors
 /// Input that cannot be used.
 pub fn run(options: &Options) -> Result<Report, Error> {
-    let object = Object::read(&options.file)?;
-    let setup = setup(options)?;
+    let object = Object::read(&options.policy.file)?;
+    let setup = options.policy.setup()?;
     let capture = Capture::read(&options.pcap)?;
     let mut machine = Machine::new(&object, &setup)?;
     let sends = machine.runs(ProgramType::Send);
@@ -237,42 +214,4 @@ impl Run<'_, '_> {
         self.report.broken = self.session.end();
         Ok((self.report, self.wire))
     }
-}
-
-/// The setup that the arguments ask for.
-fn setup(options: &Options) -> Result<Setup, Error> {
-    let (mut maps, mut globals) = match &options.map_file {
-        Some(path) => scenario::read_contents(path)?,
-        None => (Contents::new(), toml::Table::new()),
-    };
-    for text in &options.maps {
-        let parts = text.split_once('=').and_then(|(entry, value)| Some((entry.split_once('.')?, value)));
-        let Some(((map, key), value)) = parts else {
-            return Err(Error::usage("map-argument", format!("`--map {text}` is not NAME.KEY=VALUE"))
-                .with_help("as in --map 'allowed.example.com=1' or --map 'header.0=X-Via: tidegate'"));
-        };
-        maps.entry(map.into()).or_default().insert(key.into(), value_of(value)?);
-    }
-    for text in &options.globals {
-        let Some((name, value)) = text.split_once('=') else {
-            return Err(Error::usage("set-argument", format!("`--set {text}` is not NAME=VALUE")));
-        };
-        globals.insert(name.into(), value_of(value)?);
-    }
-    let on_error = match options.on_error {
-        OnErrorArg::Block => OnError::Block,
-        OnErrorArg::Permit => OnError::Permit,
-    };
-    Ok(Setup { programs: options.programs.clone(), on_error, maps, globals })
-}
-
-/// A value as it is typed: a list or a struct in TOML's form, everything else as text.
-fn value_of(text: &str) -> Result<toml::Value, Error> {
-    if !text.starts_with(['[', '{']) {
-        return Ok(toml::Value::String(text.into()));
-    }
-    let table: Result<toml::Table, _> = format!("value = {text}").parse();
-    let value =
-        table.map_err(|error| Error::usage("map-argument", format!("`{text}`: {}", error.message())))?;
-    Ok(value.get("value").cloned().unwrap_or_else(|| toml::Value::String(text.into())))
 }

@@ -19,6 +19,7 @@ use crate::error::{Error, Exit};
 use crate::host::{Config, Machine, Sent, Setup};
 use crate::object::Object;
 use crate::scenario::{Fate, PacketStep, Policy, Scenario, Stream, Traffic};
+use crate::tally::count;
 use check::Outcome;
 use cuts::{Cuts, Dice, Script, Tried};
 
@@ -464,11 +465,6 @@ impl std::ops::Add for Tried {
             bytewise: self.bytewise || other.bytewise,
         }
     }
-}
-
-/// So many of something, in words.
-pub(crate) fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn file_name(path: &Path) -> String {

@@ -9,7 +9,7 @@ use tidegate::capture::{Capture, CaptureWriter, Flags, Packet, Transport};
 use tidegate::cli::Report as _;
 use tidegate::error::Exit;
 use tidegate::flows::{self, Direction};
-use tidegate::run::{self, OnErrorArg, Options};
+use tidegate::run::{self, OnErrorArg, Options, Policy};
 
 const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
 
@@ -30,14 +30,16 @@ fn example(name: &str) -> PathBuf {
 
 fn options(program: &str, pcap: &Path, out: &Path) -> Options {
     Options {
-        file: PROBES.into(),
+        policy: Policy {
+            file: PROBES.into(),
+            programs: vec![program.into()],
+            maps: vec![],
+            map_file: None,
+            globals: vec![],
+            on_error: OnErrorArg::Block,
+        },
         pcap: pcap.into(),
         pcap_out: Some(out.into()),
-        programs: vec![program.into()],
-        maps: vec![],
-        map_file: None,
-        globals: vec![],
-        on_error: OnErrorArg::Block,
         local: vec![],
     }
 }
@@ -119,14 +121,14 @@ fn packets_are_blocked_and_changed_as_the_map_says() {
     let path = example("dns-udp.pcap");
     let before = Capture::read(&path).expect("a capture");
     let outgoing = flows::outgoing(&before, &[]).len();
-    let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.53=1".into()]);
+    let (report, after) = ran("by_port", &path, |options| options.policy.maps = vec!["ports.53=1".into()]);
     assert_eq!(datagrams(&after).len(), datagrams(&before).len() - outgoing, "the answers are still there");
     assert!(report["packets"].as_array().expect("packets").iter().all(|packet| packet["fate"] == "blocked"));
-    let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.53=2".into()]);
+    let (report, after) = ran("by_port", &path, |options| options.policy.maps = vec!["ports.53=2".into()]);
     assert_eq!(report["packets"][0]["fate"], "changed");
     let file = temporary("maps.toml");
     fs::write(&file, "[maps.ports]\n53 = 2").expect("a file");
-    let (from_file, _) = ran("by_port", &path, |options| options.map_file = Some(file));
+    let (from_file, _) = ran("by_port", &path, |options| options.policy.map_file = Some(file));
     assert_eq!(from_file["packets"], report["packets"]);
     let changed = datagrams(&after)[0].2;
     assert_eq!((&changed[..3], &changed[3..]), (&b"!!!"[..], &datagrams(&before)[0].2[1..]));
@@ -136,7 +138,7 @@ fn packets_are_blocked_and_changed_as_the_map_says() {
 fn a_send_program_sees_the_segments_of_a_connection() {
     let path = example("http-get.pcap");
     let before = Capture::read(&path).expect("a capture");
-    let (report, after) = ran("by_port", &path, |options| options.maps = vec!["ports.80=1".into()]);
+    let (report, after) = ran("by_port", &path, |options| options.policy.maps = vec!["ports.80=1".into()]);
     assert!(report["packets"].as_array().expect("packets").iter().all(|packet| packet["protocol"] == "TCP"));
     let from_client = |packet: &&Packet| packet.destination.port() == 80;
     assert_eq!(after.packets.iter().filter(from_client).count(), 0);
@@ -151,7 +153,7 @@ fn failed_runs_are_told_by_the_exit_code() {
     let report = run::run(&options).expect("a report");
     assert_eq!(report.exit(), Exit::Partial);
     assert!(report.to_string().contains("DROPPED") && report.to_string().contains("FAILED"), "{report}");
-    options.on_error = OnErrorArg::Permit;
+    options.policy.on_error = OnErrorArg::Permit;
     let report = run::run(&options).expect("a report");
     assert_eq!(report.exit(), Exit::Partial);
     assert!(!report.to_string().contains("DROPPED"), "{report}");
@@ -186,12 +188,21 @@ fn arguments_that_mean_nothing_are_refused() {
         let error = run::run(&options).expect_err("refused");
         (error.code, error.exit)
     };
-    assert_eq!(code(&|options| options.maps = vec!["ports".into()]), ("map-argument", Exit::Usage));
-    assert_eq!(code(&|options| options.maps = vec!["ports.1={".into()]), ("map-argument", Exit::Usage));
-    assert_eq!(code(&|options| options.maps = vec!["none.1=1".into()]), ("map-unknown", Exit::NotFound));
-    assert_eq!(code(&|options| options.globals = vec!["x".into()]), ("set-argument", Exit::Usage));
-    assert_eq!(code(&|options| options.map_file = Some(PROBES.into())), ("scenario-malformed", Exit::Usage));
-    assert_eq!(code(&|options| options.programs = vec![]), ("program-several", Exit::Usage));
+    assert_eq!(code(&|options| options.policy.maps = vec!["ports".into()]), ("map-argument", Exit::Usage));
+    assert_eq!(
+        code(&|options| options.policy.maps = vec!["ports.1={".into()]),
+        ("map-argument", Exit::Usage)
+    );
+    assert_eq!(
+        code(&|options| options.policy.maps = vec!["none.1=1".into()]),
+        ("map-unknown", Exit::NotFound)
+    );
+    assert_eq!(code(&|options| options.policy.globals = vec!["x".into()]), ("set-argument", Exit::Usage));
+    assert_eq!(
+        code(&|options| options.policy.map_file = Some(PROBES.into())),
+        ("scenario-malformed", Exit::Usage)
+    );
+    assert_eq!(code(&|options| options.policy.programs = vec![]), ("program-several", Exit::Usage));
     assert_eq!(code(&|options| options.pcap = PROBES.into()), ("capture-malformed", Exit::Usage));
     assert_eq!(code(&|options| options.pcap = "none.pcap".into()), ("file-not-found", Exit::NotFound));
     assert_eq!(

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tidegate_abi::control::{
-    Counters, Id, LinkAttach, LinkInfo, MapCreate, MapDelete, MapFreeze, MapLookup, MapNextKey, MapUpdate,
-    Name, OnError, ProgramLoad, Status,
+    Counters, Id, LinkAttach, LinkInfo, LinkReplace, MapCreate, MapDelete, MapFreeze, MapLookup, MapNextKey,
+    MapRelease, MapUpdate, Name, OnError, ProgramLoad, ProgramUnload, Status,
 };
 use tidegate_abi::{Hook, MapDef, MapKind, limits};
 use toml::{Table, Value};
@@ -51,6 +51,10 @@ pub struct Link {
     /// Where it runs.
     pub hook: Hook,
     id: Id,
+    /// Which program of those that were chosen it is.
+    place: usize,
+    /// The program as the runtime knows it.
+    loaded: Id,
 }
 
 impl Loaded {
@@ -60,12 +64,113 @@ impl Loaded {
     /// The setup does not fit the object, or the runtime refuses: then the error has the exit code of a refused program.
     pub fn new(client: &mut Client, object: &Object, setup: &Setup) -> Result<Self, Error> {
         let programs = chosen(object, &setup.programs)?;
-        let mut maps = Vec::new();
+        let mut loaded = Self { maps: Vec::new(), links: Vec::new() };
+        loaded.make_maps(client, object, setup, &[])?;
+        for (place, program) in programs.into_iter().enumerate() {
+            let id = loaded.load(client, program)?;
+            for hook in hooks(program) {
+                let priority = u16::try_from(place).unwrap_or(u16::MAX);
+                let request = LinkAttach {
+                    program: id,
+                    hook,
+                    priority,
+                    on_error: setup.on_error,
+                    budget: limits::DEFAULT_BUDGET,
+                };
+                let link = client.call(&request).map_err(|refused| refusal(program, &refused))?;
+                loaded.links.push(Link { program: program.name.clone(), hook, id: link, place, loaded: id });
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Puts the programs of `object` that `setup` names into the links of the ones that run, each at once and without a gap.
+    /// A map that the new version declares as the old one did keeps what it holds; `setup` fills the others.
+    ///
+    /// # Errors
+    /// The setup does not fit the object, the new programs are not for the same hooks, or the runtime refuses one: then the
+    /// old ones run on, and nothing of the new ones is left.
+    pub fn replace(&mut self, client: &mut Client, object: &Object, setup: &Setup) -> Result<(), Error> {
+        let programs = chosen(object, &setup.programs)?;
+        let of_new = || {
+            programs
+                .iter()
+                .enumerate()
+                .flat_map(|(place, program)| hooks(program).map(move |hook| (place, hook)))
+        };
+        if !of_new().eq(self.links.iter().map(|link| (link.place, link.hook))) {
+            return Err(Error::usage("program-hooks", "the new version has programs for other hooks than the old one")
+                .with_help("the same number of programs, of the same types and in the same order, take the old ones' places"));
+        }
+        let mut new = Self { maps: Vec::new(), links: Vec::new() };
+        let made = new.make_maps(client, object, setup, &self.maps);
+        let mut ids = Vec::new();
+        let loaded = made.and_then(|()| {
+            programs.iter().try_for_each(|program| new.load(client, program).map(|id| ids.push(id)))
+        });
+        if let Err(error) = loaded {
+            new.give_up(client, &ids, &self.maps);
+            return Err(error);
+        }
+        let old = self.programs();
+        for at in 0..self.links.len() {
+            let (link, place) = (self.links[at].id, self.links[at].place);
+            if let Err(refused) = client.call(&LinkReplace { link, program: ids[place] }) {
+                // What ran a moment ago is taken back: it fitted then.
+                for link in &self.links[..at] {
+                    let _ = client.call(&LinkReplace { link: link.id, program: link.loaded });
+                }
+                new.give_up(client, &ids, &self.maps);
+                return Err(refusal(programs[place], &refused));
+            }
+        }
+        for link in &mut self.links {
+            (link.program, link.loaded) = (programs[link.place].name.clone(), ids[link.place]);
+        }
+        std::mem::swap(&mut self.maps, &mut new.maps);
+        new.give_up(client, &old, &self.maps);
+        Ok(())
+    }
+
+    /// The programs that the links run, each once.
+    fn programs(&self) -> Vec<Id> {
+        let mut ids: Vec<Id> = self.links.iter().map(|link| link.loaded).collect();
+        ids.dedup();
+        ids
+    }
+
+    /// Lets go of `programs`, and of the maps that are not among `kept`.
+    fn give_up(self, client: &mut Client, programs: &[Id], kept: &[LoadedMap]) {
+        for program in programs {
+            // Whatever is refused here stays until the runtime goes: no one names it any more.
+            let _ = client.call(&ProgramUnload { program: *program });
+        }
+        for map in self.maps.iter().filter(|map| !kept.iter().any(|other| other.id == map.id)) {
+            let _ = client.call(&MapRelease { map: map.id });
+        }
+    }
+
+    /// Makes and fills the maps of `object`, those that `old` has alike left as they are.
+    fn make_maps(
+        &mut self,
+        client: &mut Client,
+        object: &Object,
+        setup: &Setup,
+        old: &[LoadedMap],
+    ) -> Result<(), Error> {
         for map in object.maps() {
-            let name = name(&map.name)?;
-            let id =
-                client.call(&MapCreate { name, def: map.def }).map_err(|error| of_map(&map.name, &error))?;
-            maps.push(LoadedMap {
+            let alike =
+                |old: &&LoadedMap| old.name == map.name && old.def == map.def && !map.name.starts_with('.');
+            let id = match old.iter().find(alike) {
+                Some(old) => old.id,
+                None => {
+                    let name = name(&map.name)?;
+                    client
+                        .call(&MapCreate { name, def: map.def })
+                        .map_err(|error| of_map(&map.name, &error))?
+                }
+            };
+            self.maps.push(LoadedMap {
                 id,
                 name: map.name.clone(),
                 def: map.def,
@@ -74,38 +179,23 @@ impl Loaded {
                 start: start(map)?,
             });
         }
-        let mut loaded = Self { maps, links: Vec::new() };
-        loaded.set_globals(&setup.globals)?;
-        loaded.set_contents(&setup.maps)?;
-        loaded.reset(client)?;
-        for map in loaded.maps.iter().filter(|map| map.def.read_only() && map.name.starts_with('.')) {
-            client.call(&MapFreeze { map: map.id }).map_err(|error| of_map(&map.name, &error))?;
+        self.set_globals(&setup.globals)?;
+        self.set_contents(&setup.maps)?;
+        for map in self.maps.iter().filter(|map| !old.iter().any(|old| old.id == map.id)) {
+            map.reset(client).map_err(|error| of_map(&map.name, &error))?;
+            if map.def.read_only() && map.name.starts_with('.') {
+                client.call(&MapFreeze { map: map.id }).map_err(|error| of_map(&map.name, &error))?;
+            }
         }
-        for (priority, program) in (0..).zip(programs) {
-            loaded.attach(client, program, priority, setup.on_error)?;
-        }
-        Ok(loaded)
+        Ok(())
     }
 
-    fn attach(
-        &mut self,
-        client: &mut Client,
-        program: &Program,
-        priority: u16,
-        on_error: OnError,
-    ) -> Result<(), Error> {
+    fn load(&self, client: &mut Client, program: &Program) -> Result<Id, Error> {
         let maps = program.maps.iter().filter_map(|at| self.maps.get(*at)).map(|map| map.id).collect();
         let code = program.code();
         let request =
             ProgramLoad { name: name(&program.name)?, program_type: program.program_type, code: &code, maps };
-        let id = client.call(&request).map_err(|refused| refusal(program, &refused))?.program;
-        for hook in Hook::ALL.into_iter().filter(|hook| hook.program_type() == program.program_type) {
-            let request =
-                LinkAttach { program: id, hook, priority, on_error, budget: limits::DEFAULT_BUDGET };
-            let id = client.call(&request).map_err(|refused| refusal(program, &refused))?;
-            self.links.push(Link { program: program.name.clone(), hook, id });
-        }
-        Ok(())
+        Ok(client.call(&request).map_err(|refused| refusal(program, &refused))?.program)
     }
 
     /// The links, by priority.
@@ -325,6 +415,12 @@ fn chosen<'a>(object: &'a Object, names: &[String]) -> Result<Vec<&'a Program>, 
         })
     };
     names.iter().map(find).collect()
+}
+
+/// The hooks that `program` is attached to.
+fn hooks(program: &Program) -> impl Iterator<Item = Hook> {
+    let kind = program.program_type;
+    Hook::ALL.into_iter().filter(move |hook| hook.program_type() == kind)
 }
 
 /// What a map holds before anyone writes to it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_abi::Verdict;
 use tidegate_abi::control::OnError;
 
 use super::*;

@@ -5,18 +5,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
-use tidegate_abi::Verdict;
 
 use super::Options;
 use crate::capture::{self, Capture, Packet};
 use crate::cli;
 use crate::error::Exit;
 use crate::flows::{self, Connection, Direction};
-use crate::host::Tally;
 use crate::scenario::literal;
-use crate::test::count;
+use crate::tally::{Bytes, Tally, count};
 
 /// What came of a capture.
 #[derive(Clone, Debug, Serialize)]
@@ -44,21 +41,12 @@ pub(super) struct ConnectionReport {
     opened: Direction,
     sent: Bytes,
     received: Bytes,
-    #[serde(flatten, serialize_with = "tally")]
+    #[serde(flatten)]
     pub(super) tally: Tally,
     /// The policy reset it.
     pub(super) dropped: bool,
     pub(super) events: Vec<Event>,
     notes: flows::Notes,
-}
-
-/// Bytes of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Bytes {
-    /// Shown to the policy.
-    pub(super) shown: u64,
-    /// Come out behind it.
-    pub(super) delivered: u64,
 }
 
 /// What came of a packet.
@@ -71,7 +59,7 @@ pub(super) struct PacketReport {
     fate: PacketFate,
     /// Bytes of payload shown, and of that which left.
     payload: Bytes,
-    #[serde(flatten, serialize_with = "tally")]
+    #[serde(flatten)]
     pub(super) tally: Tally,
     pub(super) events: Vec<Event>,
 }
@@ -105,7 +93,7 @@ impl Event {
 impl Report {
     pub(super) fn new(options: &Options, capture: &Capture) -> Self {
         Self {
-            object: options.file.clone(),
+            object: options.policy.file.clone(),
             capture: options.pcap.clone(),
             written: options.pcap_out.clone(),
             connections: Vec::new(),
@@ -182,60 +170,12 @@ fn hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&digits)
 }
 
-/// The counts of a policy, with the names of verdicts.
-fn tally<S: Serializer>(tally: &Tally, serializer: S) -> Result<S::Ok, S::Error> {
-    let verdicts: BTreeMap<&str, u64> = Verdict::ALL
-        .iter()
-        .map(|verdict| verdict.name())
-        .zip(tally.verdicts)
-        .filter(|(_, n)| *n > 0)
-        .collect();
-    let mut fields = serializer.serialize_struct("Tally", 5)?;
-    fields.serialize_field("runs", &tally.runs)?;
-    fields.serialize_field("verdicts", &verdicts)?;
-    fields.serialize_field("errors", &tally.errors)?;
-    fields.serialize_field("edited", &tally.edited)?;
-    fields.serialize_field("injected", &tally.injected)?;
-    fields.end()
-}
-
-/// The verdicts that decided, the most telling last, and what was changed.
-fn told(tally: &Tally) -> String {
-    let mut parts: Vec<String> = tally.decided().iter().map(|verdict| verdict.name().to_string()).collect();
-    if tally.edited > 0 {
-        parts.push(format!("{} edited", tally.edited));
-    }
-    if tally.injected > 0 {
-        parts.push(format!("{} injected", tally.injected));
-    }
-    if tally.errors > 0 {
-        parts.push(format!("{} FAILED", tally.errors));
-    }
-    if parts.is_empty() { "no verdict".into() } else { parts.join(", ") }
-}
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self { shown, delivered } if shown == delivered => write!(f, "{shown}"),
-            Self { shown, delivered } => write!(f, "{shown} -> {delivered}"),
-        }
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for one in &self.connections {
             let arrow = if one.opened == Direction::Outbound { "->" } else { "<-" };
             let state = if one.dropped { "DROPPED" } else { "open   " };
-            write!(
-                f,
-                "#{:<3} {} {arrow} {}  {state}  {}",
-                one.number,
-                one.local,
-                one.remote,
-                told(&one.tally)
-            )?;
+            write!(f, "#{:<3} {} {arrow} {}  {state}  {}", one.number, one.local, one.remote, one.tally)?;
             writeln!(f, "; sent {} B, received {} B", one.sent, one.received)?;
             for event in &one.events {
                 writeln!(f, "       {}: {}", event.map, literal::describe(&event.data))?;
@@ -256,7 +196,7 @@ impl fmt::Display for Report {
             } else {
                 one.payload.to_string()
             };
-            writeln!(f, "  {}; {payload} B", told(&one.tally))?;
+            writeln!(f, "  {}; {payload} B", one.tally)?;
             for event in &one.events {
                 writeln!(f, "       {}: {}", event.map, literal::describe(&event.data))?;
             }

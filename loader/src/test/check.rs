@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::flows::{Direction, Kind, Step};
-use crate::host::{Delivery, Tally};
+use crate::host::Delivery;
 use crate::scenario::{self, Expect, Fate, Whole, literal};
+use crate::tally::Tally;
 
 /// What came of one run.
 #[derive(Debug)]

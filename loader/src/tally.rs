@@ -1,0 +1,97 @@
+//! What a policy is counted to have done, and how it is told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use tidegate_abi::Verdict;
+
+/// What a policy did since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs of programs.
+    pub runs: u64,
+    /// Runs by verdict, in the order of [`Verdict::ALL`].
+    pub verdicts: [u64; Verdict::ALL.len()],
+    /// Runs that failed.
+    pub errors: u64,
+    /// Runs whose edits were carried out.
+    pub edited: u64,
+    /// Clones injected.
+    pub injected: u64,
+}
+
+impl Tally {
+    /// The kinds of verdict that were given, need-more-data left out: it decides nothing.
+    pub fn decided(&self) -> Vec<Verdict> {
+        let given = Verdict::ALL.into_iter().zip(self.verdicts).filter(|(_, count)| *count > 0);
+        given.map(|(verdict, _)| verdict).filter(|verdict| *verdict != Verdict::NeedMoreData).collect()
+    }
+
+    /// Adds what was counted by another.
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.errors += other.errors;
+        self.edited += other.edited;
+        self.injected += other.injected;
+        for (count, more) in self.verdicts.iter_mut().zip(other.verdicts) {
+            *count += more;
+        }
+    }
+}
+
+/// Bytes of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// Shown to the policy.
+    pub shown: u64,
+    /// Come out behind it.
+    pub delivered: u64,
+}
+
+impl Serialize for Tally {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let verdicts: BTreeMap<&str, u64> = Verdict::ALL
+            .iter()
+            .map(|verdict| verdict.name())
+            .zip(self.verdicts)
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let mut fields = serializer.serialize_struct("Tally", 5)?;
+        fields.serialize_field("runs", &self.runs)?;
+        fields.serialize_field("verdicts", &verdicts)?;
+        fields.serialize_field("errors", &self.errors)?;
+        fields.serialize_field("edited", &self.edited)?;
+        fields.serialize_field("injected", &self.injected)?;
+        fields.end()
+    }
+}
+
+impl fmt::Display for Tally {
+    /// The verdicts that decided, the most telling last, and what was changed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> =
+            self.decided().iter().map(|verdict| verdict.name().to_string()).collect();
+        for (count, what) in [(self.edited, "edited"), (self.injected, "injected"), (self.errors, "FAILED")] {
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        }
+        f.write_str(&if parts.is_empty() { "no verdict".into() } else { parts.join(", ") })
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { shown, delivered } if shown == delivered => write!(f, "{shown}"),
+            Self { shown, delivered } => write!(f, "{shown} -> {delivered}"),
+        }
+    }
+}
+
+/// So many of something, in words.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
