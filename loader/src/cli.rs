@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::error::{Error, Exit};
-use crate::{run, test};
+use crate::{proxy, run, test};
 
 /// Version of the JSON documents. A field is never renamed or removed without raising it.
 pub const SCHEMA: u32 = 1;
@@ -66,6 +66,13 @@ enum Noun {
     Prog(prog::Verb),
     /// Run the scenarios of policies and compare what came out with what they expect
     Test(test::Options),
+    /// Relay real TCP connections through the programs of an object, on any machine
+    #[command(after_help = "For example, with a web server on port 8080:\n  \
+        tidegate proxy http_hdr_rewrite.o --map 'header.0=X-Via: tidegate' \\\n      \
+        --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080 --remote 127.0.0.1:80\n  \
+        curl http://127.0.0.1:8000/\n\n\
+        With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
+    Proxy(proxy::Options),
     /// What programs, loader and kernel agree on
     #[command(subcommand)]
     Abi(abi::Verb),
@@ -140,6 +147,20 @@ impl Output {
     }
 }
 
+/// Prints what a verb tells while it runs: a line of text, or with `-j` a document on a line of its own.
+struct Live(Output);
+
+impl proxy::Output for Live {
+    fn line(&mut self, line: &proxy::Line) {
+        let lines = Output { pretty: false, ..self.0 };
+        let text = if self.0.json() { lines.document(line) } else { Ok(line.to_string()) };
+        let mut out = io::stdout().lock();
+        // Nobody may be reading any more: connections go on all the same.
+        let _ =
+            writeln!(out, "{}", text.unwrap_or_else(|error| error.to_string())).and_then(|()| out.flush());
+    }
+}
+
 /// Runs the command line `args` (the name of the command first) and says how the process ends.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -163,6 +184,10 @@ fn dispatch(output: Output, noun: Noun) -> Result<Printed, Error> {
         Noun::Prog(prog::Verb::Dump(options)) => output.report(&prog::dump(&options)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
         Noun::Test(options) => output.report(&test::run(&options)?),
+        Noun::Proxy(options) => {
+            let summary = proxy::run(&options, &mut Live(output))?;
+            Output { json: output.json(), pretty: false }.report(&summary)
+        }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),
         Noun::Feature(feature::Verb::List(options)) => output.report(&feature::list(&options)),
         Noun::Version => output.report(&version::version()),

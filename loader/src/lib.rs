@@ -13,6 +13,7 @@ pub mod capture;
 pub mod client;
 pub mod flows;
 pub mod host;
+pub mod proxy;
 pub mod run;
 pub mod scenario;
 pub mod tally;

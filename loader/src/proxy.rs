@@ -1,0 +1,187 @@
+//! Stream policies on real TCP connections: accepts, connects to an upstream, and shows what is relayed to the hooks.
+//!
+//! The machine (programs, callouts, filter engine) lives in one thread, as a kernel would: see [`engine`]. Connections are
+//! tasks of an asynchronous runtime that ask it what becomes of their bytes: see [`connection`]. What is relayed keeps its
+//! half-closes, its resets, and its pace: nothing more is read from an end than the other end takes.
+
+mod connection;
+mod engine;
+mod report;
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use tidegate_abi::ProgramType;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::error::{Error, Exit};
+use crate::flows::Direction;
+use crate::host::Machine;
+use crate::object::Object;
+use crate::run::Policy;
+use connection::Closed;
+use engine::Engine;
+pub use report::{Line, Output, Summary};
+
+/// How often the object is looked at, with `--watch`.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What `tidegate proxy` was asked to do.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The object, and how its programs are set up
+    #[command(flatten)]
+    pub policy: Policy,
+    /// Where to accept connections; port 0 takes a free one, which is printed
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where accepted connections are connected to
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub upstream: SocketAddr,
+    /// What programs see as the remote end, instead of the upstream: policies that decide by port see the real service
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub remote: Option<SocketAddr>,
+    /// Show programs a server's view: the client is the remote end and opened the connection
+    #[arg(long)]
+    pub inbound: bool,
+    /// Put a new version into place when the object file changes; connections go on, and so do their maps
+    #[arg(long)]
+    pub watch: bool,
+    /// End after so many connections
+    #[arg(long, value_name = "N")]
+    pub connections: Option<u64>,
+}
+
+/// Relays until it is interrupted, or until so many connections are over as were asked for. Each thing worth telling goes to
+/// `output` when it happens.
+///
+/// # Errors
+/// The policy does not fit, or the address can't be listened on. What goes wrong with one connection ends that connection.
+pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error> {
+    let object = Object::read(&options.policy.file)?;
+    let setup = options.policy.setup()?;
+    // The machine stays with the thread that made it: its clock and its random numbers are that thread's.
+    let (engine, worker) = Engine::start(move || {
+        let machine = Machine::new(&object, &setup)?;
+        if machine.runs(ProgramType::Stream) {
+            return Ok(machine);
+        }
+        Err(Error::usage("proxy-program", "the object has no program for streams").with_help(
+            "a proxy relays TCP streams: programs in the section tidegate/stream decide about them",
+        ))
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new("proxy-runtime", Exit::Partial, format!("cannot start: {error}")))?;
+    let served = runtime.block_on(serve(options, &engine, output));
+    // Every task holds the engine: it ends when the last of them is gone.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(engine);
+    let broken = worker.join().unwrap_or_else(|_| vec!["the thread of the machine panicked".into()]);
+    let mut summary = served?;
+    summary.broken = broken;
+    Ok(summary)
+}
+
+async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> Result<Summary, Error> {
+    let listener = TcpListener::bind(options.listen).await.map_err(|error| cannot_listen(options, &error))?;
+    let listen = listener.local_addr().map_err(|error| cannot_listen(options, &error))?;
+    output.line(&Line::Listening { listen, upstream: options.upstream });
+
+    let mut summary = Summary::default();
+    let mut tasks: JoinSet<Closed> = JoinSet::new();
+    let (changed, mut changes) = mpsc::channel(1);
+    if options.watch {
+        tokio::spawn(watch(options.policy.file.clone(), changed));
+    }
+    let mut number = 0;
+    loop {
+        let enough = options.connections.is_some_and(|wanted| number >= wanted);
+        if enough && tasks.is_empty() {
+            break;
+        }
+        tokio::select! {
+            accepted = listener.accept(), if !enough => match accepted {
+                Ok((client, peer)) => {
+                    number += 1;
+                    tasks.spawn(connection::relay(engine.clone(), ends(options, number, peer), client));
+                }
+                // One connection that went away before it was accepted, or no more descriptors: others go on.
+                Err(error) => {
+                    summary.refused += 1;
+                    output.line(&Line::NotAccepted { reason: error.to_string() });
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            },
+            Some(closed) = tasks.join_next() => match closed {
+                Ok(closed) => {
+                    summary.add(&closed);
+                    output.line(&Line::Closed(closed));
+                }
+                Err(error) => summary.broken.push(error.to_string()),
+            },
+            Some(()) = changes.recv() => {
+                let replaced = match Object::read(&options.policy.file) {
+                    Ok(object) => engine.replace(object, options.policy.setup()?).await,
+                    Err(error) => Err(error),
+                };
+                summary.replaced += u64::from(replaced.is_ok());
+                output.line(&match replaced {
+                    Ok(()) => Line::Replaced { file: options.policy.file.clone() },
+                    Err(error) => Line::NotReplaced { file: options.policy.file.clone(), reason: error.to_string() },
+                });
+            },
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted.map_err(|error| Error::new("proxy-signal", Exit::Partial, error.to_string()))?;
+                break;
+            }
+        }
+    }
+    summary.cut = tasks.len() as u64;
+    tasks.shutdown().await;
+    summary.tally = engine.tally().await?;
+    Ok(summary)
+}
+
+/// Where a connection goes and how programs see it.
+fn ends(options: &Options, number: u64, peer: SocketAddr) -> connection::Ends {
+    let remote = options.remote.unwrap_or(options.upstream);
+    let (local, remote, opened) = if options.inbound {
+        (remote, peer, Direction::Inbound)
+    } else {
+        (peer, remote, Direction::Outbound)
+    };
+    connection::Ends { number, peer, upstream: options.upstream, local, remote, opened }
+}
+
+fn cannot_listen(options: &Options, error: &io::Error) -> Error {
+    let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Denied } else { Exit::Usage };
+    Error::new("proxy-listen", exit, format!("cannot listen on {}: {error}", options.listen))
+}
+
+/// Says so whenever the file at `path` is another one, and has stayed that for one look: compilers write in pieces.
+async fn watch(path: PathBuf, changed: mpsc::Sender<()>) {
+    let state = |path: &PathBuf| -> Option<(SystemTime, u64)> {
+        let data = fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    };
+    let mut told = state(&path);
+    let mut seen = told;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = state(&path);
+        if now.is_some() && now == seen && now != told {
+            told = now;
+            if changed.send(()).await.is_err() {
+                return;
+            }
+        }
+        seen = now;
+    }
+}

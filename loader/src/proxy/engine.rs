@@ -1,0 +1,212 @@
+//! The machine of a proxy: one thread that owns it, and the handle by which tasks ask it.
+//!
+//! One thread is one order: what comes out of a connection is put into its outboxes in the order in which the engine let it
+//! out, whichever direction's bytes made it do so.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Exit};
+use crate::flows::{Direction, Step};
+use crate::host::{self, Config, Flow, Machine, Session, Setup};
+use crate::object::Object;
+use crate::tally::Tally;
+
+use super::connection::Outbox;
+
+/// Asks the thread that owns the machine. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Engine {
+    asks: mpsc::UnboundedSender<Ask>,
+}
+
+/// What became of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fate {
+    /// What the programs did about it.
+    pub(super) tally: Tally,
+    /// The policy has reset it.
+    pub(super) dropped: bool,
+}
+
+enum Ask {
+    Open {
+        local: SocketAddr,
+        remote: SocketAddr,
+        opened: Direction,
+        out: [Outbox; 2],
+        answer: oneshot::Sender<Flow>,
+    },
+    Show {
+        flow: Flow,
+        step: Step,
+        answer: oneshot::Sender<Result<bool, Error>>,
+    },
+    Close {
+        flow: Flow,
+        answer: oneshot::Sender<Fate>,
+    },
+    Replace {
+        object: Box<Object>,
+        setup: Box<Setup>,
+        answer: oneshot::Sender<Result<(), Error>>,
+    },
+    Tally {
+        answer: oneshot::Sender<Result<Tally, Error>>,
+    },
+}
+
+impl Engine {
+    /// Starts the thread and waits until `make` has made the machine there. The thread ends when the last handle is gone, and
+    /// gives back what went against the contract with the filter engine.
+    pub(super) fn start(
+        make: impl FnOnce() -> Result<Machine, Error> + Send + 'static,
+    ) -> Result<(Self, JoinHandle<Vec<String>>), Error> {
+        let (asks, asked) = mpsc::unbounded_channel();
+        let (ready, is_ready) = oneshot::channel();
+        let body = move || match make() {
+            Ok(mut machine) => {
+                let session = machine.session(Config { trace_length: 0, ..Config::default() });
+                match session {
+                    Ok(session) => {
+                        let _ = ready.send(Ok(()));
+                        Worker::new(session).run(asked)
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                        Vec::new()
+                    }
+                }
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Vec::new()
+            }
+        };
+        let worker = thread::Builder::new()
+            .name("machine".into())
+            .spawn(body)
+            .map_err(|error| Error::new("proxy-runtime", Exit::Partial, format!("cannot start: {error}")))?;
+        is_ready.blocking_recv().unwrap_or_else(|_| Err(gone()))?;
+        Ok((Self { asks }, worker))
+    }
+
+    /// Opens a connection whose bytes go to `out`, one outbox for each of [`Direction::ALL`].
+    pub(super) async fn open(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        opened: Direction,
+        out: [Outbox; 2],
+    ) -> Result<Flow, Error> {
+        self.ask(|answer| Ask::Open { local, remote, opened, out, answer }).await
+    }
+
+    /// Shows the next step of a connection. What comes out has been put into the outboxes when this returns. Says whether the
+    /// policy has reset the connection.
+    pub(super) async fn show(&self, flow: Flow, step: Step) -> Result<bool, Error> {
+        self.ask(|answer| Ask::Show { flow, step, answer }).await?
+    }
+
+    /// Ends a connection, and forgets it.
+    pub(super) async fn close(&self, flow: Flow) -> Result<Fate, Error> {
+        self.ask(|answer| Ask::Close { flow, answer }).await
+    }
+
+    /// Puts a new version of the policy into place.
+    pub(super) async fn replace(&self, object: Object, setup: Setup) -> Result<(), Error> {
+        self.ask(|answer| Ask::Replace { object: Box::new(object), setup: Box::new(setup), answer }).await?
+    }
+
+    /// What the policy did since the start.
+    pub(super) async fn tally(&self) -> Result<Tally, Error> {
+        self.ask(|answer| Ask::Tally { answer }).await?
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(ask(answer)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+}
+
+fn gone() -> Error {
+    Error::new("proxy-machine", Exit::Partial, "the thread of the machine is gone")
+}
+
+/// The thread's side.
+struct Worker<'m> {
+    session: Session<'m>,
+    start: Instant,
+    relayed: HashMap<Flow, Relayed>,
+    total: Tally,
+}
+
+/// A connection as the thread knows it.
+struct Relayed {
+    /// Where what comes out of a direction goes, in the order of [`Direction::ALL`].
+    out: [Outbox; 2],
+    fate: Fate,
+}
+
+impl<'m> Worker<'m> {
+    fn new(session: Session<'m>) -> Self {
+        Self { session, start: Instant::now(), relayed: HashMap::new(), total: Tally::default() }
+    }
+
+    fn run(mut self, mut asked: mpsc::UnboundedReceiver<Ask>) -> Vec<String> {
+        while let Some(ask) = asked.blocking_recv() {
+            // Whoever asked may be gone: nobody waits for the answer then.
+            match ask {
+                Ask::Open { local, remote, opened, out, answer } => {
+                    let flow = self.session.open(local, remote, opened);
+                    self.relayed.insert(flow, Relayed { out, fate: Fate::default() });
+                    let _ = answer.send(flow);
+                }
+                Ask::Show { flow, step, answer } => {
+                    let _ = answer.send(self.show(flow, &step));
+                }
+                Ask::Close { flow, answer } => {
+                    let fate = self.relayed.remove(&flow).map(|relayed| relayed.fate).unwrap_or_default();
+                    self.session.close(flow);
+                    self.session.forget(flow);
+                    let _ = answer.send(fate);
+                }
+                Ask::Replace { object, setup, answer } => {
+                    let _ = answer.send(self.session.replace(&object, &setup));
+                }
+                Ask::Tally { answer } => {
+                    let _ = answer.send(self.tally().map(|_| self.total));
+                }
+            }
+        }
+        self.session.end()
+    }
+
+    fn show(&mut self, flow: Flow, step: &Step) -> Result<bool, Error> {
+        host::set_time(self.start.elapsed());
+        self.session.show(flow, step);
+        self.session.settle();
+        let tally = self.tally()?;
+        let dropped = self.session.is_dropped(flow);
+        let Some(relayed) = self.relayed.get_mut(&flow) else { return Ok(dropped) };
+        relayed.fate.tally.add(&tally);
+        relayed.fate.dropped = dropped;
+        for (direction, out) in Direction::ALL.into_iter().zip(&relayed.out) {
+            let delivered = self.session.take(flow, direction);
+            out.put(delivered.bytes, delivered.fin, delivered.aborted || dropped);
+        }
+        Ok(dropped)
+    }
+
+    /// What the policy did since this was last asked.
+    fn tally(&mut self) -> Result<Tally, Error> {
+        let last = self.session.tally()?;
+        self.total.add(&last);
+        Ok(last)
+    }
+}

@@ -1,0 +1,267 @@
+//! The proxy on real sockets: what one end writes is what the other reads, but for what the policy changes.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use tidegate::error::{Error, Exit};
+use tidegate::proxy::{self, Line, Options, Output, Summary};
+use tidegate::run::{OnErrorArg, Policy};
+
+const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
+
+struct Lines(mpsc::Sender<Line>);
+
+impl Output for Lines {
+    fn line(&mut self, line: &Line) {
+        // A test that has seen enough is gone.
+        let _ = self.0.send(line.clone());
+    }
+}
+
+/// A proxy in a thread, which ends after so many connections.
+struct Proxy {
+    address: SocketAddr,
+    lines: mpsc::Receiver<Line>,
+    thread: JoinHandle<Result<Summary, Error>>,
+}
+
+fn options(program: &str, upstream: SocketAddr, connections: u64) -> Options {
+    Options {
+        policy: Policy {
+            file: PROBES.into(),
+            programs: vec![program.into()],
+            maps: vec![],
+            map_file: None,
+            globals: vec![],
+            on_error: OnErrorArg::Block,
+        },
+        listen: "127.0.0.1:0".parse().unwrap(),
+        upstream,
+        remote: None,
+        inbound: false,
+        watch: false,
+        connections: Some(connections),
+    }
+}
+
+impl Proxy {
+    fn start(options: Options) -> Self {
+        let (sender, lines) = mpsc::channel();
+        let thread = thread::spawn(move || proxy::run(&options, &mut Lines(sender)));
+        let Ok(Line::Listening { listen, .. }) = lines.recv() else { panic!("{:?}", thread.join()) };
+        Self { address: listen, lines, thread }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).expect("the proxy listens")
+    }
+
+    /// The summary, once all connections are over. Nothing may have gone against the contract.
+    fn end(self) -> Summary {
+        let summary = self.thread.join().expect("no panic").expect("a summary");
+        assert_eq!(summary.broken, Vec::<String>::new());
+        summary
+    }
+}
+
+/// An upstream that serves each of its connections by `serve`, one after the other.
+fn upstream(connections: usize, serve: impl Fn(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let thread = thread::spawn(move || {
+        listener.incoming().take(connections).for_each(|stream| serve(stream.expect("a connection")));
+    });
+    (address, thread)
+}
+
+/// Reads to the end of what is sent, then sends it back, and closes.
+fn echo_at_the_end(mut stream: TcpStream) {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("the client's bytes");
+    stream.write_all(&all).expect("the client reads");
+}
+
+/// Bytes with every value in them, the same ones each time.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+#[test]
+fn half_a_connection_closes_and_the_other_half_goes_on() {
+    let (address, served) = upstream(1, echo_at_the_end);
+    let proxy = Proxy::start(options("constant", address, 1));
+    let mut client = proxy.connect();
+    let sent = noise(3 << 20);
+    client.write_all(&sent).expect("the upstream reads");
+    client.shutdown(Shutdown::Write).expect("connected");
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).expect("the upstream answers");
+    assert!(sent == received, "{} of {} bytes came back", received.len(), sent.len());
+    served.join().expect("served");
+    let summary = proxy.end();
+    assert_eq!((summary.connections, summary.dropped, summary.reset), (1, 0, 0));
+    assert_eq!(summary.bytes, 2 * sent.len() as u64);
+}
+
+#[test]
+fn many_connections_at_once_keep_their_own_bytes_edited_as_the_policy_says() {
+    const CLIENTS: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let served = thread::spawn(move || {
+        let each: Vec<_> = listener
+            .incoming()
+            .take(CLIENTS)
+            .map(|stream| thread::spawn(move || echo_at_the_end(stream.expect("a connection"))))
+            .collect();
+        each.into_iter().for_each(|thread| thread.join().expect("served"));
+    });
+    let proxy = Proxy::start(options("without_x", address, CLIENTS as u64));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let mut stream = proxy.connect();
+            thread::spawn(move || {
+                let sent = [format!("client {client} x").into_bytes(), noise(3000 + client)].concat();
+                // Pieces of all sizes, so that the cuts are others in each connection.
+                sent.chunks(1 + 97 * client).for_each(|piece| stream.write_all(piece).expect("connected"));
+                stream.shutdown(Shutdown::Write).expect("connected");
+                let mut received = Vec::new();
+                stream.read_to_end(&mut received).expect("the upstream answers");
+                let expected: Vec<u8> = sent.into_iter().filter(|byte| *byte != b'x').collect();
+                assert!(received == expected, "client {client}: {:?}...", &received[..20]);
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().expect("as expected"));
+    served.join().expect("served");
+    assert_eq!(proxy.end().connections, CLIENTS as u64);
+}
+
+#[test]
+fn a_dropped_connection_is_reset_at_both_ends() {
+    let (sender, arrived) = mpsc::channel();
+    let (address, served) = upstream(1, move |mut stream| {
+        let mut bytes = [0; 3];
+        stream.read_exact(&mut bytes).expect("what passes");
+        sender.send(bytes).expect("the test waits");
+        let error = stream.read(&mut bytes).expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+    let proxy = Proxy::start(options("drop_q", address, 1));
+    let mut client = proxy.connect();
+    client.write_all(b"abc").expect("connected");
+    assert_eq!(&arrived.recv().expect("it arrived"), b"abc");
+    client.write_all(b"q").expect("connected");
+    let line = proxy.lines.recv().expect("a line").to_string();
+    assert!(line.contains("DROPPED  permit, drop-connection; sent 4 -> 3 B, received 0 B"), "{line}");
+    let error = client.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    served.join().expect("reset");
+    assert_eq!(proxy.end().dropped, 1);
+}
+
+#[test]
+fn a_reset_of_one_end_reaches_the_other() {
+    // Bytes that nobody has read when a socket is closed make the close a reset.
+    let (address, served) = upstream(1, |stream| {
+        stream.peek(&mut [0]).expect("the client's bytes");
+    });
+    let proxy = Proxy::start(options("constant", address, 1));
+    let mut client = proxy.connect();
+    client.write_all(b"unread").expect("connected");
+    let error = client.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    served.join().expect("served");
+    assert_eq!(proxy.end().reset, 1);
+}
+
+#[test]
+fn a_client_whose_upstream_is_not_there_is_told_so_by_a_reset() {
+    let nobody =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let proxy = Proxy::start(options("constant", nobody, 1));
+    let mut client = proxy.connect();
+    assert_eq!(client.read(&mut [0]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+    let line = proxy.lines.recv().expect("a line").to_string();
+    assert!(line.contains("unreachable"), "{line}");
+    assert_eq!(proxy.end().unreachable, 1);
+}
+
+/// A copy of the probes for one test, in which `mark` inserts other bytes.
+fn marking(name: &str, mark: &[u8; 6]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut object = fs::read(PROBES).expect("the fixture");
+    let at = object.windows(6).position(|bytes| bytes == b"[mark]").expect("its constant");
+    object[at..at + 6].copy_from_slice(mark);
+    fs::write(&path, object).expect("a file");
+    path
+}
+
+#[test]
+fn a_new_version_takes_over_in_the_middle_of_a_connection() {
+    let (address, served) = upstream(1, |mut stream| {
+        let mut buffer = [0; 64];
+        loop {
+            match stream.read(&mut buffer).expect("the client's bytes") {
+                0 => return,
+                length => stream.write_all(&buffer[..length]).expect("the client reads"),
+            }
+        }
+    });
+    let file = marking("proxy-hot-replace.o", b"<one1>");
+    let mut options = options("mark", address, 1);
+    options.policy.file = file.clone();
+    options.watch = true;
+    let proxy = Proxy::start(options);
+    let mut client = proxy.connect();
+    let mut say = |text: &[u8], expected: &[u8]| {
+        client.write_all(text).expect("connected");
+        let mut answer = vec![0; expected.len()];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(expected));
+    };
+    say(b"a", b"<one1>a");
+
+    marking("proxy-hot-replace.o", b"<two2>");
+    assert!(matches!(proxy.lines.recv(), Ok(Line::Replaced { .. })));
+    say(b"b", b"<two2>b");
+
+    fs::write(&file, b"no object").expect("a file");
+    let Ok(Line::NotReplaced { reason, .. }) = proxy.lines.recv() else { panic!("it was replaced") };
+    assert!(reason.contains("object"), "{reason}");
+    say(b"c", b"<two2>c");
+    drop(client);
+    served.join().expect("served");
+    let summary = proxy.end();
+    assert_eq!((summary.connections, summary.replaced), (1, 1));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_before_anything_is_accepted() {
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    let refused = |change: &dyn Fn(&mut Options)| {
+        let mut options = options("mark", nobody, 1);
+        change(&mut options);
+        let (sender, lines) = mpsc::channel();
+        let error = proxy::run(&options, &mut Lines(sender)).expect_err("refused");
+        assert!(lines.try_recv().is_err());
+        (error.code, error.exit)
+    };
+    assert_eq!(
+        refused(&|options| options.policy.programs = vec!["by_port".into()]),
+        ("proxy-program", Exit::Usage)
+    );
+    assert_eq!(refused(&|options| options.policy.file = "none.o".into()), ("file-not-found", Exit::NotFound));
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = taken.local_addr().expect("an address");
+    assert_eq!(refused(&|options| options.listen = listen), ("proxy-listen", Exit::Usage));
+}
