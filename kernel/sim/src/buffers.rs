@@ -256,7 +256,11 @@ impl State {
                     (*nbl).NetBufferListInfo = (*of).NetBufferListInfo;
                 }
             }
-            self.nbl_mut(of).holds += 1;
+            let info = self.nbl_mut(of);
+            info.holds += 1;
+            // A clone carries the platform's tag on: who injected its original has injected it before.
+            let injectors = info.injectors.clone();
+            self.nbl_mut(nbl).injectors = injectors;
         }
         nbl
     }

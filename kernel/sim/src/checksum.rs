@@ -4,8 +4,13 @@ use std::net::IpAddr;
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
+
+/// Bytes of a header without options.
+pub(crate) fn header(protocol: u8) -> usize {
+    if protocol == TCP { 20 } else { 8 }
+}
 
 /// Where the checksum of a protocol lies in its header.
 pub(crate) fn position(protocol: u8) -> Option<usize> {

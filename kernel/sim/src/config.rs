@@ -37,6 +37,15 @@ pub enum NeedMore {
     Any,
 }
 
+/// Which filters may drop a connection from classify; the documents do not agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropConnection {
+    /// Terminating ones and those of an unknown action.
+    Terminating,
+    /// Only those of an unknown action.
+    Unknown,
+}
+
 /// The choices of one simulator. The default is the plainest: contiguous data, completions in order.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -56,6 +65,15 @@ pub struct Config {
     pub unmapped: bool,
     /// Clones inherit the checksum and segmentation slots. No document promises it.
     pub clones_inherit_offload: bool,
+    /// Whose DROP_CONNECTION is honoured.
+    pub drop_connection: DropConnection,
+    /// A packet that no raw socket sends says that the size of its IP header is 0, instead of nothing.
+    pub zero_header_size: bool,
+    /// Senders change their bytes behind every classify: what was shown by reference goes out changed.
+    pub sender_changes: bool,
+    /// Bytes of transport header and payload that go out in one packet; an injected one that has more completes with
+    /// `INVALID_BUFFER_SIZE` unless hardware cuts it.
+    pub mtu: usize,
     /// How many engine events are remembered for failure messages.
     pub trace_length: usize,
 }
@@ -71,6 +89,10 @@ impl Default for Config {
             fin_has_nbl: true,
             unmapped: false,
             clones_inherit_offload: false,
+            drop_connection: DropConnection::Terminating,
+            zero_header_size: false,
+            sender_changes: false,
+            mtu: usize::MAX,
             trace_length: 256,
         }
     }
@@ -102,6 +124,7 @@ impl Config {
             fin_has_nbl: rng.one_in(2),
             unmapped: rng.one_in(2),
             clones_inherit_offload: rng.one_in(2),
+            zero_header_size: rng.one_in(2),
             ..Self::default()
         }
     }
@@ -138,6 +161,10 @@ pub enum Call {
     WorkItemAllocate,
     /// `FwpsFlowAssociateContext0`.
     FlowAssociate,
+    /// `FwpsFlowAbort0`.
+    FlowAbort,
+    /// `FwpsStreamContinue0`.
+    StreamContinue,
     /// `Fwpm*`, those that undo excepted.
     Management,
     /// Completions: they end with the status instead of success.
@@ -153,6 +180,8 @@ pub enum When {
     Always,
     /// So many in a thousand, by the seed.
     PerMille(u32),
+    /// The nth call stack that was not seen before, the first time that it comes.
+    NthStack(usize),
 }
 
 #[derive(Debug)]
@@ -161,4 +190,25 @@ pub(crate) struct Fault {
     pub(crate) when: When,
     pub(crate) status: NTSTATUS,
     pub(crate) seen: u64,
+    /// Call stacks that were seen, by their hash.
+    pub(crate) stacks: std::collections::HashSet<u64>,
+}
+
+/// The running call stack, from the callout's call up to where the engine called it, as a number.
+pub(crate) fn call_stack() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let stack = std::backtrace::Backtrace::force_capture().to_string();
+    let mut hash = DefaultHasher::new();
+    // A frame is a line with its function, then one with its place. The engine's own do not tell calls apart.
+    let frames: Vec<&str> = stack.lines().map(str::trim).collect();
+    for frame in frames.windows(2) {
+        let (function, place) = (frame[0], frame[1]);
+        if function.contains("fwps_sim::engine::classify") {
+            break;
+        }
+        if place.starts_with("at ") && !function.contains("fwps_sim::") {
+            (function.split_once(": ").map_or(function, |(_, name)| name), place).hash(&mut hash);
+        }
+    }
+    hash.finish()
 }

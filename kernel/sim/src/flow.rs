@@ -71,8 +71,11 @@ pub struct FlowSpec {
     pub loopback: bool,
     /// Routing compartment.
     pub compartment: u32,
-    /// It was there before the filters: shown only to callouts with `ALLOW_MID_STREAM_INSPECTION`.
+    /// It was there before the filters: shown only to callouts with `ALLOW_MID_STREAM_INSPECTION`, and its beginning to
+    /// nobody.
     pub mid_stream: bool,
+    /// IP protocol number. Only TCP has a stream; what others send names the flow in [`Packet::flow`](crate::Packet::flow).
+    pub protocol: u8,
     /// The process that owns the local end.
     pub process_id: u64,
     /// Its program, as the system writes its path.
@@ -89,6 +92,7 @@ impl FlowSpec {
             loopback: false,
             compartment: 1,
             mid_stream: false,
+            protocol: 6,
             process_id: 4242,
             application: r"\device\harddiskvolume2\programs\client.exe".into(),
         }

@@ -27,9 +27,9 @@
 //! ```
 //!
 //! A binary that links a callout must use a [`Simulator`]: [`Simulator::new`] keeps the symbols in the link.
-//! Layers are the stream and the outbound transport layers, and those that tell of new connections and closing endpoints.
-//! Filters come with [`Simulator::add_filter`], or from the driver by the management functions (`Fwpm*`). Not answered are
-//! inbound injection, IP header construction and IPsec information.
+//! Layers are those that tell of new connections and closing endpoints, the stream layers, and outbound those of datagram
+//! data, ICMP errors and transport. Filters come with [`Simulator::add_filter`], or from the driver by the management functions
+//! (`Fwpm*`). Not answered are inbound injection, IP header construction and IPsec information.
 
 mod buffers;
 mod checksum;
@@ -39,8 +39,10 @@ mod engine;
 mod ffi;
 mod flow;
 pub mod irql;
+pub mod locks;
 mod management;
 mod memory;
+mod other;
 mod packet;
 mod rng;
 pub mod rules;
@@ -48,9 +50,10 @@ mod simulator;
 mod state;
 mod trace;
 
-pub use config::{Call, Completion, Config, NeedMore, Split, When};
+pub use config::{Call, Completion, Config, DropConnection, NeedMore, Split, When};
 pub use engine::filters::Filter;
 pub use flow::{Delivered, Direction, FlowId, FlowSpec, FlowState};
+pub use other::{Again, OtherProduct};
 pub use packet::{Checksum, Packet, SendId, SendOutcome, Sent};
 pub use rules::{Rule, Violation};
 pub use simulator::Simulator;

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use fwps_sys::NTSTATUS;
-
 use crate::checksum;
 use crate::flow::FlowId;
 
@@ -35,8 +33,11 @@ pub struct Packet {
     pub control_data: Option<Vec<u8>>,
     /// False for what the stack sends by itself (RST, ICMP): no endpoint handle.
     pub endpoint: bool,
-    /// A raw, header-included send: the IP header in front of the transport header.
+    /// A raw, header-included send: the IP header in front of the transport header. At the outbound transport layers it is in
+    /// front of the data that is shown, at the datagram-data layers in the metadata (`headerIncludeHeader`).
     pub raw_ip_header: Option<Vec<u8>>,
+    /// An error message of the stack: shown at the ICMP error layers first.
+    pub icmp_error: bool,
     /// Both ends are this machine.
     pub loopback: bool,
     /// Compartment in the metadata; `None` leaves its bit clear.
@@ -62,12 +63,22 @@ impl Packet {
             control_data: None,
             endpoint: true,
             raw_ip_header: None,
+            icmp_error: false,
             loopback: false,
             compartment: Some(1),
             scope_id: Some(0),
             flow: None,
             segment: 0,
         }
+    }
+
+    /// An ICMP error of the stack: 8 bytes of header, then what it complains about. The ports of the addresses are the type
+    /// and the code.
+    pub fn icmp_error(local: SocketAddr, remote: SocketAddr, about: &[u8]) -> Self {
+        let mut bytes = vec![local.port() as u8, remote.port() as u8, 0, 0, 0, 0, 0, 0];
+        bytes.extend_from_slice(about);
+        let protocol = if local.is_ipv6() { checksum::ICMPV6 } else { checksum::ICMP };
+        Self { icmp_error: true, ..Self::transport(protocol, local, remote, vec![bytes]) }
     }
 
     /// One datagram.
@@ -129,6 +140,8 @@ pub struct Sent {
     pub remote: IpAddr,
     /// IP protocol number.
     pub protocol: u8,
+    /// The IP header of a raw, header-included send.
+    pub header: Vec<u8>,
     /// Transport header and payload; the checksum is as the receiver gets it.
     pub bytes: Vec<u8>,
     /// A callout injected it.
@@ -139,6 +152,4 @@ pub struct Sent {
     pub checksum_ok: bool,
     /// Ancillary data that it was sent with.
     pub control_data: Option<Vec<u8>>,
-    /// What its completion reported.
-    pub status: NTSTATUS,
 }

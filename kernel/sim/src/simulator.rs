@@ -1,5 +1,6 @@
 //! The driving side: what a test or a user-space host does with a simulator.
 
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use fwps_sys::*;
 use crate::config::{Call, Config, Fault, When};
 use crate::current::{self, Reason};
 use crate::engine::filters::{self, Filter};
-use crate::engine::{ale, complete, send, stream};
+use crate::engine::{self, ale, complete, send, stream};
 use crate::flow::{Delivered, Direction, FlowId, FlowSpec, FlowState};
 use crate::memory::{self, Kind};
 use crate::packet::{Packet, SendId, SendOutcome, Sent};
@@ -31,6 +32,10 @@ impl Simulator {
         let device: *mut usize = memory::allocate(Kind::Device, Arc::as_ptr(&inner));
         inner.lock().device = device as usize;
         Self { inner }
+    }
+
+    pub(crate) fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
     }
 
     /// The device object of the driver under test, for `FwpsCalloutRegister1` and `IoAllocateWorkItem`.
@@ -61,8 +66,16 @@ impl Simulator {
     /// # Panics
     /// When the callout's notifyFn refuses the filter.
     pub fn add_filter(&self, filter: Filter) -> u64 {
-        let added = filters::add(&self.inner, &filter);
-        added.unwrap_or_else(|status| panic!("the callout refuses the filter: {status}"))
+        self.try_add_filter(filter)
+            .unwrap_or_else(|status| panic!("the callout refuses the filter: {status}"))
+    }
+
+    /// Adds a filter and tells its callout; gives back the filter's id.
+    ///
+    /// # Errors
+    /// What the callout's notifyFn answered, when it refuses the filter.
+    pub fn try_add_filter(&self, filter: Filter) -> Result<u64, NTSTATUS> {
+        filters::add(&self.inner, &filter)
     }
 
     /// Removes a filter and tells its callout.
@@ -151,11 +164,7 @@ impl Simulator {
     /// One that is open, or still has a context, stays.
     pub fn forget_flow(&self, flow: FlowId) {
         let mut state = self.inner.lock();
-        if state
-            .flows
-            .get(&flow.0)
-            .is_some_and(|flow| flow.state != FlowState::Open && flow.contexts.is_empty())
-        {
+        if state.flows.get(&flow.0).is_some_and(stream::Flow::is_over) {
             state.flows.remove(&flow.0);
         }
     }
@@ -186,6 +195,26 @@ impl Simulator {
         SendId(id)
     }
 
+    /// Shows nothing (a NULL `layerData`) to every callout of a layer, as some states of the stack do; gives back their
+    /// actions.
+    pub fn show_nothing(&self, layer: u16) -> Vec<FWP_ACTION> {
+        engine::show_nothing(&self.inner, layer)
+    }
+
+    /// Forgets what is over: connections that ended, what went out, and sockets where nothing was absorbed that is still to
+    /// be injected. For runs that are longer than memory.
+    pub fn trim(&self) {
+        let mut state = self.inner.lock();
+        state.flows.retain(|_, flow| !flow.is_over());
+        state.sent.clear();
+        state.outcomes.clear();
+        if state.injections.is_empty() {
+            state.endpoints.retain(|_, endpoint| endpoint.absorbed > 0 && !endpoint.refused);
+        }
+        let State { senders, endpoints, .. } = &mut *state;
+        senders.retain(|_, handle| endpoints.contains_key(handle));
+    }
+
     /// What was decided about a list.
     pub fn outcome(&self, id: SendId) -> Option<SendOutcome> {
         self.inner.lock().outcomes.get(&id.0).copied()
@@ -213,7 +242,7 @@ impl Simulator {
 
     /// Makes calls fail from now on.
     pub fn fail(&self, call: Call, when: When, status: NTSTATUS) {
-        self.inner.lock().faults.push(Fault { call, when, status, seen: 0 });
+        self.inner.lock().faults.push(Fault { call, when, status, seen: 0, stacks: HashSet::new() });
     }
 
     /// Makes injections complete with an error.
@@ -328,6 +357,12 @@ impl State {
         for flow in self.flows.values() {
             if !flow.contexts.is_empty() {
                 found.push((rules::CONTEXTS_LEFT, "a flow still has a context".to_owned()));
+            }
+            if flow.torn && flow.state == FlowState::Open {
+                found.push((
+                    rules::LOST_BYTES,
+                    "a flow whose injected bytes were lost is still open".to_owned(),
+                ));
             }
             if flow.sides.iter().flat_map(|side| side.stages.values()).any(|stage| stage.deferred) {
                 found.push((rules::DEFER, "a flow is still deferred".to_owned()));

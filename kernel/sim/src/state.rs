@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,6 +130,10 @@ pub(crate) struct Region {
 pub(crate) struct Handle {
     pub(crate) kind: Kind,
     pub(crate) live: bool,
+    /// It is being destroyed: what is injected now comes too late, and that is no mistake.
+    pub(crate) closing: bool,
+    /// What an injection handle was made for.
+    pub(crate) injects: FWPS_INJECTION_TYPE,
     /// NBLs out of a pool.
     pub(crate) used: usize,
     /// A pool fit for building NBLs.
@@ -149,6 +154,8 @@ pub(crate) struct Injection {
     pub(crate) args: Option<(usize, FWPS_TRANSPORT_SEND_PARAMS1)>,
     /// Memory that must not change: address and what was there.
     pub(crate) watched: Vec<(usize, Vec<u8>)>,
+    /// The flow of a stream injection.
+    pub(crate) flow: Option<u64>,
     /// A send that was not classified and sent yet.
     pub(crate) send: Option<PendingSend>,
     /// A thread is at it: it is neither sent twice nor completed before it is sent.
@@ -162,6 +169,8 @@ pub(crate) struct PendingSend {
     pub(crate) v6: bool,
     pub(crate) remote: Option<std::net::IpAddr>,
     pub(crate) control_data: Option<Vec<u8>>,
+    /// The IP header in front, from the send parameters.
+    pub(crate) header: Vec<u8>,
 }
 
 /// A socket, as far as sending needs it.
@@ -179,8 +188,18 @@ pub(crate) struct Endpoint {
     pub(crate) absorbed: i32,
     /// An injection here was refused, so an absorbed list may be lost rightly.
     pub(crate) refused: bool,
-    /// Its socket is closed: the handle names nothing any more.
+    /// Its socket is closed.
     pub(crate) closed: bool,
+    /// What is sent here is an error message of the stack.
+    pub(crate) icmp_error: bool,
+    /// The IP header that a raw socket sends.
+    pub(crate) raw_header: Option<Vec<u8>>,
+    /// Segment size of what the hardware cuts; 0 for none.
+    pub(crate) segment: u32,
+    /// Packets that the sender sent.
+    pub(crate) packets: usize,
+    /// Injections here.
+    pub(crate) injections: usize,
 }
 
 /// Stream data injected during a classify, waiting for its place in the stream.
@@ -188,6 +207,8 @@ pub(crate) struct InlineInjection {
     pub(crate) direction: Direction,
     pub(crate) bytes: Vec<u8>,
     pub(crate) flags: FWPS_STREAM_FLAG,
+    /// Its injections, as long as they are pending.
+    pub(crate) ids: Vec<u64>,
 }
 
 /// A classify that is running.
@@ -204,6 +225,8 @@ pub(crate) struct Classify {
     pub(crate) cloned_and_injected: bool,
     /// The callout asked and knows that the packet is its own.
     pub(crate) known_as_own: bool,
+    /// Handles that the callout asked about.
+    pub(crate) asked: Vec<usize>,
     /// The chain that is shown, as allocated.
     pub(crate) shown: Vec<usize>,
     pub(crate) flags: FWPS_STREAM_FLAG,
@@ -299,8 +322,9 @@ impl State {
         self.next
     }
 
+    #[track_caller]
     pub(crate) fn violate(&mut self, rule: Rule, text: impl Into<String>) {
-        self.violations.push(Violation { rule: rule.id, text: text.into() });
+        self.violations.push(Violation { rule: rule.id, text: text.into(), check: Location::caller() });
     }
 
     pub(crate) fn log(&mut self, event: Event) {
@@ -324,6 +348,9 @@ impl State {
             fault.seen += 1;
             let hit = match fault.when {
                 When::Nth(n) => fault.seen == n,
+                When::NthStack(n) => {
+                    fault.stacks.insert(crate::config::call_stack()) && fault.stacks.len() == n
+                }
                 When::Always => true,
                 When::PerMille(n) => self.rng.below(1000) < n as usize,
             };
@@ -336,6 +363,14 @@ impl State {
             self.log(Event::Failed { call: name, status });
         }
         failing
+    }
+
+    /// Notes a call that must not be made with a spin lock held.
+    #[track_caller]
+    pub(crate) fn check_locks(&mut self, rule: Rule, call: &str) {
+        if crate::locks::held() > 0 {
+            self.violate(rule, format!("{call} while the thread holds a spin lock"));
+        }
     }
 
     pub(crate) fn callout(&self, id: u32) -> Option<&Callout> {

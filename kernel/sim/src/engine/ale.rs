@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fwps_sys::*;
 
 use crate::current::Reason;
-use crate::engine::{self, values};
+use crate::engine::{self, stream, values};
 use crate::flow::FlowSpec;
 use crate::rules;
 use crate::state::Inner;
@@ -22,7 +22,12 @@ pub(crate) fn established(sim: &Arc<Inner>, id: u64, spec: &FlowSpec) {
     let mut storage = values::Addresses::new(spec.local, spec.remote);
     let mut fixed = values::flow_established(spec, &mut blob, &mut storage);
     let mut metadata = values::no_metadata();
-    metadata.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE | FWPS_METADATA_FIELD::PROCESS_ID;
+    metadata.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE
+        | FWPS_METADATA_FIELD::PROCESS_ID
+        | FWPS_METADATA_FIELD::PROCESS_PATH
+        | FWPS_METADATA_FIELD::TRANSPORT_ENDPOINT_HANDLE;
+    metadata.processPath = &raw mut blob;
+    metadata.transportEndpointHandle = stream::FLOW_ENDPOINTS + id;
     (metadata.flowHandle, metadata.processId) = (id, spec.process_id);
     tell(sim, layer, &mut fixed, &metadata);
 }

@@ -7,6 +7,7 @@ use fwps_sys::*;
 use crate::config::{Call, Completion};
 use crate::current::{self, Reason};
 use crate::engine::send;
+use crate::flow::FlowState;
 use crate::rules;
 use crate::state::{Fate, Injection, Inner};
 use crate::trace::Event;
@@ -106,6 +107,8 @@ pub(crate) fn complete(sim: &Arc<Inner>, id: u64) {
     // SAFETY: the NBL is live.
     match unsafe { state.packets(nbl) } {
         Some(packets) if packets.concat() == injection.bytes => {}
+        // The sender changed them, not the callout.
+        Some(_) if state.config.sender_changes => {}
         Some(_) => {
             state.violate(rules::HANDS_OFF, "the bytes of an injected NBL changed before its completion");
         }
@@ -118,12 +121,19 @@ pub(crate) fn complete(sim: &Arc<Inner>, id: u64) {
     unsafe { (*nbl).Status = injection.status }
     state.nbl_mut(nbl).fate = Fate::Completed;
     state.log(Event::Complete { injection: id, status: injection.status });
+    let lost =
+        injection.flow.filter(|_| injection.status != NTSTATUS::SUCCESS && !injection.bytes.is_empty());
     drop(state);
     if let Some(complete) = injection.complete {
         current::enter(sim, Reason::Completion, || {
             // SAFETY: the callout gave this function for this NBL; it is called once.
             unsafe { complete(injection.context as *mut _, nbl, 1) }
         });
+    }
+    if let Some(lost) = lost
+        && let Some(flow) = sim.lock().flows.get_mut(&lost)
+    {
+        flow.torn = flow.state == FlowState::Open;
     }
 }
 

@@ -44,8 +44,17 @@ pub(crate) struct SendInject {
 
 impl State {
     /// Checks an injection handle.
-    fn usable_handle(&mut self, handle: usize) -> bool {
-        let live = self.handles.get(&handle).is_some_and(|entry| entry.kind == Kind::Injection && entry.live);
+    fn usable_handle(&mut self, handle: usize, kind: FWPS_INJECTION_TYPE) -> bool {
+        let entry = self.handles.get(&handle).filter(|entry| entry.kind == Kind::Injection);
+        let (live, closing, injects) = entry.map_or((false, false, FWPS_INJECTION_TYPE::NONE), |entry| {
+            (entry.live, entry.closing, entry.injects)
+        });
+        if closing {
+            return false;
+        }
+        if live && injects != FWPS_INJECTION_TYPE::NONE && !injects.has(kind) {
+            self.violate(rules::HANDLE_KIND, format!("{kind:?} through a handle for {injects:?}"));
+        }
         if !live {
             self.violate(
                 rules::HANDLE_LIFE,
@@ -141,7 +150,12 @@ unsafe fn stream_inject_locked(
     call: &StreamInject,
 ) -> (NTSTATUS, Vec<u64>) {
     let refused = |status| (status, Vec::new());
-    if !state.usable_handle(call.handle) {
+    state.check_locks(rules::LOCK_INJECT, "FwpsStreamInjectAsync0");
+    if !state.usable_handle(call.handle, FWPS_INJECTION_TYPE::STREAM) {
+        // SAFETY: the caller's promise.
+        if let Some(chain) = unsafe { state.chain(call.chain, "FwpsStreamInjectAsync0") } {
+            state.refuse(&chain);
+        }
         return refused(NTSTATUS::FWP_INJECT_HANDLE_CLOSING);
     }
     // SAFETY: the caller's promise.
@@ -187,9 +201,13 @@ unsafe fn stream_inject_locked(
         }
     }
     let fin = call.stream.has_any(FWPS_STREAM_FLAG::DISCONNECT);
+    let ids: Vec<u64> = chain
+        .into_iter()
+        .map(|nbl| state.accept(call.handle, nbl, call.complete, call.context, Some(call.flow), None))
+        .collect();
     match current::reason(sim) {
         Some(Reason::Stream { classify, flow, .. }) if flow == call.flow => {
-            let injection = InlineInjection { direction, bytes, flags: call.stream };
+            let injection = InlineInjection { direction, bytes, flags: call.stream, ids: ids.clone() };
             if let Some(record) = state.classifies.get_mut(&classify) {
                 record.inline.push(injection);
             }
@@ -198,10 +216,6 @@ unsafe fn stream_inject_locked(
             stream::inject(state, call.flow, direction, key, call.callout, bytes, fin);
         }
     }
-    let ids = chain
-        .into_iter()
-        .map(|nbl| state.accept(call.handle, nbl, call.complete, call.context, None))
-        .collect();
     (NTSTATUS::SUCCESS, ids)
 }
 
@@ -351,6 +365,7 @@ impl State {
         nbl: *mut NET_BUFFER_LIST,
         complete: FWPS_INJECT_COMPLETE0,
         context: usize,
+        flow: Option<u64>,
         send: Option<CheckedSend>,
     ) -> u64 {
         let id = self.fresh();
@@ -375,6 +390,7 @@ impl State {
             bytes,
             args,
             watched,
+            flow,
             send,
             sending: false,
         });
@@ -420,7 +436,11 @@ unsafe fn send_inject_locked(
     call: &SendInject,
 ) -> Result<(u64, usize), NTSTATUS> {
     let invalid = NTSTATUS::FWP_INVALID_PARAMETER;
-    if !state.usable_handle(call.handle) {
+    state.check_locks(rules::LOCK_INJECT, "FwpsInjectTransportSendAsync1");
+    if !state.usable_handle(call.handle, FWPS_INJECTION_TYPE::TRANSPORT) {
+        if !call.nbl.is_null() && state.is_nbl(call.nbl, "FwpsInjectTransportSendAsync1") {
+            state.refuse(&[call.nbl]);
+        }
         return Err(NTSTATUS::FWP_INJECT_HANDLE_CLOSING);
     }
     if call.nbl.is_null() {
@@ -451,6 +471,7 @@ unsafe fn send_inject_locked(
     let endpoint = state.endpoints.get_mut(&call.endpoint);
     if let Some(endpoint) = endpoint {
         endpoint.absorbed -= 1;
+        endpoint.injections += 1;
     }
     let clone_of = match state.nbl_mut(call.nbl).kind {
         NblKind::Clone { of } => Some(of),
@@ -463,7 +484,7 @@ unsafe fn send_inject_locked(
         record.cloned_and_injected |= clone_of.is_some_and(|of| record.shown.contains(&of));
     }
     state.nbl_mut(call.nbl).injection_context = call.injection_context;
-    Ok((state.accept(call.handle, call.nbl, call.complete, call.context, Some(checked)), length))
+    Ok((state.accept(call.handle, call.nbl, call.complete, call.context, None, Some(checked)), length))
 }
 
 /// A transport-send injection that may go on.
@@ -473,6 +494,18 @@ struct CheckedSend {
     args: Option<(usize, FWPS_TRANSPORT_SEND_PARAMS1)>,
     /// Memory that must stay as it is until the completion: address and content.
     watched: Vec<(usize, Vec<u8>)>,
+}
+
+/// Injections for one packet that a sender sent, of all products together, before it counts as a loop.
+const HOPS: usize = 16;
+
+/// Bytes of the IP header that a packet begins with.
+fn ip_header(packet: &[u8]) -> usize {
+    match packet.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
+        Some(_) => 40,
+        None => 0,
+    }
 }
 
 /// Checks a transport-send injection.
@@ -492,6 +525,12 @@ unsafe fn check_send(
         return Err(invalid);
     }
     if let Some(Reason::Transport { classify, .. }) = current::reason(sim) {
+        if state.classifies.get(&classify).is_some_and(|record| !record.asked.contains(&call.handle)) {
+            state.violate(
+                rules::SAME_HANDLE,
+                "an injection through a handle that was not asked about the packet",
+            );
+        }
         let shown = state.classifies.get(&classify).and_then(|record| record.shown.first()).copied();
         let own = shown
             .and_then(|nbl| state.nbls.get(&nbl))
@@ -510,8 +549,14 @@ unsafe fn check_send(
             );
             return Err(invalid);
         }
-        let send = PendingSend { endpoint: call.endpoint, v6, remote: None, control_data: None };
+        let length = packets.first().map_or(0, |packet| ip_header(packet));
+        let header = packets.first().and_then(|packet| packet.get(..length)).unwrap_or_default().to_vec();
+        let send = PendingSend { endpoint: call.endpoint, v6, remote: None, control_data: None, header };
         return Ok(CheckedSend { send, args: None, watched: Vec::new() });
+    }
+    if (stream::FLOW_ENDPOINTS..2 * stream::FLOW_ENDPOINTS).contains(&call.endpoint) {
+        state.violate(rules::ENDPOINT_SOURCE, "the endpoint handle of a flow that was established");
+        return Err(invalid);
     }
     let Some(endpoint) = state.endpoints.get(&call.endpoint).cloned() else {
         state.violate(
@@ -523,6 +568,11 @@ unsafe fn check_send(
     if endpoint.closed {
         state.violate(rules::ENDPOINT, format!("endpoint {:#x} is closed", call.endpoint));
         return Err(NTSTATUS::FWP_NOT_FOUND);
+    }
+    if endpoint.injections >= HOPS * endpoint.packets.max(1) {
+        let text = format!("{} injections for one list of {}", endpoint.injections, endpoint.packets);
+        state.violate(rules::PING_PONG, text);
+        return Err(invalid);
     }
     if endpoint.local.is_ipv6() != v6 {
         state.violate(rules::SEND_PARAMETERS, "the address family is not that of the endpoint");
@@ -583,6 +633,23 @@ unsafe fn check_send(
         };
         watched.push((args.headerIncludeHeader as usize, bytes.to_vec()));
     }
+    let mut header = Vec::new();
+    if let Some((_, bytes)) = watched.iter().find(|(at, _)| *at == args.headerIncludeHeader as usize) {
+        header.clone_from(bytes);
+    }
+    match &endpoint.raw_header {
+        Some(raw) if header.len() != raw.len() => {
+            let text =
+                format!("a raw send of {} bytes of IP header is injected with {}", raw.len(), header.len());
+            state.violate(rules::RAW_HEADER, text);
+            return Err(invalid);
+        }
+        None if !header.is_empty() => {
+            state.violate(rules::RAW_HEADER, "an IP header for what no raw socket sent");
+            return Err(invalid);
+        }
+        _ => {}
+    }
     if args.remoteScopeId.0 != endpoint.scope_id.unwrap_or(0) {
         let text = format!("scope {}, in the metadata {:?}", args.remoteScopeId.0, endpoint.scope_id);
         state.violate(rules::SCOPE, text);
@@ -591,6 +658,7 @@ unsafe fn check_send(
         let text = format!("compartment {}, in the metadata {:?}", call.compartment.0, endpoint.compartment);
         state.violate(rules::COMPARTMENT, text);
     }
-    let send = PendingSend { endpoint: call.endpoint, v6, remote: Some(remote_ip), control_data };
+    let remote = Some(remote_ip);
+    let send = PendingSend { endpoint: call.endpoint, v6, remote, control_data, header };
     Ok(CheckedSend { send, args: Some((call.args as usize, args)), watched })
 }

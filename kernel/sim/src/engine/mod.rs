@@ -27,6 +27,43 @@ pub(crate) struct Call<'a> {
     pub(crate) flow_context: u64,
 }
 
+/// Calls every callout of a layer with nothing to look at.
+pub(crate) fn show_nothing(sim: &Arc<Inner>, layer: u16) -> Vec<FWP_ACTION> {
+    let callouts: Vec<_> = {
+        let state = sim.lock();
+        let filters = state.filters.iter().filter(|filter| filter.layer == layer);
+        filters
+            .filter_map(|filter| {
+                let callout = state.callout_by_key(&filter.callout)?;
+                Some((filter.fwps(callout.id), callout.callout))
+            })
+            .collect()
+    };
+    let metadata = values::no_metadata();
+    let ask = |(filter, callout): (FWPS_FILTER1, FWPS_CALLOUT1)| {
+        let call = Call {
+            callout: &callout,
+            layer,
+            values: &mut [],
+            metadata: &metadata,
+            layer_data: std::ptr::null_mut(),
+            filter: &filter,
+            flow_context: 0,
+        };
+        let mut out = FWPS_CLASSIFY_OUT0 {
+            actionType: FWP_ACTION::NONE,
+            outContext: 0,
+            filterId: filter.filterId,
+            rights: FWPS_RIGHT::ACTION_WRITE,
+            flags: FWPS_CLASSIFY_OUT_FLAG::NONE,
+            reserved: 0,
+        };
+        classify(sim, Reason::Notice, call, &mut out);
+        out.actionType
+    };
+    callouts.into_iter().map(ask).collect()
+}
+
 /// Calls classifyFn, with the simulator entered and nothing locked.
 pub(crate) fn classify(sim: &Arc<Inner>, reason: Reason, call: Call<'_>, out: &mut FWPS_CLASSIFY_OUT0) {
     let fixed = FWPS_INCOMING_VALUES0 {

@@ -1,4 +1,5 @@
-//! The outbound transport layers: sublayers arbitrate about each list, what they permit goes to the wire.
+//! The layers of what is sent: sublayers arbitrate about each list at one layer after the other, and what they permit goes to
+//! the wire. Datagrams are shown at the datagram-data layers first, errors of the stack at the ICMP error layers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ptr::null_mut;
@@ -10,10 +11,10 @@ use crate::buffers::Shape;
 use crate::checksum;
 use crate::config::Split;
 use crate::current::Reason;
-use crate::engine::{self, complete, values};
+use crate::engine::{self, complete, stream, values};
 use crate::packet::{Checksum, Packet, SendOutcome, Sent};
 use crate::rules;
-use crate::state::{Classify, Endpoint, Inner, Region, State};
+use crate::state::{Classify, Endpoint, Inner, NblKind, Region, State};
 use crate::trace::Event;
 
 /// A list on its way to the wire.
@@ -24,9 +25,29 @@ struct List {
     endpoint_handle: Option<u64>,
     endpoint: Endpoint,
     control_data: Option<Vec<u8>>,
-    ip_header: usize,
+    /// The IP header of a raw send.
+    header: Vec<u8>,
+    /// It lies in front of the transport header, in the packet itself.
+    header_inside: bool,
     injected: bool,
     self_injected_by: Vec<usize>,
+}
+
+impl Endpoint {
+    /// The layers that a list passes, in order.
+    fn layers(&self) -> Vec<u16> {
+        use layer::*;
+        let v6 = self.local.is_ipv6();
+        let pick = |v4, other| if v6 { other } else { v4 };
+        let transport = pick(OUTBOUND_TRANSPORT_V4, OUTBOUND_TRANSPORT_V6);
+        if self.icmp_error {
+            vec![pick(OUTBOUND_ICMP_ERROR_V4, OUTBOUND_ICMP_ERROR_V6), transport]
+        } else if self.protocol == checksum::TCP {
+            vec![transport]
+        } else {
+            vec![pick(DATAGRAM_DATA_V4, DATAGRAM_DATA_V6), transport]
+        }
+    }
 }
 
 /// Sends what the stack sends.
@@ -45,6 +66,11 @@ pub(crate) fn send(sim: &Arc<Inner>, packet: &Packet) -> u64 {
         absorbed: 0,
         refused: false,
         closed: false,
+        icmp_error: packet.icmp_error,
+        raw_header: packet.raw_ip_header.clone(),
+        segment: packet.segment,
+        packets: packet.buffers.len(),
+        injections: 0,
     };
     let handle = packet.endpoint.then(|| {
         let handle = 0xe000_0000 + state.fresh();
@@ -75,7 +101,8 @@ pub(crate) fn send(sim: &Arc<Inner>, packet: &Packet) -> u64 {
         endpoint_handle: handle,
         endpoint,
         control_data: packet.control_data.clone(),
-        ip_header: header.len(),
+        header: header.to_vec(),
+        header_inside: true,
         injected: false,
         self_injected_by: Vec::new(),
     };
@@ -83,7 +110,7 @@ pub(crate) fn send(sim: &Arc<Inner>, packet: &Packet) -> u64 {
     let mut state = sim.lock();
     state.outcomes.insert(id, outcome);
     match outcome {
-        SendOutcome::Permitted => state.wire(&list, packet.remote.ip(), NTSTATUS::SUCCESS),
+        SendOutcome::Permitted => drop(state.wire(&list, packet.remote.ip())),
         SendOutcome::Absorbed => {
             if let Some(endpoint) = handle.and_then(|handle| state.endpoints.get_mut(&handle)) {
                 endpoint.absorbed += 1;
@@ -174,6 +201,11 @@ pub(crate) fn transmit(sim: &Arc<Inner>, id: u64) {
             absorbed: 0,
             refused: false,
             closed: false,
+            icmp_error: false,
+            raw_header: None,
+            segment: 0,
+            packets: 1,
+            injections: 0,
         }
     };
     let known = state.endpoints.get(&send.endpoint).cloned();
@@ -192,32 +224,38 @@ pub(crate) fn transmit(sim: &Arc<Inner>, id: u64) {
         endpoint_handle,
         endpoint,
         control_data: send.control_data,
-        ip_header: 0,
+        header_inside: send.remote.is_none(),
+        header: send.header,
         injected: true,
         self_injected_by,
     };
     let outcome = classify_list(sim, &list);
     let mut state = sim.lock();
-    if outcome == SendOutcome::Permitted {
-        state.wire(&list, remote, NTSTATUS::SUCCESS);
-    }
+    let status = match outcome {
+        SendOutcome::Permitted => state.wire(&list, remote),
+        _ => NTSTATUS::DATA_NOT_ACCEPTED,
+    };
     if let Some(injection) = state.injections.iter_mut().find(|injection| injection.id == id) {
-        if outcome != SendOutcome::Permitted {
-            injection.status = NTSTATUS::DATA_NOT_ACCEPTED;
-        }
+        injection.status = status;
         injection.send = None;
         injection.sending = false;
     }
     state.release(nbl);
 }
 
-/// Asks every sublayer, from the heaviest down.
+/// Asks at every layer, until one does not permit the list.
 fn classify_list(sim: &Arc<Inner>, list: &List) -> SendOutcome {
-    let layer = if list.endpoint.local.is_ipv6() {
-        layer::OUTBOUND_TRANSPORT_V6
-    } else {
-        layer::OUTBOUND_TRANSPORT_V4
-    };
+    let layers = list.endpoint.layers();
+    let mut outcomes = layers.into_iter().map(|layer| classify_at(sim, list, layer));
+    let outcome = outcomes.find(|outcome| *outcome != SendOutcome::Permitted);
+    if !list.injected {
+        complete::pump_sends(sim);
+    }
+    outcome.unwrap_or(SendOutcome::Permitted)
+}
+
+/// Asks every sublayer of a layer, from the heaviest down.
+fn classify_at(sim: &Arc<Inner>, list: &List, layer: u16) -> SendOutcome {
     let filters: Vec<(FWPS_FILTER1, Option<FWPS_CALLOUT1>, u32)> = {
         let state = sim.lock();
         let at_layer = state.filters.iter().filter(|filter| filter.layer == layer);
@@ -237,6 +275,11 @@ fn classify_list(sim: &Arc<Inner>, list: &List) -> SendOutcome {
             continue;
         }
         let inspects = filter.action.r#type == FWP_ACTION::CALLOUT_INSPECTION;
+        if callout.is_some_and(|callout| callout.flags.has(FWP_CALLOUT_FLAG::CONDITIONAL_ON_FLOW))
+            && sim.lock().context(list.endpoint.flow, id, layer).is_none()
+        {
+            continue;
+        }
         let Some(callout) = callout else {
             if !inspects && !filter.flags.has(FWPS_FILTER_FLAG::PERMIT_IF_CALLOUT_UNREGISTERED) {
                 (decision, rights) = (FWP_ACTION::BLOCK, FWPS_RIGHT::NONE);
@@ -253,6 +296,9 @@ fn classify_list(sim: &Arc<Inner>, list: &List) -> SendOutcome {
             action: out.actionType,
             absorbed: out.flags.has(FWPS_CLASSIFY_OUT_FLAG::ABSORB),
         });
+        if !list.injected {
+            change_payload(sim, list);
+        }
         if inspects {
             continue;
         }
@@ -269,9 +315,6 @@ fn classify_list(sim: &Arc<Inner>, list: &List) -> SendOutcome {
                 absorbed = decision == FWP_ACTION::BLOCK && out.flags.has(FWPS_CLASSIFY_OUT_FLAG::ABSORB);
             }
         }
-    }
-    if !list.injected {
-        complete::pump_sends(sim);
     }
     match decision {
         FWP_ACTION::BLOCK if absorbed => SendOutcome::Absorbed,
@@ -297,22 +340,32 @@ fn ask(
     let classify = state.fresh();
     let record = Classify { shown: vec![list.nbl as usize], ..Classify::default() };
     state.classifies.insert(classify, record);
-    if let Some(entry) = state.callouts.iter_mut().find(|entry| entry.id == id) {
-        entry.running += 1;
-    }
+    state.running(id, 1);
     let control = list.control_data.as_deref().map(|bytes| state.lend(bytes));
-    let context = endpoint.flow.and_then(|flow| state.flows.get(&flow)?.contexts.get(&(id, layer)).copied());
+    let context = state.context(endpoint.flow, id, layer);
+    if let Some(flow) = endpoint.flow {
+        state.enter_flow(flow, id);
+    }
+    let zero_header_size = state.config.zero_header_size;
     drop(state);
 
+    let icmp_error = matches!(layer, layer::OUTBOUND_ICMP_ERROR_V4 | layer::OUTBOUND_ICMP_ERROR_V6);
+    let datagram = matches!(layer, layer::DATAGRAM_DATA_V4 | layer::DATAGRAM_DATA_V6);
+    // At the datagram-data layers the header of a raw send is beside the packet, not in it.
+    let inside = if datagram && list.header_inside { list.header.len() as i64 } else { 0 };
+    move_starts(list.nbl, -inside);
+
     let mut storage = values::Addresses::new(endpoint.local, endpoint.remote);
-    let mut fixed = values::outbound_transport(
-        endpoint.protocol,
-        endpoint.local,
-        endpoint.remote,
-        endpoint.loopback,
-        endpoint.compartment.unwrap_or(1),
-        &mut storage,
-    );
+    let (protocol, local, remote) = (endpoint.protocol, endpoint.local, endpoint.remote);
+    let (loopback, compartment) = (endpoint.loopback, endpoint.compartment.unwrap_or(1));
+    let storage = &mut storage;
+    let mut fixed = if icmp_error {
+        values::outbound_icmp_error(local, remote, loopback, compartment, storage).to_vec()
+    } else if datagram {
+        values::datagram_data(protocol, local, remote, loopback, compartment, storage).to_vec()
+    } else {
+        values::outbound_transport(protocol, local, remote, loopback, compartment, storage).to_vec()
+    };
     let mut metadata = values::no_metadata();
     let mut fields = FWPS_METADATA_FIELD::SYSTEM_FLAGS | FWPS_METADATA_FIELD::TRANSPORT_HEADER_SIZE;
     metadata.flags = FWPS_INCOMING_FLAG::NONE;
@@ -337,13 +390,21 @@ fn ask(
         metadata.controlData = base as *mut _;
         metadata.controlDataLength = bytes.len() as u32;
     }
-    if let Some(flow) = endpoint.flow {
+    if let Some(flow) = endpoint.flow.filter(|_| !icmp_error) {
         fields |= FWPS_METADATA_FIELD::FLOW_HANDLE;
         metadata.flowHandle = flow;
     }
-    if list.ip_header > 0 {
+    let header = &list.header;
+    let says_header = !header.is_empty() && (datagram || list.header_inside);
+    if says_header || (zero_header_size && !icmp_error) {
         fields |= FWPS_METADATA_FIELD::IP_HEADER_SIZE;
-        metadata.ipHeaderSize = list.ip_header as u32;
+        metadata.ipHeaderSize = header.len() as u32;
+    }
+    let aside = (datagram && says_header).then(|| sim.lock().lend(header));
+    if let Some(base) = aside {
+        fields |= FWPS_METADATA_FIELD::TRANSPORT_HEADER_INCLUDE_HEADER;
+        metadata.headerIncludeHeader = base as *mut _;
+        metadata.headerIncludeHeaderLength = header.len() as u32;
     }
     metadata.currentMetadataValues = fields;
     let mut out = FWPS_CLASSIFY_OUT0 {
@@ -365,16 +426,18 @@ fn ask(
     };
     let reason = Reason::Transport { classify, callout: id, tcp: endpoint.protocol == checksum::TCP };
     engine::classify(sim, reason, call, &mut out);
+    move_starts(list.nbl, inside);
+    if let Some(flow) = endpoint.flow {
+        stream::leave_flow(sim, flow, id);
+    }
 
     let mut state = sim.lock();
-    if let Some(entry) = state.callouts.iter_mut().find(|entry| entry.id == id) {
-        entry.running -= 1;
-    }
+    state.running(id, -1);
     let record = state.classifies.remove(&classify).expect("inserted above");
     if (out.outContext, out.filterId, out.reserved) != (classify, filter.filterId, 0) {
         state.violate(rules::READ_ONLY_OUT, "classifyOut's system members were written");
     }
-    if let Some(base) = control {
+    for base in [control, aside].into_iter().flatten() {
         state.check_untouched(base);
         state.take_back(base);
     }
@@ -450,8 +513,13 @@ impl State {
         }
     }
 
-    /// Puts every packet of a list on the wire.
-    fn wire(&mut self, list: &List, remote: IpAddr, status: NTSTATUS) {
+    /// The context of a callout for a flow.
+    fn context(&self, flow: Option<u64>, callout: u32, layer: u16) -> Option<u64> {
+        self.flows.get(&flow?)?.contexts.get(&(callout, layer)).copied()
+    }
+
+    /// Puts every packet of a list on the wire; gives back what its completion reports.
+    fn wire(&mut self, list: &List, remote: IpAddr) -> NTSTATUS {
         let local = list.endpoint.local.ip();
         let protocol = list.endpoint.protocol;
         // SAFETY: the list is held by the caller.
@@ -467,23 +535,36 @@ impl State {
             )
         };
         // SAFETY: as above.
-        let Some(packets) = (unsafe { self.packets(list.nbl) }) else { return };
+        let Some(packets) = (unsafe { self.packets(list.nbl) }) else { return NTSTATUS::UNSUCCESSFUL };
+        let skip = if list.header_inside { list.header.len() } else { 0 };
+        let mut status = NTSTATUS::SUCCESS;
+        let cloned = matches!(self.nbl_mut(list.nbl).kind, NblKind::Clone { .. });
         for packet in packets {
-            let mut bytes = packet.get(list.ip_header..).unwrap_or_default().to_vec();
-            self.finish_checksum(list.injected, local, remote, protocol, bits, mss, &mut bytes);
+            let mut bytes = packet.get(skip..).unwrap_or_default().to_vec();
+            let cut = list.endpoint.segment as usize;
+            if list.injected && mss == 0 && cut != 0 && bytes.len() > cut + checksum::header(protocol) {
+                let text = format!("{} bytes that hardware would have cut into {cut}", bytes.len());
+                self.violate(rules::SEGMENTATION, text);
+            }
+            if list.injected && mss == 0 && bytes.len() > self.config.mtu {
+                status = NTSTATUS::INVALID_BUFFER_SIZE;
+                continue;
+            }
+            self.finish_checksum(list.injected, cloned, local, remote, protocol, bits, mss, &mut bytes);
             self.log(Event::Wire { length: bytes.len(), injected: list.injected });
             self.sent.push(Sent {
                 local,
                 remote,
                 protocol,
+                header: list.header.clone(),
                 checksum_ok: checksum::right(local, remote, protocol, &bytes),
                 bytes,
                 injected: list.injected,
                 origin: (!list.injected).then_some(crate::packet::SendId(list.number)),
                 control_data: list.control_data.clone(),
-                status,
             });
         }
+        status
     }
 
     /// What the hardware does to a packet, and what it expects of an injected one.
@@ -491,6 +572,7 @@ impl State {
     fn finish_checksum(
         &mut self,
         injected: bool,
+        cloned: bool,
         local: IpAddr,
         remote: IpAddr,
         protocol: u8,
@@ -527,8 +609,48 @@ impl State {
                 self.violate(rules::UDP6_ZERO, "an injected UDP packet over IPv6 without checksum");
             } else if !checksum::right(local, remote, protocol, bytes) {
                 let full = checksum::full(local, remote, protocol, bytes).unwrap_or(0);
-                self.violate(rules::FULL_SUM, format!("the field has {field:#06x}, right is {full:#06x}"));
+                let rule = if cloned { rules::CLONE_SUM } else { rules::FULL_SUM };
+                self.violate(rule, format!("the field has {field:#06x}, right is {full:#06x}"));
             }
+        }
+    }
+}
+
+/// The sender changes its payload behind a classify, if it is one that does.
+fn change_payload(sim: &Arc<Inner>, list: &List) {
+    let mut state = sim.lock();
+    if !state.config.sender_changes || state.nbl_mut(list.nbl).region.is_none() {
+        return;
+    }
+    let skip = list.header.len() + checksum::header(list.endpoint.protocol);
+    for nb in state.nbl_mut(list.nbl).nbs.clone() {
+        // SAFETY: an NB of a live NBL of the engine's own, whose bytes are the engine's to change.
+        unsafe {
+            for piece in state.pieces(nb as *mut NET_BUFFER, skip, usize::MAX).unwrap_or_default() {
+                for at in piece.address..piece.address + piece.length {
+                    let byte = at as *mut u8;
+                    byte.write(byte.read().wrapping_add(1));
+                }
+            }
+        }
+    }
+    let region = state.nbl_mut(list.nbl).region;
+    if let Some(region) = region.and_then(|base| state.regions.get_mut(&base)) {
+        region.pristine = region.bytes.clone();
+    }
+}
+
+/// Moves the starts of all NBs of a list that the engine owns, or moves them back.
+fn move_starts(nbl: *mut NET_BUFFER_LIST, delta: i64) {
+    if delta == 0 {
+        return;
+    }
+    // SAFETY: the caller holds the NBL, and its NBs with it.
+    unsafe {
+        let mut nb = NET_BUFFER_LIST::first_nb(nbl);
+        while !nb.is_null() {
+            shift(nb, delta);
+            nb = (*nb).Next;
         }
     }
 }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use fwps_sys::*;
 
 use crate::buffers::{Shape, seek};
-use crate::config::{NeedMore, Split};
+use crate::config::{DropConnection, NeedMore, Split};
 use crate::current::{self, Reason};
 use crate::engine::{self, values};
 use crate::flow::{Delivered, Direction, FlowSpec, FlowState};
 use crate::rules;
-use crate::state::{Classify, Fate, Inner, Key, NblKind, State};
+use crate::state::{Classify, Fate, InlineInjection, Inner, Key, NblKind, State};
 use crate::trace::Event;
 
 /// One TCP connection.
@@ -29,10 +29,14 @@ pub(crate) struct Flow {
     pub(crate) contexts: BTreeMap<(u32, u16), u64>,
     /// Callouts that want to see no more of it.
     allowed: HashSet<u32>,
-    pub(crate) busy: bool,
+    busy: bool,
     work: VecDeque<Work>,
-    /// Contexts that are gone, and whose callouts are told when nothing of the connection is classified any more.
-    pub(crate) deleted: Vec<((u32, u16), u64)>,
+    /// Callouts that are being shown something of it.
+    showing: Vec<u32>,
+    /// Contexts that were removed meanwhile: their flowDeleteFn waits.
+    deleted: Vec<((u32, u16), u64)>,
+    /// Bytes of it were injected and lost.
+    pub(crate) torn: bool,
 }
 
 /// One direction of a connection.
@@ -70,6 +74,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// True while the callout holds data back by its own doing.
+    pub(crate) fn holds(&self) -> bool {
+        self.deferred || !self.queue.is_empty()
+    }
+
     /// True while the callout owes the stream something.
     pub(crate) fn owes(&self) -> bool {
         !self.buffer.is_empty() || self.deferred || !self.queue.is_empty()
@@ -119,12 +128,38 @@ impl Flow {
             allowed: HashSet::new(),
             busy: false,
             work: VecDeque::new(),
+            showing: Vec::new(),
             deleted: Vec::new(),
+            torn: false,
         }
     }
 
     pub(crate) fn side(&mut self, direction: Direction) -> &mut Side {
         &mut self.sides[direction.index()]
+    }
+
+    /// True when nothing of it is going on and it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        let idle =
+            !self.busy && self.showing.is_empty() && self.contexts.is_empty() && self.deleted.is_empty();
+        let owed = self.sides.iter().flat_map(|side| side.stages.values()).any(Stage::owes);
+        self.state != FlowState::Open && idle && !owed
+    }
+
+    /// True when a callout has a context of it, or had one and was not told yet.
+    pub(crate) fn holds_context_of(&self, callout: u32) -> bool {
+        let deleted = self.deleted.iter().map(|(key, _)| key);
+        self.contexts.keys().chain(deleted).any(|(of, _)| *of == callout)
+    }
+
+    /// Takes a context away from its callout. `None` when there is none; `Some(None)` when flowDeleteFn has to wait.
+    pub(crate) fn remove_context(&mut self, key: (u32, u16)) -> Option<Option<u64>> {
+        let context = self.contexts.remove(&key)?;
+        if !self.showing.contains(&key.0) {
+            return Some(Some(context));
+        }
+        self.deleted.push((key, context));
+        Some(None)
     }
 
     /// Next serial for a stream clone of one direction.
@@ -192,6 +227,12 @@ fn items(bytes: Vec<u8>, flags: FWPS_STREAM_FLAG, fin: bool) -> impl Iterator<It
     data.into_iter().chain(fin.then_some(Item::Fin))
 }
 
+/// The flags of what a filter's callout has deferred.
+pub(crate) fn deferred_flags(state: &State, id: u64, filter: u64) -> Option<FWPS_STREAM_FLAG> {
+    let stage = state.flows.get(&id)?.sides[Direction::Receive.index()].stages.get(&filter)?;
+    stage.deferred.then_some(stage.flags)
+}
+
 /// Resumes a deferred direction. False when it is not deferred.
 pub(crate) fn resume(state: &mut State, id: u64, key: Key, filter: u64) -> bool {
     let Some(flow) = state.flows.get_mut(&id) else { return false };
@@ -229,11 +270,6 @@ pub(crate) fn run(sim: &Arc<Inner>, id: u64) {
                 Some(work) => work,
                 None => {
                     flow.busy = false;
-                    let deleted = take(&mut flow.deleted);
-                    drop(state);
-                    for ((callout, layer), context) in deleted {
-                        flow_deleted(sim, callout, layer, context);
-                    }
                     return;
                 }
             }
@@ -290,6 +326,12 @@ impl State {
     }
 
     fn deliver(&mut self, id: u64, direction: Direction, bytes: &[u8]) {
+        if self.flows.get(&id).is_some_and(|flow| flow.torn) {
+            self.violate(
+                rules::LOST_BYTES,
+                format!("flow {id} goes on after injected bytes of it were lost"),
+            );
+        }
         self.log(Event::Deliver { flow: id, direction, length: bytes.len() });
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.side(direction).out.bytes.extend_from_slice(bytes);
@@ -367,6 +409,10 @@ fn data(
     }
     drop(state);
     let answer = show(sim, id, direction, &place, &buffer, flags, missed, hints);
+    let mut buffer = buffer;
+    if answer.changed {
+        buffer.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+    }
     decide(sim, id, direction, &place, buffer, flags, hints, answer);
 }
 
@@ -376,6 +422,8 @@ struct Answer {
     stream: FWPS_STREAM_ACTION,
     required: u32,
     enforced: usize,
+    /// The sender has changed its bytes meanwhile.
+    changed: bool,
     classify: Classify,
 }
 
@@ -485,14 +533,13 @@ fn show(
     let record =
         Classify { shown: chain.iter().map(|nbl| *nbl as usize).collect(), flags, ..Classify::default() };
     state.classifies.insert(classify, record);
-    if let Some(entry) = state.callouts.iter_mut().find(|entry| entry.id == place.id) {
-        entry.running += 1;
-    }
+    state.running(place.id, 1);
     let flow = state.flows.get_mut(&id).expect("a flow with work exists");
     let spec = flow.spec.clone();
     let layer = flow.layer;
     let context = flow.contexts.get(&(place.id, layer)).copied().unwrap_or(0);
     flow.side(direction).stages.entry(place.filter.filterId).or_default().seen = true;
+    state.enter_flow(id, place.id);
     drop(state);
 
     let mut storage = values::Addresses::new(spec.local, spec.remote);
@@ -529,20 +576,28 @@ fn show(
     };
     let reason = Reason::Stream { classify, callout: place.id, flow: id, direction };
     engine::classify(sim, reason, call, &mut out);
+    leave_flow(sim, id, place.id);
     // SAFETY: the callout wrote through the pointer it was given; look at what is there now.
     let packet = unsafe { (&raw const packet).read_volatile() };
 
     let mut state = sim.lock();
-    if let Some(entry) = state.callouts.iter_mut().find(|entry| entry.id == place.id) {
-        entry.running -= 1;
-    }
+    state.running(place.id, -1);
     let classify_id = classify;
-    let classify = state.classifies.remove(&classify).expect("inserted above");
+    let mut classify = state.classifies.remove(&classify).expect("inserted above");
     if (out.outContext, out.filterId, out.reserved) != (classify_id, place.filter.filterId, 0) {
         state.violate(rules::READ_ONLY_OUT, "classifyOut's system members were written");
     }
+    let changed = state.config.sender_changes && direction == Direction::Send && !bytes.is_empty();
+    for nbl in &chain {
+        state.check_original(*nbl);
+        if changed {
+            state.change(*nbl);
+        }
+    }
+    if changed {
+        state.read_again(&mut classify.inline);
+    }
     for nbl in chain {
-        state.check_original(nbl);
         state.release(nbl);
     }
     state.log(Event::Decide {
@@ -558,11 +613,49 @@ fn show(
         stream: packet.streamAction,
         required: packet.countBytesRequired,
         enforced: packet.countBytesEnforced,
+        changed,
         classify,
     }
 }
 
 impl State {
+    /// A sender changes its bytes in place.
+    fn change(&mut self, nbl: *mut NET_BUFFER_LIST) {
+        let Some(region) = self.nbl_mut(nbl).region.and_then(|base| self.regions.get_mut(&base)) else {
+            return;
+        };
+        region.bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+        region.pristine = region.bytes.clone();
+    }
+
+    /// What is pending and shares the sender's bytes goes out as they are now.
+    fn read_again(&mut self, inline: &mut [InlineInjection]) {
+        for injection in inline {
+            let pending: Vec<usize> = self
+                .injections
+                .iter()
+                .filter(|pending| injection.ids.contains(&pending.id))
+                .map(|pending| pending.nbl)
+                .collect();
+            if pending.is_empty() {
+                continue;
+            }
+            injection.bytes.clear();
+            for nbl in pending {
+                // SAFETY: a pending injection keeps its NBL alive.
+                let packets = unsafe { self.packets(nbl as *mut NET_BUFFER_LIST) }.unwrap_or_default();
+                injection.bytes.extend(packets.concat());
+            }
+        }
+    }
+
+    /// A callout is about to be shown something of a flow.
+    pub(crate) fn enter_flow(&mut self, id: u64, callout: u32) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.showing.push(callout);
+        }
+    }
+
     /// What classifyFn must have left as it was.
     pub(crate) fn check_original(&mut self, nbl: *mut NET_BUFFER_LIST) {
         let info = self.nbl_mut(nbl);
@@ -678,13 +771,14 @@ fn decide(
             }
         }
         FWPS_STREAM_ACTION::ALLOW_CONNECTION => {
+            if state.stages_queue(id, filter) > 0 {
+                state.violate(rules::ALLOW_DRAINED, "ALLOW_CONNECTION while cloned data is queued");
+            }
             state.allow(id, place);
             back(&mut state, direction, after, None, Item::Data { bytes, flags });
         }
         FWPS_STREAM_ACTION::DROP_CONNECTION => {
-            if place.filter.action.r#type == FWP_ACTION::CALLOUT_INSPECTION {
-                state.violate(rules::DROP_RIGHT, "DROP_CONNECTION from an inspection filter");
-            }
+            state.check_drop(place);
             drop(state);
             kill(sim, id, FlowState::Dropped, "dropped by a callout");
             return;
@@ -712,6 +806,22 @@ fn decide(
 }
 
 impl State {
+    /// Checks that a filter may drop connections.
+    fn check_drop(&mut self, place: &Place) {
+        let action = place.filter.action.r#type;
+        let only_unknown = self.config.drop_connection == DropConnection::Unknown;
+        if action == FWP_ACTION::CALLOUT_INSPECTION || (only_unknown && action != FWP_ACTION::CALLOUT_UNKNOWN)
+        {
+            self.violate(rules::DROP_RIGHT, format!("DROP_CONNECTION from a filter of {action:?}"));
+        }
+    }
+
+    /// Clones that a callout has queued of a flow, in both directions.
+    fn stages_queue(&self, id: u64, filter: u64) -> usize {
+        let sides = self.flows.get(&id).map_or(&[][..], |flow| &flow.sides);
+        sides.iter().filter_map(|side| side.stages.get(&filter)).map(|stage| stage.queue.len()).sum()
+    }
+
     /// Books the clones of one indication after it was permitted or blocked.
     fn settle_clones(
         &mut self,
@@ -812,6 +922,7 @@ fn end(sim: &Arc<Inner>, id: u64, direction: Direction, position: Position, by: 
         }
     }
     if answer.stream == FWPS_STREAM_ACTION::DROP_CONNECTION {
+        state.check_drop(&place);
         drop(state);
         kill(sim, id, FlowState::Dropped, "dropped by a callout");
         return;
@@ -918,10 +1029,9 @@ pub(crate) fn kill(sim: &Arc<Inner>, id: u64, end: FlowState, what: &'static str
                 stage.deferred = false;
             }
         }
-        let mut contexts = take(&mut flow.contexts).into_iter().collect();
-        if flow.busy {
-            flow.deleted.append(&mut contexts);
-        }
+        let keys: Vec<_> = flow.contexts.keys().copied().collect();
+        let contexts: Vec<_> =
+            keys.into_iter().filter_map(|key| Some((key, flow.remove_context(key).flatten()?))).collect();
         state.log(Event::Ended { flow: id, what });
         contexts
     };
@@ -929,6 +1039,28 @@ pub(crate) fn kill(sim: &Arc<Inner>, id: u64, end: FlowState, what: &'static str
         flow_deleted(sim, callout, layer, context);
     }
 }
+
+/// A callout was shown something of a flow: contexts that were removed meanwhile go now.
+pub(crate) fn leave_flow(sim: &Arc<Inner>, id: u64, callout: u32) {
+    let gone: Vec<_> = {
+        let mut state = sim.lock();
+        let Some(flow) = state.flows.get_mut(&id) else { return };
+        if let Some(at) = flow.showing.iter().position(|shown| *shown == callout) {
+            flow.showing.swap_remove(at);
+        }
+        if flow.showing.contains(&callout) {
+            return;
+        }
+        let gone: Vec<_> = flow.deleted.extract_if(.., |((of, _), _)| *of == callout).collect();
+        gone
+    };
+    for ((callout, layer), context) in gone {
+        flow_deleted(sim, callout, layer, context);
+    }
+}
+
+/// Endpoint handles that ALE knows begin here: no injection takes them.
+pub(crate) const FLOW_ENDPOINTS: u64 = 0xa1e0_0000_0000;
 
 /// Calls flowDeleteFn.
 pub(crate) fn flow_deleted(sim: &Arc<Inner>, id: u32, layer: u16, context: u64) {

@@ -125,6 +125,59 @@ pub(crate) fn outbound_transport(
     values
 }
 
+/// The fixed values of the datagram-data layers, outbound.
+pub(crate) fn datagram_data(
+    protocol: u8,
+    local: SocketAddr,
+    remote: SocketAddr,
+    loopback: bool,
+    compartment: u32,
+    storage: &mut Addresses,
+) -> [FWPS_INCOMING_VALUE0; 14] {
+    use layer::datagram_data as field;
+    let mut values = [garbage(FWP_DATA_TYPE::EMPTY); 14];
+    values[field::IP_PROTOCOL] = uint8(protocol);
+    values[field::IP_LOCAL_ADDRESS] = address(local.ip(), &mut storage.local);
+    values[field::IP_REMOTE_ADDRESS] = address(remote.ip(), &mut storage.remote);
+    values[field::IP_LOCAL_ADDRESS_TYPE] = uint8(UNICAST);
+    values[field::IP_LOCAL_PORT] = uint16(local.port());
+    values[field::IP_REMOTE_PORT] = uint16(remote.port());
+    values[field::IP_LOCAL_INTERFACE] = uint64(&mut storage.luid);
+    values[field::INTERFACE_INDEX] = uint32(7);
+    values[field::SUB_INTERFACE_INDEX] = uint32(0);
+    values[field::DIRECTION] = uint32(FWP_DIRECTION::OUTBOUND.0);
+    values[field::FLAGS] = flags(loopback);
+    values[field::INTERFACE_TYPE] = uint32(6);
+    values[field::TUNNEL_TYPE] = uint32(0);
+    values[field::COMPARTMENT_ID] = uint32(compartment);
+    values
+}
+
+/// The fixed values of the outbound ICMP error layers. The ports are the type and the code.
+pub(crate) fn outbound_icmp_error(
+    local: SocketAddr,
+    remote: SocketAddr,
+    loopback: bool,
+    compartment: u32,
+    storage: &mut Addresses,
+) -> [FWPS_INCOMING_VALUE0; 14] {
+    use layer::outbound_icmp_error as field;
+    let mut values = [garbage(FWP_DATA_TYPE::EMPTY); 14];
+    values[field::IP_LOCAL_ADDRESS] = address(local.ip(), &mut storage.local);
+    values[field::IP_REMOTE_ADDRESS] = address(remote.ip(), &mut storage.remote);
+    values[field::IP_LOCAL_ADDRESS_TYPE] = uint8(UNICAST);
+    values[field::IP_LOCAL_INTERFACE] = uint64(&mut storage.luid);
+    values[field::ICMP_TYPE] = uint16(local.port());
+    values[field::ICMP_CODE] = uint16(remote.port());
+    values[field::INTERFACE_INDEX] = uint32(7);
+    values[field::SUB_INTERFACE_INDEX] = uint32(0);
+    values[field::INTERFACE_TYPE] = uint32(6);
+    values[field::TUNNEL_TYPE] = uint32(0);
+    values[field::FLAGS] = flags(loopback);
+    values[field::COMPARTMENT_ID] = uint32(compartment);
+    values
+}
+
 /// The fixed values of the layers that tell of a new connection.
 pub(crate) fn flow_established(
     spec: &FlowSpec,
@@ -136,12 +189,17 @@ pub(crate) fn flow_established(
     values[field::ALE_APP_ID] = garbage(FWP_DATA_TYPE::BYTE_BLOB_TYPE);
     values[field::ALE_APP_ID].value.data.byteBlob = application;
     values[field::IP_LOCAL_ADDRESS] = address(spec.local.ip(), &mut storage.local);
+    values[field::IP_LOCAL_ADDRESS_TYPE] = uint8(UNICAST);
     values[field::IP_LOCAL_PORT] = uint16(spec.local.port());
-    values[field::IP_PROTOCOL] = uint8(crate::checksum::TCP);
+    values[field::IP_PROTOCOL] = uint8(spec.protocol);
     values[field::IP_REMOTE_ADDRESS] = address(spec.remote.ip(), &mut storage.remote);
     values[field::IP_REMOTE_PORT] = uint16(spec.remote.port());
+    values[field::IP_DESTINATION_ADDRESS_TYPE] = uint8(UNICAST);
+    values[field::IP_LOCAL_INTERFACE] = uint64(&mut storage.luid);
     values[field::DIRECTION] =
         uint32(if spec.outbound { FWP_DIRECTION::OUTBOUND.0 } else { FWP_DIRECTION::INBOUND.0 });
+    values[field::INTERFACE_TYPE] = uint32(6);
+    values[field::TUNNEL_TYPE] = uint32(0);
     values[field::FLAGS] = flags(spec.loopback);
     values[field::COMPARTMENT_ID] = uint32(spec.compartment);
     values

@@ -33,6 +33,9 @@ pub unsafe extern "system" fn FwpsCalloutRegister1(
     }
     // SAFETY: the caller's promise.
     let callout = unsafe { *callout };
+    if callout.flags.has(FWP_CALLOUT_FLAG::ALLOW_L2_BATCH_CLASSIFY) {
+        state.violate(rules::L2_BATCH, "a callout asks for chains at the layer 2 layers");
+    }
     if callout.classifyFn.is_none() || callout.notifyFn.is_none() {
         return NTSTATUS::FWP_NULL_POINTER;
     }
@@ -60,7 +63,7 @@ fn unregister(find: impl Fn(&Callout) -> bool) -> NTSTATUS {
     if running > 0 {
         return NTSTATUS::FWP_IN_USE;
     }
-    if state.flows.values().any(|flow| flow.contexts.keys().any(|(callout, _)| *callout == id)) {
+    if state.flows.values().any(|flow| flow.holds_context_of(id)) {
         return NTSTATUS::DEVICE_BUSY;
     }
     let filters: Vec<u64> =
@@ -93,12 +96,27 @@ pub unsafe extern "system" fn FwpsCalloutUnregisterByKey0(calloutKey: *const GUI
 
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn FwpsInjectionHandleCreate0(
-    _addressFamily: ADDRESS_FAMILY,
-    _flags: FWPS_INJECTION_TYPE,
+    addressFamily: ADDRESS_FAMILY,
+    flags: FWPS_INJECTION_TYPE,
     injectionHandle: *mut HANDLE,
 ) -> NTSTATUS {
+    if flags.has(FWPS_INJECTION_TYPE::NETWORK) && addressFamily == ADDRESS_FAMILY::UNSPEC {
+        if let Some(sim) = current::simulator() {
+            sim.lock()
+                .violate(rules::HANDLE_KIND, "a handle for the network layers without an address family");
+        }
+        return NTSTATUS::INVALID_PARAMETER;
+    }
     match new_handle(Kind::Injection, Call::InjectionHandleCreate, "FwpsInjectionHandleCreate0", false) {
         Ok(handle) => {
+            if let Some(sim) = current::simulator()
+                && let Some(entry) = sim.lock().handles.get_mut(&(handle as usize))
+            {
+                let all = FWPS_INJECTION_TYPE::TRANSPORT
+                    | FWPS_INJECTION_TYPE::STREAM
+                    | FWPS_INJECTION_TYPE::FORWARD;
+                entry.injects = if flags == FWPS_INJECTION_TYPE::NONE { all } else { flags };
+            }
             // SAFETY: the caller's promise.
             unsafe { injectionHandle.write(handle) }
             NTSTATUS::SUCCESS
@@ -113,8 +131,17 @@ pub unsafe extern "system" fn FwpsInjectionHandleDestroy0(injectionHandle: HANDL
     {
         let mut state = sim.lock();
         passive(&mut state, "FwpsInjectionHandleDestroy0");
+        if state.handles.get(&(injectionHandle as usize)).is_some_and(|handle| {
+            handle.kind == Kind::Injection && handle.injects.has(FWPS_INJECTION_TYPE::STREAM)
+        }) && state.streams_owe()
+        {
+            state
+                .violate(rules::QUEUES_FIRST, "an injection handle is destroyed while streams are held back");
+        }
         match state.handles.get_mut(&(injectionHandle as usize)) {
-            Some(handle) if handle.kind == Kind::Injection && handle.live => handle.live = false,
+            Some(handle) if handle.kind == Kind::Injection && handle.live => {
+                (handle.live, handle.closing) = (false, true);
+            }
             _ => {
                 state.violate(
                     rules::HANDLE_LIFE,
@@ -125,6 +152,9 @@ pub unsafe extern "system" fn FwpsInjectionHandleDestroy0(injectionHandle: HANDL
         }
     }
     complete::complete_handle(&sim, injectionHandle as usize);
+    if let Some(handle) = sim.lock().handles.get_mut(&(injectionHandle as usize)) {
+        handle.closing = false;
+    }
     NTSTATUS::SUCCESS
 }
 
@@ -141,6 +171,17 @@ pub unsafe extern "system" fn FwpsQueryPacketInjectionState0(
         return none;
     }
     let handle = injectionHandle as usize;
+    match current::reason(&sim) {
+        Some(Reason::Stream { .. }) => {
+            state.violate(rules::QUERY_PACKETS, "FwpsQueryPacketInjectionState0 at a stream layer");
+        }
+        Some(Reason::Transport { classify, .. }) => {
+            if let Some(record) = state.classifies.get_mut(&classify) {
+                record.asked.push(handle);
+            }
+        }
+        _ => {}
+    }
     let info = state.nbl_mut(netBufferList);
     let answer = match info.injectors.last() {
         None => none,
@@ -177,6 +218,7 @@ pub unsafe extern "system" fn FwpsAllocateCloneNetBufferList0(
 ) -> NTSTATUS {
     let Some(sim) = simulator_of(originalNetBufferList.cast()) else { return NTSTATUS::INVALID_PARAMETER };
     let mut state = sim.lock();
+    state.check_locks(rules::LOCK_CLONE, "FwpsAllocateCloneNetBufferList0");
     if !state.is_nbl(originalNetBufferList, "FwpsAllocateCloneNetBufferList0") {
         return NTSTATUS::INVALID_PARAMETER;
     }
@@ -199,6 +241,12 @@ pub unsafe extern "system" fn FwpsAllocateCloneNetBufferList0(
 }
 
 impl State {
+    /// True while a callout holds bytes of an open connection back.
+    fn streams_owe(&self) -> bool {
+        let open = self.flows.values().filter(|flow| flow.state == FlowState::Open);
+        open.flat_map(|flow| &flow.sides).flat_map(|side| side.stages.values()).any(stream::Stage::holds)
+    }
+
     /// Frees one NBL of a callout, if it may.
     fn free(&mut self, nbl: *mut NET_BUFFER_LIST, call: &str, clones: bool) {
         if !self.is_nbl(nbl, call) {
@@ -472,6 +520,7 @@ pub unsafe extern "system" fn FwpsCloneStreamData0(
     let data = unsafe { &*calloutStreamData };
     let Some(sim) = simulator_of(data.netBufferListChain.cast()) else { return NTSTATUS::INVALID_PARAMETER };
     let mut state = sim.lock();
+    state.check_locks(rules::LOCK_CLONE, "FwpsCloneStreamData0");
     let Some(Reason::Stream { classify, flow, direction, .. }) = current::reason(&sim) else {
         state.violate(rules::KEEP_REFERENCE, "FwpsCloneStreamData0 outside classifyFn");
         return NTSTATUS::INVALID_PARAMETER;
@@ -575,6 +624,9 @@ pub unsafe extern "system" fn FwpsStreamContinue0(
     let Some(sim) = current::simulator() else { return NTSTATUS::INVALID_PARAMETER };
     {
         let mut state = sim.lock();
+        if let Some(status) = state.fault(Call::StreamContinue, "FwpsStreamContinue0") {
+            return status;
+        }
         let inside = current::in_classify(&sim);
         let stage = state.callout(calloutId).map(|callout| callout.callout.calloutKey).and_then(|key| {
             let filter =
@@ -583,6 +635,12 @@ pub unsafe extern "system" fn FwpsStreamContinue0(
         });
         let resumed = match stage {
             Some((key, filter)) if !inside && streamFlags.has(FWPS_STREAM_FLAG::RECEIVE) => {
+                if let Some(flags) = stream::deferred_flags(&state, flowId, filter)
+                    && flags != streamFlags
+                {
+                    let text = format!("deferred with {flags:?}, continued with {streamFlags:?}");
+                    state.violate(rules::CONTINUE_FLAGS, text);
+                }
                 stream::resume(&mut state, flowId, key, filter)
             }
             _ => false,
@@ -599,6 +657,9 @@ pub unsafe extern "system" fn FwpsStreamContinue0(
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn FwpsFlowAbort0(flowId: u64) -> NTSTATUS {
     let Some(sim) = current::simulator() else { return NTSTATUS::INVALID_PARAMETER };
+    if let Some(status) = sim.lock().fault(Call::FlowAbort, "FwpsFlowAbort0") {
+        return status;
+    }
     if !sim.lock().flows.get(&flowId).is_some_and(|flow| flow.state == FlowState::Open) {
         return NTSTATUS::FWP_NOT_FOUND;
     }
@@ -638,19 +699,17 @@ pub unsafe extern "system" fn FwpsFlowAssociateContext0(
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn FwpsFlowRemoveContext0(flowId: u64, layerId: u16, calloutId: u32) -> NTSTATUS {
     let Some(sim) = current::simulator() else { return NTSTATUS::INVALID_PARAMETER };
-    let context = {
+    let removed = {
         let mut state = sim.lock();
-        let Some(flow) = state.flows.get_mut(&flowId) else { return NTSTATUS::UNSUCCESSFUL };
-        let Some(context) = flow.contexts.remove(&(calloutId, layerId)) else {
-            return NTSTATUS::UNSUCCESSFUL;
-        };
-        if flow.busy {
-            // A classify may have it in its hands.
-            flow.deleted.push(((calloutId, layerId), context));
-            return NTSTATUS::PENDING;
-        }
-        context
+        state.check_locks(rules::LOCK_REMOVE, "FwpsFlowRemoveContext0");
+        state.flows.get_mut(&flowId).and_then(|flow| flow.remove_context((calloutId, layerId)))
     };
-    stream::flow_deleted(&sim, calloutId, layerId, context);
-    NTSTATUS::SUCCESS
+    match removed {
+        None => NTSTATUS::UNSUCCESSFUL,
+        Some(None) => NTSTATUS::PENDING,
+        Some(Some(context)) => {
+            stream::flow_deleted(&sim, calloutId, layerId, context);
+            NTSTATUS::SUCCESS
+        }
+    }
 }

@@ -31,7 +31,17 @@ pub(super) fn new_handle(
         return Err(status);
     }
     let handle: *mut usize = memory::allocate(kind, Arc::as_ptr(&sim));
-    state.handles.insert(handle as usize, Handle { kind, live: true, used: 0, allocates_nb });
+    state.handles.insert(
+        handle as usize,
+        Handle {
+            kind,
+            live: true,
+            closing: false,
+            injects: FWPS_INJECTION_TYPE::NONE,
+            used: 0,
+            allocates_nb,
+        },
+    );
     Ok(handle.cast())
 }
 

@@ -145,12 +145,10 @@ pub(crate) fn start(
     (sim, driver)
 }
 
-/// Unloads, and gives back the ids of the rules that were broken.
-pub(crate) fn broken(sim: Simulator, driver: Driver) -> Vec<&'static str> {
+/// Unloads, and gives back what was broken.
+pub(crate) fn broken(sim: Simulator, driver: Driver) -> Vec<Violation> {
     unload(&sim, driver);
-    let mut rules: Vec<_> = sim.end().iter().map(|violation: &Violation| violation.rule).collect();
-    rules.dedup();
-    rules
+    sim.end()
 }
 
 /// A connection to talk about.
@@ -410,6 +408,9 @@ pub(crate) fn send_inject_v6(shown: &Shown<'_>, bytes: &[u8]) {
     }
 }
 
+/// The context of every transport injection.
+pub(crate) const CONTEXT: usize = 0x51;
+
 /// `FwpsInjectTransportSendAsync1` with parameters after `metadata`, to `remote`.
 pub(crate) fn send_inject(
     driver: &Driver,
@@ -432,7 +433,7 @@ pub(crate) fn send_inject(
         };
         let status = FwpsInjectTransportSendAsync1(
             driver.injection,
-            null_mut(),
+            CONTEXT as HANDLE,
             metadata.transportEndpointHandle,
             0,
             &raw mut (*buffer).args,

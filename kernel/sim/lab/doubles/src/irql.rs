@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fwps_sim::irql::{self, DISPATCH_LEVEL, PASSIVE_LEVEL};
+use fwps_sim::locks;
 use fwps_sys::NTSTATUS;
 
 use crate::police::{at_most, violate};
@@ -42,9 +43,11 @@ fn acquire(lock: &AtomicUsize) {
         // Unlike a thread at DISPATCH_LEVEL, the owner may have lost its processor.
         std::thread::yield_now();
     }
+    locks::taken();
 }
 
 fn release(lock: &AtomicUsize, call: &str) {
+    locks::released();
     if lock.swap(0, Ordering::Release) == 0 {
         violate(format!("{call} of a lock that nobody holds"));
     }
