@@ -37,7 +37,15 @@ pub fn run(data: &[u8]) {
 }
 
 fn platform() -> Platform {
-    Platform { now_ns: || 1, random: || 2, processor: || 1, processors: 2, raise: || 0, lower: |_| {} }
+    Platform {
+        now_ns: || 1,
+        random: || 2,
+        processor: || 1,
+        processors: 2,
+        raise: || 0,
+        lower: |_| {},
+        wake: || {},
+    }
 }
 
 /// A client of one runtime, with its room for replies.

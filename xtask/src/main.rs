@@ -3,7 +3,9 @@
 
 mod captures;
 mod demo;
+mod driver;
 mod fuzz;
+mod image;
 mod matrix;
 mod programs;
 mod setup;
@@ -34,6 +36,12 @@ enum Verb {
     Bench(Bench),
     /// Check for the Debian packages that demo, test and bench need, and install those that are missing.
     Setup,
+    /// Build tidegate.sys, hold it against the rules for an image of the kernel, and check it for Arm.
+    Driver {
+        /// Print one JSON document instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Compile the policies of programs/ into target/programs/.
     Programs,
     /// Verify every policy as clang 14, 16 and 19 compile it at -O1, -O2 and -Os, and as rustc does.
@@ -84,6 +92,7 @@ fn run(verb: Verb) -> Result<()> {
             shell::run(bench.args(["--package", "tidegate-vm-bench", "--"]).args(json.then_some("--json")))
         }
         Verb::Setup => setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::READERS, &setup::BENCHES]),
+        Verb::Driver { json } => driver::run(json),
         Verb::Programs => programs::build().map(drop),
         Verb::Matrix => {
             let tally = matrix::run()?;

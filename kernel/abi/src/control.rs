@@ -275,6 +275,23 @@ operations! {
     } -> Events<'static>; "Takes the records that wait in a ring buffer."
 }
 
+/// Whether the operation of this number may change something, if only by taking what waited: a handle that may only read is
+/// refused it. Numbers that are no operation count as changes.
+pub const fn changes(number: u16) -> bool {
+    !matches!(
+        number,
+        Version::NUMBER
+            | MapLookup::NUMBER
+            | MapNextKey::NUMBER
+            | MapInfo::NUMBER
+            | MapList::NUMBER
+            | ProgramInfo::NUMBER
+            | ProgramList::NUMBER
+            | LinkInfo::NUMBER
+            | LinkList::NUMBER
+    )
+}
+
 /// A list of ids, as many as fit: ask again from the last one on.
 pub type IdList = Vec<Id, 256>;
 
@@ -480,6 +497,18 @@ mod tests {
     #[test]
     fn numbers_of_operations_are_unique_and_rise() {
         assert!(OPERATIONS.is_sorted_by(|a, b| a.1 < b.1));
+    }
+
+    #[test]
+    fn what_is_named_after_a_change_changes() {
+        let verbs = [
+            "Create", "Release", "Update", "Delete", "Freeze", "Load", "Unload", "Attach", "Detach",
+            "Replace", "Read",
+        ];
+        for (name, number) in OPERATIONS {
+            assert_eq!(changes(*number), verbs.iter().any(|verb| name.ends_with(verb)), "{name}");
+        }
+        assert!(changes(u16::MAX));
     }
 
     #[test]

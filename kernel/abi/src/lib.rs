@@ -7,6 +7,7 @@
 
 pub mod context;
 pub mod control;
+pub mod device;
 pub mod errno;
 pub mod helper;
 pub mod hook;

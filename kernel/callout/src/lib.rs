@@ -18,7 +18,7 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
-#[cfg(any(test, not(windows)))]
+#[cfg(test)]
 extern crate std;
 
 mod checksum;
@@ -39,8 +39,8 @@ mod instances;
 mod layer;
 #[expect(unsafe_code, reason = "a box is made without aborting")]
 mod memory;
-#[cfg(not(windows))]
-pub mod os;
+#[cfg(test)]
+mod os;
 mod outcome;
 #[expect(unsafe_code, reason = "the bytes lie behind pointers")]
 mod packet;

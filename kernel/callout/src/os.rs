@@ -1,5 +1,5 @@
-//! What differs by platform and is not WFP, on std: what a [`Runtime`](tidegate_runtime::Runtime) and its callouts need
-//! where the driver has ntoskrnl.
+//! What differs by platform and is not WFP, on std: what a [`Runtime`](tidegate_runtime::Runtime) and its callouts need in
+//! tests where the driver has ntoskrnl (`os` of `kernel/driver/sys`).
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -11,8 +11,8 @@ use std::time::Instant;
 use tidegate_runtime::Platform;
 
 /// This process as a platform. Threads stand for processors, as many as the machine has; there are no interrupt levels.
-pub fn platform() -> Platform {
-    Platform { now_ns, random, processor, processors: processors(), raise: || 0, lower: |_| {} }
+pub(crate) fn platform() -> Platform {
+    Platform { now_ns, random, processor, processors: processors(), raise: || 0, lower: |_| {}, wake: || {} }
 }
 
 fn now_ns() -> u64 {

@@ -348,10 +348,7 @@ unsafe extern "system" {
     ) -> NTSTATUS;
 }
 
-#[cfg_attr(
-    all(windows, not(feature = "simulated")),
-    link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")
-)]
+#[cfg_attr(all(windows, not(feature = "simulated")), link(name = "ntoskrnl"))]
 unsafe extern "system" {
     /// D. NULL on failure. Describes nothing until it is built.
     pub fn IoAllocateMdl(

@@ -6,7 +6,8 @@
 //! `FWPS_STREAM_FLAG_RECEIVE` is [`FWPS_STREAM_FLAG::RECEIVE`]. What the system writes is a number with named
 //! constants and never a Rust `enum`: a value that a later Windows invents must not be undefined behaviour here.
 //!
-//! On Windows the functions are imported from fwpkclnt.sys, ndis.sys and ntoskrnl.exe. Everywhere else, and wherever
+//! On Windows the functions are imported from fwpkclnt.sys, ndis.sys and (through the WDK's import library, which a driver
+//! links anyway) ntoskrnl.exe. Everywhere else, and wherever
 //! the feature `simulated` is on, they are plain symbols and the crate `fwps-sim` answers them.
 #![no_std]
 #![allow(
@@ -27,6 +28,7 @@ pub mod guid;
 pub mod layer;
 mod layout;
 mod macros;
+pub mod ntos;
 mod packet;
 mod status;
 mod stream;

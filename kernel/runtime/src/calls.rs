@@ -89,6 +89,7 @@ impl<'a> Calls<'a> {
         let record = memory.read(data, usize::try_from(size).map_err(|_| misuse())?)?;
         self.moves(record.len())?;
         let written = ring.output(record, &self.link.platform);
+        (self.link.platform.wake)();
         Ok(if written { 0 } else { errno::ENOMEM.wrapping_neg() as u64 })
     }
 
@@ -108,6 +109,8 @@ impl<'a> Calls<'a> {
         let held = |place: &&mut Option<Record<'_>>| place.is_some_and(|record| record.address == address);
         let record = self.reserved.iter_mut().find(held).and_then(Option::take).ok_or_else(misuse)?;
         end(record.ring, record.address);
+        // A discarded one too: it may have held up others.
+        (self.link.platform.wake)();
         Ok(0)
     }
 
@@ -126,6 +129,7 @@ impl Drop for Calls<'_> {
     fn drop(&mut self) {
         for record in self.reserved.iter_mut().filter_map(Option::take) {
             record.ring.discard(record.address);
+            (self.link.platform.wake)();
         }
     }
 }

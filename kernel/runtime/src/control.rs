@@ -44,92 +44,92 @@ impl Runtime {
                 control::write(OK, &VersionReply { api: tidegate_abi::API_VERSION, processors }, reply)
             }
 
-            Request::MapCreate(request) => {
+            Request::MapCreate(request) => apart(|| {
                 let id = self.objects(Objects::new_id)?;
                 let map = shared(Map::new(id, request.name.clone(), request.def, self.platform)?)?;
                 self.objects(|objects| objects.add_map(&map))?;
                 control::write(OK, &id, reply)
-            }
-            Request::MapRelease(request) => {
+            }),
+            Request::MapRelease(request) => apart(|| {
                 drop(self.objects(|objects| objects.release_map(request.map))?);
                 control::write(OK, &(), reply)
-            }
-            Request::MapUpdate(request) => {
+            }),
+            Request::MapUpdate(request) => apart(|| {
                 self.map(request.map)?.control_update(request.key, request.value, request.flags)?;
                 control::write(OK, &(), reply)
-            }
-            Request::MapLookup(request) => {
+            }),
+            Request::MapLookup(request) => apart(|| {
                 let map = self.map(request.map)?;
                 let mut value = vector(map.control_value_size(), || 0_u8)?;
                 map.control_lookup(request.key, &mut value)?;
                 control::write(OK, value.as_slice(), reply)
-            }
+            }),
             Request::MapDelete(request) => {
                 self.map(request.map)?.control_delete(request.key)?;
                 control::write(OK, &(), reply)
             }
-            Request::MapNextKey(request) => {
+            Request::MapNextKey(request) => apart(|| {
                 let map = self.map(request.map)?;
                 let mut key = vector(map.def.key_size as usize, || 0_u8)?;
                 map.next_key(request.key, &mut key)?;
                 control::write(OK, key.as_slice(), reply)
-            }
-            Request::MapInfo(request) => control::write(OK, &self.map(request.map)?.info(), reply),
+            }),
+            Request::MapInfo(request) => apart(|| control::write(OK, &self.map(request.map)?.info(), reply)),
             Request::MapList(request) => {
-                control::write(OK, &self.objects(|objects| objects.map_ids(request.after)), reply)
+                apart(|| control::write(OK, &self.objects(|objects| objects.map_ids(request.after)), reply))
             }
             Request::MapFreeze(request) => {
                 self.map(request.map)?.freeze();
                 control::write(OK, &(), reply)
             }
 
-            Request::ProgramLoad(request) => match self.load(request) {
+            Request::ProgramLoad(request) => match apart(|| self.load(request)) {
                 Ok(loaded) => control::write(OK, &loaded, reply),
                 Err(LoadError::Status(status)) => Err(status),
                 Err(LoadError::Refused(refusal)) => {
-                    control::write(Status::Refused as u16, &in_words(&refusal), reply)
+                    apart(|| control::write(Status::Refused as u16, &in_words(&refusal), reply))
                 }
             },
-            Request::ProgramUnload(request) => {
+            Request::ProgramUnload(request) => apart(|| {
                 drop(self.objects(|objects| objects.remove_program(request.program))?);
                 control::write(OK, &(), reply)
-            }
-            Request::ProgramInfo(request) => {
+            }),
+            Request::ProgramInfo(request) => apart(|| {
                 let program = self.objects(|objects| objects.program(request.program))?;
                 control::write(OK, &program.info(), reply)
-            }
-            Request::ProgramList(request) => {
+            }),
+            Request::ProgramList(request) => apart(|| {
                 control::write(OK, &self.objects(|objects| objects.program_ids(request.after)), reply)
-            }
+            }),
 
-            Request::LinkAttach(request) => {
+            Request::LinkAttach(request) => apart(|| {
                 let id = self.objects(Objects::new_id)?;
                 drop(self.objects(|objects| objects.attach(id, request, &self.chains, &self.platform))?);
                 control::write(OK, &id, reply)
-            }
-            Request::LinkDetach(request) => {
+            }),
+            Request::LinkDetach(request) => apart(|| {
                 drop(self.objects(|objects| objects.detach(request.link, &self.chains, &self.platform))?);
                 control::write(OK, &(), reply)
-            }
-            Request::LinkReplace(request) => {
+            }),
+            Request::LinkReplace(request) => apart(|| {
                 let (link, program) = (request.link, request.program);
                 drop(self.objects(|objects| objects.replace(link, program, &self.chains, &self.platform))?);
                 control::write(OK, &(), reply)
-            }
-            Request::LinkInfo(request) => {
+            }),
+            Request::LinkInfo(request) => apart(|| {
                 let link = self.objects(|objects| objects.link(request.link))?;
                 control::write(OK, &link.info(), reply)
-            }
+            }),
             Request::LinkList(request) => {
-                control::write(OK, &self.objects(|objects| objects.link_ids(request.hook)), reply)
+                apart(|| control::write(OK, &self.objects(|objects| objects.link_ids(request.hook)), reply))
             }
 
-            Request::EventRead(request) => {
+            Request::EventRead(request) => apart(|| {
                 let fits = reply.len().min(limits::MAX_MESSAGE).saturating_sub(EVENTS_HEAD);
                 self.map(request.map)?.read_events(fits.min(request.max as usize), |dropped, records| {
                     control::write(OK, &Events { dropped, records }, reply)
                 })
-            }
+            }),
         }
     }
 
@@ -152,4 +152,11 @@ impl Runtime {
     fn objects<R>(&self, section: impl FnOnce(&mut Objects) -> R) -> R {
         self.objects.with(&self.platform, section)
     }
+}
+
+/// Runs `section` in a stack frame of its own. A kernel's stack is small, and the frames of all answers inlined into one
+/// would be more than its share.
+#[inline(never)]
+fn apart<R>(section: impl FnOnce() -> R) -> R {
+    section()
 }

@@ -29,6 +29,8 @@ pub use chain::Chain;
 pub use link::{Link, RunError};
 pub use platform::Platform;
 
+use alloc::sync::Arc;
+
 use tidegate_abi::Hook;
 use tidegate_abi::control::Status;
 
@@ -56,6 +58,14 @@ impl Runtime {
             objects: Spin::new(Objects::new()?),
             chains: [published()?, published()?, published()?, published()?],
         })
+    }
+
+    /// [`Runtime::new`] behind a shared pointer. `PASSIVE_LEVEL`.
+    ///
+    /// # Errors
+    /// [`Status::NoMemory`].
+    pub fn shared(platform: Platform) -> Result<Arc<Self>, Status> {
+        memory::shared(Self::new(platform)?)
     }
 
     /// The system's functions that it was made with.

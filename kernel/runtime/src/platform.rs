@@ -15,6 +15,8 @@ pub struct Platform {
     pub raise: fn() -> u8,
     /// Lowers the IRQL to what [`raise`](Self::raise) returned (`KeLowerIrql`). Does nothing on std.
     pub lower: fn(u8),
+    /// A record was put into a ring buffer: who waits for one may look. IRQL <= `DISPATCH_LEVEL`, for every record.
+    pub wake: fn(),
 }
 
 impl Platform {
@@ -48,6 +50,7 @@ pub(crate) mod tests {
             processors,
             raise: || 0,
             lower: |irql| assert_eq!(irql, 0, "lowered to what it was"),
+            wake: || {},
         }
     }
 }

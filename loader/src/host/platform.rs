@@ -33,5 +33,6 @@ pub fn platform() -> Platform {
         processors: 1,
         raise: || 0,
         lower: |_| {},
+        wake: || {},
     }
 }

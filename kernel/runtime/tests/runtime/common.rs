@@ -15,6 +15,8 @@ thread_local! {
     pub(crate) static PROCESSOR: Cell<u32> = const { Cell::new(0) };
     /// The IRQL that a thread runs at.
     pub(crate) static IRQL: Cell<u8> = const { Cell::new(PASSIVE) };
+    /// How often who waits for events was woken by a thread.
+    pub(crate) static WOKEN: Cell<u32> = const { Cell::new(0) };
 }
 
 const PASSIVE: u8 = 0;
@@ -37,6 +39,7 @@ pub(crate) fn platform() -> Platform {
         processors: PROCESSORS,
         raise: || IRQL.replace(DISPATCH),
         lower: |irql| assert_eq!(IRQL.replace(irql), DISPATCH, "lowered once for each time it was raised"),
+        wake: || WOKEN.set(WOKEN.get() + 1),
     }
 }
 

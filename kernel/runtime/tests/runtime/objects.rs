@@ -230,8 +230,10 @@ fn records_reach_the_reader_and_those_of_a_failed_run_do_not_hold_it_up() {
     let record = [&8_u32.to_le_bytes()[..], &0x0102_0304_u32.to_ne_bytes(), &[0; 4]].concat();
 
     assert!(run_with(&chain.links()[0], b"", Some(helper::KTIME_GET_NS)).is_err());
+    assert_eq!(WOKEN.get(), 1, "a record that was given back may have held up others");
     assert_eq!(run(&chain.links()[0], b""), Ok(Verdict::Permit));
     assert_eq!(run(&chain.links()[0], b""), Ok(Verdict::Permit));
+    assert_eq!(WOKEN.get(), 3, "who waits is woken for every record");
     assert_eq!(events(&runtime, ring, 11), Err(Status::ReplyTooLarge), "a record is not cut");
     assert_eq!(events(&runtime, ring, 12), Ok((0, record.clone())));
     assert_eq!(events(&runtime, ring, 100), Ok((0, record)));
