@@ -8,6 +8,7 @@ mod fuzz;
 mod image;
 mod matrix;
 mod programs;
+mod rules;
 mod setup;
 mod shell;
 mod test;
@@ -29,8 +30,20 @@ struct Cli {
 enum Verb {
     /// Show policies at work on captures of real programs.
     Demo,
-    /// Check everything: format, policies, lints, tests, documentation, licences.
-    Test,
+    /// Check everything: format, policies, lints, tests, documentation, licences. Or one part of it.
+    Test {
+        /// Only this part.
+        part: Option<test::Part>,
+    },
+    /// The platform's contract: each rule, its check, and the test that was seen to break it.
+    Rules {
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// Write docs/rules.md.
+        #[arg(long, conflicts_with = "json")]
+        write: bool,
+    },
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -85,7 +98,9 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Demo => demo::run(),
-        Verb::Test => test::run(),
+        Verb::Test { part: None } => test::run(),
+        Verb::Test { part: Some(test::Part::Engine) } => test::engine(),
+        Verb::Rules { json, write } => rules::run(json, write),
         Verb::Bench(Bench::Vm { json }) => {
             setup::need(&[&setup::BENCHES])?;
             let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::matrix;
 use crate::programs;
+use crate::rules;
 use crate::setup;
 use crate::shell;
 
@@ -27,6 +28,13 @@ impl std::ops::Add for Tally {
     }
 }
 
+/// What `cargo xtask test` runs alone.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// The simulator and the callouts in front of it, and that every rule of the contract was seen to be checked.
+    Engine,
+}
+
 /// One step: its name and what does it.
 type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
 
@@ -35,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
     setup::rust_components()?;
     setup::need(&[&setup::POLICIES, &setup::CLANGS])?;
     let licences = Licences::start()?;
-    let steps: Vec<Step<'_>> = vec![
+    run_steps(vec![
         ("format", Box::new(|| check("cargo fmt --all --check"))),
         ("policies", Box::new(|| Ok(Tally { passed: programs::build()?.len() as u64, failed: 0 }))),
         ("lints", Box::new(|| check("cargo clippy --locked --workspace --all-targets -- -D warnings"))),
@@ -45,10 +53,26 @@ pub(crate) fn run() -> Result<()> {
             Box::new(|| tests("cargo run --locked --profile test --package tidegate -- test programs")),
         ),
         ("matrix", Box::new(matrix::run)),
+        ("rules", Box::new(rules::check)),
         ("documentation", Box::new(documentation)),
         ("licences", Box::new(|| licences.check())),
-    ];
+    ])
+}
 
+/// Runs what holds the engine: the simulator, the callouts in front of it, and the table of rules.
+pub(crate) fn engine() -> Result<()> {
+    run_steps(vec![
+        (
+            "tests",
+            Box::new(|| {
+                tests("cargo test --locked --package fwps-sim --package tidegate-callout --no-fail-fast")
+            }),
+        ),
+        ("rules", Box::new(rules::check)),
+    ])
+}
+
+fn run_steps(steps: Vec<Step<'_>>) -> Result<()> {
     let mut total = Tally::default();
     let mut times = Vec::new();
     let mut failure = None;
