@@ -5,4 +5,6 @@ pub mod bytecode;
 pub mod control;
 pub mod generate;
 pub mod object;
+pub mod reference;
 pub mod scenario;
+pub mod verify;

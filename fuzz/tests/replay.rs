@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+/// Inputs by chance, besides the corpus.
+const INPUTS: u64 = 400;
+
 fn replay<T>(target: &str, run: fn(&[u8]) -> T) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let inputs: Vec<_> = fs::read_dir(&corpus).expect("the corpus is there").collect();
@@ -32,6 +35,19 @@ fn objects_are_read_or_refused() {
 #[test]
 fn scenarios_and_captures_are_read_or_refused() {
     replay("scenario", tidegate_fuzz::scenario::run);
+}
+
+#[test]
+fn states_of_accepted_programs_lie_in_what_was_claimed() {
+    replay("verify", tidegate_fuzz::verify::run);
+    let mut chance = tidegate_fuzz::reference::Chance(1);
+    let mut total = tidegate_fuzz::verify::Count::default();
+    for _ in 0..INPUTS {
+        let input: Vec<u8> = (0..chance.below(256)).map(|_| chance.any() as u8).collect();
+        total += tidegate_fuzz::verify::run(&input);
+    }
+    println!("{total:?}");
+    assert!(total.accepted > INPUTS / 10 && total.runs > 1000, "{total:?}");
 }
 
 /// A generator whose programs are all refused would prove nothing about those that are accepted.

@@ -25,13 +25,15 @@ pub(crate) enum Target {
     Object,
     /// Scenario files and captures.
     Scenario,
+    /// What the verifier claims, held against runs of what it accepts.
+    Verify,
 }
 
 impl Target {
     /// Bytes of an input at most: the fewer, the more of them a second.
     fn most_bytes(self) -> u32 {
         match self {
-            Self::Bytecode => 512,
+            Self::Bytecode | Self::Verify => 512,
             Self::Control => 2048,
             Self::Object | Self::Scenario => 65536,
         }
@@ -40,7 +42,7 @@ impl Target {
     /// Folders with inputs that the project has anyway: the fuzzer starts from them too.
     fn seeds(self) -> &'static [&'static str] {
         match self {
-            Self::Bytecode | Self::Control => &[],
+            Self::Bytecode | Self::Control | Self::Verify => &[],
             Self::Object => &["target/programs"],
             Self::Scenario => &["examples/captures", "programs"],
         }
@@ -55,7 +57,7 @@ const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module \
 /// Fails when there is a finding.
 pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
     setup::need(&[&setup::FUZZERS])?;
-    if let Target::Object = target {
+    if let Target::Object | Target::Verify = target {
         programs::build()?;
     }
     let value = target.to_possible_value().context("every target has a name")?;
@@ -100,6 +102,15 @@ pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
     }
     let kept = fs::read_dir(&corpus)?.count();
     println!("{name}: {executions} executions in {seconds} s, {kept} inputs in the corpus, no findings");
+    if let Target::Verify = target {
+        let count = |what| statistic(&said, what).unwrap_or(0);
+        println!(
+            "{name}: {} accepted programs, {} runs of them, {} states held against claims",
+            count("accepted_programs"),
+            count("accepted_runs"),
+            count("embedded_states")
+        );
+    }
     Ok(())
 }
 
@@ -112,7 +123,7 @@ fn host() -> Result<String> {
 
 /// The number in a line such as `stat::number_of_executed_units: 6360313`.
 fn statistic(said: &str, name: &str) -> Option<u64> {
-    said.lines().find_map(|line| {
+    said.lines().rev().find_map(|line| {
         line.strip_prefix("stat::")?.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok()
     })
 }
