@@ -133,7 +133,7 @@ impl Config {
 /// The calls that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
-    /// Any of the others.
+    /// Any of the others, but for completions and aborts.
     Any,
     /// `FwpsCalloutRegister*`.
     CalloutRegister,

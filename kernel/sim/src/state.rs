@@ -341,8 +341,9 @@ impl State {
     pub(crate) fn fault(&mut self, call: Call, name: &'static str) -> Option<NTSTATUS> {
         let mut failing = None;
         for fault in &mut self.faults {
-            // A completion is no call: only asking for it by name reaches it.
-            if fault.call != call && (fault.call != Call::Any || call == Call::Complete) {
+            // A completion is no call, and an abort is what is left when calls fail: only asking by name reaches them.
+            let named = matches!(call, Call::Complete | Call::FlowAbort);
+            if fault.call != call && (fault.call != Call::Any || named) {
                 continue;
             }
             fault.seen += 1;

@@ -270,3 +270,89 @@ pub(crate) fn search(times: usize) -> Vec<u8> {
     }
     asm.give(Verdict::Permit).code()
 }
+
+/// How one place of a stream is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Replace,
+    Remove,
+    InsertBefore,
+    InsertBehind,
+    /// Replaced in a clone, which is injected.
+    Clone,
+}
+
+/// A pattern, and what is done wherever it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Rewrite {
+    pub(crate) pattern: Vec<u8>,
+    pub(crate) how: How,
+    pub(crate) new: Vec<u8>,
+}
+
+impl Rewrite {
+    /// What stands in the place of the pattern afterwards.
+    pub(crate) fn result(&self) -> Vec<u8> {
+        match self.how {
+            How::Replace | How::Clone => self.new.clone(),
+            How::Remove => Vec::new(),
+            How::InsertBefore => [&*self.new, &*self.pattern].concat(),
+            How::InsertBehind => [&*self.pattern, &*self.new].concat(),
+        }
+    }
+}
+
+/// Rewrites every place of a stream where one of at most three patterns stands, wherever the stream is cut: each run looks for
+/// the first place and decides through its end, or holds back what may begin one. Asks for `more` bytes when it waits.
+pub(crate) fn rewrite(rewrites: &[Rewrite], more: i32) -> Vec<u8> {
+    const NOT_HERE: [&str; 3] = ["not 0", "not 1", "not 2"];
+    const HERE: [&str; 3] = ["at 0", "at 1", "at 2"];
+    let mut asm = Asm::new();
+    asm.set(R9, i32::MAX).set(R8, 0);
+    for (at, rewrite) in rewrites.iter().enumerate() {
+        asm.text(&rewrite.pattern).copy(R1, CTX).set(R2, 0).point(R3).set(R4, rewrite.pattern.len() as i32);
+        asm.call(helper::FIND).jump(jmp::JSLT, R0, 0, NOT_HERE[at]);
+        asm.jumps.push((asm.code.len(), NOT_HERE[at]));
+        asm.op(class::JMP | jmp::JGE | source::X, R0, R9, 0, 0);
+        asm.copy(R9, R0).set(R8, at as i32).label(NOT_HERE[at]);
+    }
+    asm.jump(jmp::JEQ, R9, i32::MAX, "absent");
+    for (at, _) in rewrites.iter().enumerate() {
+        asm.jump(jmp::JEQ, R8, at as i32, HERE[at]);
+    }
+    asm.label("fail").give(Verdict::DropConnection);
+    for (at, rewrite) in rewrites.iter().enumerate() {
+        let (length, new) = (rewrite.pattern.len() as i32, rewrite.new.len() as i32);
+        let mut verdict = Verdict::Permit;
+        asm.label(HERE[at]).text(&rewrite.new).copy(R1, CTX).copy(R2, R9);
+        match rewrite.how {
+            How::Replace => asm.set(R3, length).point(R4).set(R5, new).call(helper::REPLACE),
+            How::Remove => asm.set(R3, length).call(helper::REMOVE),
+            How::InsertBefore => asm.point(R3).set(R4, new).call(helper::INSERT),
+            How::InsertBehind => asm.add(R2, length).point(R3).set(R4, new).call(helper::INSERT),
+            How::Clone => {
+                verdict = Verdict::Block;
+                asm.call(helper::CLONE_STREAM_DATA).jump(jmp::JEQ, R0, 0, "fail").copy(R7, R0);
+                asm.copy(R1, R7).copy(R2, R9).set(R3, length).point(R4).set(R5, new);
+                asm.call(helper::CLONE_REPLACE)
+                    .copy(R1, CTX)
+                    .copy(R2, R7)
+                    .set(R3, 0)
+                    .call(helper::STREAM_INJECT)
+            }
+        };
+        asm.jump(jmp::JNE, R0, 0, "fail").add(R9, length);
+        asm.op(class::STX | mode::MEM | size::W, CTX, R9, BYTES_ENFORCED as i16, 0).give(verdict);
+    }
+    asm.label("absent").load(size::DW, R7, CTX, DATA).load(size::DW, R8, CTX, DATA_END);
+    asm.op(class::ALU64 | alu::SUB | source::X, R8, R7, 0, 0);
+    let keep = rewrites.iter().map(|rewrite| rewrite.pattern.len()).max().unwrap_or(1) as i32 - 1;
+    if keep > 0 {
+        asm.load(size::W, R4, CTX, STREAM_FLAGS);
+        asm.jump(jmp::JSET, R4, context::STREAM_NO_MORE_DATA as i32, "pass");
+        asm.jump(jmp::JEQ, R8, 0, "pass").jump(jmp::JLE, R8, keep, "more").add(R8, -keep);
+        asm.op(class::STX | mode::MEM | size::W, CTX, R8, BYTES_ENFORCED as i16, 0);
+    }
+    asm.label("pass").give(Verdict::Permit);
+    asm.label("more").store(BYTES_REQUIRED, more).give(Verdict::NeedMoreData).code()
+}

@@ -3,6 +3,7 @@
 mod asm;
 mod failures;
 mod life;
+mod rewrites;
 mod send;
 mod stream;
 
