@@ -11,6 +11,7 @@ mod programs;
 mod rules;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -52,6 +53,24 @@ enum Verb {
     /// Build tidegate.sys, hold it against the rules for an image of the kernel, and check it for Arm.
     Driver {
         /// Print one JSON document instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hold random programs of edits on random connections against what they do to a string; a million takes minutes.
+    Property {
+        /// How many connections.
+        #[arg(long, default_value_t = 1_000_000)]
+        cases: u64,
+        /// Where to begin: the same seed runs the same cases.
+        #[arg(long, default_value_t = 1 << 32)]
+        seed: u64,
+    },
+    /// Load the engine from two threads while links are swapped, and watch its memory.
+    Soak {
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Print one JSON document instead of a table.
         #[arg(long)]
         json: bool,
     },
@@ -108,6 +127,8 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Setup => setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::READERS, &setup::BENCHES]),
         Verb::Driver { json } => driver::run(json),
+        Verb::Property { cases, seed } => soak::property(cases, seed),
+        Verb::Soak { seconds, json } => soak::soak(seconds, json),
         Verb::Programs => programs::build().map(drop),
         Verb::Matrix => {
             let tally = matrix::run()?;

@@ -201,17 +201,18 @@ impl Simulator {
         engine::show_nothing(&self.inner, layer)
     }
 
-    /// Forgets what is over: connections that ended, what went out, and sockets where nothing was absorbed that is still to
-    /// be injected. For runs that are longer than memory.
-    pub fn trim(&self) {
+    /// Forgets what was sent: what went out, and sockets where nothing was absorbed that is still to be injected. For runs that
+    /// are longer than memory.
+    pub fn forget_sends(&self) {
         let mut state = self.inner.lock();
-        state.flows.retain(|_, flow| !flow.is_over());
         state.sent.clear();
         state.outcomes.clear();
-        if state.injections.is_empty() {
-            state.endpoints.retain(|_, endpoint| endpoint.absorbed > 0 && !endpoint.refused);
-        }
-        let State { senders, endpoints, .. } = &mut *state;
+        let State { senders, endpoints, injections, .. } = &mut *state;
+        let waiting: HashSet<u64> =
+            injections.iter().filter_map(|injection| Some(injection.send.as_ref()?.endpoint)).collect();
+        endpoints.retain(|handle, endpoint| {
+            endpoint.busy || (endpoint.absorbed > 0 && !endpoint.refused) || waiting.contains(handle)
+        });
         senders.retain(|_, handle| endpoints.contains_key(handle));
     }
 

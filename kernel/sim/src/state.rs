@@ -200,6 +200,8 @@ pub(crate) struct Endpoint {
     pub(crate) packets: usize,
     /// Injections here.
     pub(crate) injections: usize,
+    /// What was sent here is being classified.
+    pub(crate) busy: bool,
 }
 
 /// Stream data injected during a classify, waiting for its place in the stream.

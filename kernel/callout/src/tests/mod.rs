@@ -5,6 +5,7 @@ mod failures;
 mod life;
 mod rewrites;
 mod send;
+mod soak;
 mod stream;
 
 use std::net::SocketAddr;

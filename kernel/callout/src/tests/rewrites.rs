@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
-use fwps_sim::{Call, Config, Direction, FlowId, FlowState, When};
+use fwps_sim::{Call, Config, Direction, FlowId, FlowState, Simulator, When};
 use fwps_sys::NTSTATUS;
 use tidegate_abi::Hook;
 use tidegate_abi::control::OnError;
@@ -110,23 +110,23 @@ pub(crate) fn in_places(rewrites: &[Rewrite], bytes: &[u8], out: &[u8], whole: b
 }
 
 /// Shows both directions of a flow in random cuts, and their ends.
-fn play(dice: &mut Dice, bench: &Bench, flow: FlowId, data: [&[u8]; 2]) {
+pub(crate) fn play(dice: &mut Dice, sim: &Simulator, flow: FlowId, data: [&[u8]; 2]) {
     let mut rest = data;
     while rest.iter().any(|rest| !rest.is_empty()) {
         let side = dice.below(2);
         let cut = if dice.below(4) == 0 { rest[side].len() } else { dice.below(rest[side].len().min(9) + 1) };
         let (now, later) = rest[side].split_at(cut);
-        bench.sim.indicate(flow, Direction::BOTH[side], now);
+        sim.indicate(flow, Direction::BOTH[side], now);
         rest[side] = later;
         if dice.below(16) == 0 {
-            bench.sim.settle();
+            sim.settle();
         }
     }
     let first = dice.below(2);
     for side in [first, 1 - first] {
-        bench.sim.fin(flow, Direction::BOTH[side]);
+        sim.fin(flow, Direction::BOTH[side]);
     }
-    bench.sim.settle();
+    sim.settle();
 }
 
 /// What goes wrong in a case.
@@ -188,7 +188,7 @@ fn connection(dice: &mut Dice, bench: &Bench, hook: Hook, on_error: OnError, rew
     let flow = bench.flow(hook);
     let failed = bench.sim.failures();
     trouble.begin(bench);
-    play(dice, bench, flow, [&data[0], &data[1]]);
+    play(dice, &bench.sim, flow, [&data[0], &data[1]]);
     bench.sim.heal();
     let hurt = failing::stop() != matches!(trouble, Trouble::Memory(_)) || bench.sim.failures() > failed;
     let state = bench.sim.flow_state(flow);

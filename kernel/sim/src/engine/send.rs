@@ -71,6 +71,7 @@ pub(crate) fn send(sim: &Arc<Inner>, packet: &Packet) -> u64 {
         segment: packet.segment,
         packets: packet.buffers.len(),
         injections: 0,
+        busy: true,
     };
     let handle = packet.endpoint.then(|| {
         let handle = 0xe000_0000 + state.fresh();
@@ -109,6 +110,9 @@ pub(crate) fn send(sim: &Arc<Inner>, packet: &Packet) -> u64 {
     let outcome = classify_list(sim, &list);
     let mut state = sim.lock();
     state.outcomes.insert(id, outcome);
+    if let Some(endpoint) = handle.and_then(|handle| state.endpoints.get_mut(&handle)) {
+        endpoint.busy = false;
+    }
     match outcome {
         SendOutcome::Permitted => drop(state.wire(&list, packet.remote.ip())),
         SendOutcome::Absorbed => {
@@ -206,6 +210,7 @@ pub(crate) fn transmit(sim: &Arc<Inner>, id: u64) {
             segment: 0,
             packets: 1,
             injections: 0,
+            busy: false,
         }
     };
     let known = state.endpoints.get(&send.endpoint).cloned();
