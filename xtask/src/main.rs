@@ -102,6 +102,12 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// `tidegate proxy` beside a plain copy loop before nginx: bytes lost, throughput, latency.
+    Proxy {
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -124,6 +130,15 @@ fn run(verb: Verb) -> Result<()> {
             setup::need(&[&setup::BENCHES])?;
             let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);
             shell::run(bench.args(["--package", "tidegate-vm-bench", "--"]).args(json.then_some("--json")))
+        }
+        Verb::Bench(Bench::Proxy { json }) => {
+            setup::need(&[&setup::POLICIES, &setup::SERVERS])?;
+            programs::build()?;
+            let build = ["cargo", "build", "--locked", "--release", "--quiet", "--package", "tidegate"];
+            shell::run(&mut shell::command(&[&build[..], &["--package", "tidegate-proxy-bench"]].concat()))?;
+            let mut bench = shell::command(&["target/release/bench-proxy", "run"]);
+            bench.args(["--tidegate", "target/release/tidegate", "--programs", "target/programs"]);
+            shell::run(bench.args(json.then_some("--json")))
         }
         Verb::Setup => setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::READERS, &setup::BENCHES]),
         Verb::Driver { json } => driver::run(json),

@@ -19,6 +19,7 @@ const fn package(name: &'static str, proof: &'static str) -> Package {
 }
 
 const CLANG: Package = package("clang-19", "/usr/bin/clang-19");
+const NGINX: Package = package("nginx-light", "/usr/sbin/nginx");
 const TCPDUMP: Package = package("tcpdump", "/usr/bin/tcpdump");
 
 /// What compiles the policies: clang for C; for Rust a compiler that has a `core` for BPF, and the `llc` of its LLVM.
@@ -49,7 +50,7 @@ pub(crate) const CAPTURES: [Package; 7] = [
     package("curl", "/usr/bin/curl"),
     package("dnsmasq-base", "/usr/sbin/dnsmasq"),
     package("netcat-openbsd", "/usr/bin/nc.openbsd"),
-    package("nginx-light", "/usr/sbin/nginx"),
+    NGINX,
     package("openssl", "/usr/bin/openssl"),
     TCPDUMP,
 ];
@@ -59,6 +60,9 @@ pub(crate) const READERS: [Package; 1] = [TCPDUMP];
 
 /// What compiles the benches' programs, and counts instructions.
 pub(crate) const BENCHES: [Package; 2] = [CLANG, package("valgrind", "/usr/bin/valgrind")];
+
+/// What a proxy is measured in front of.
+pub(crate) const SERVERS: [Package; 1] = [NGINX];
 
 /// What compiles libFuzzer.
 pub(crate) const FUZZERS: [Package; 1] = [package("g++", "/usr/bin/c++")];
