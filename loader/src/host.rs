@@ -23,7 +23,7 @@ use crate::scenario::Contents;
 use crate::tally::Tally;
 
 pub use fwps_sim::{Config, Delivered, Sent};
-pub use loaded::{Link, Loaded, Setup};
+pub use loaded::{Link, Loaded, Setup, Staged};
 pub use platform::{platform, set_time};
 
 /// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.
@@ -32,6 +32,23 @@ pub struct Machine {
     client: Client,
     loaded: Loaded,
     counted: Counters,
+}
+
+/// Where a new version of a policy is made ready: its maps made, its programs verified. That takes as long as it takes, and
+/// nothing that runs waits for it.
+pub struct Stage {
+    client: Client,
+    loaded: Loaded,
+}
+
+impl Stage {
+    /// Loads the programs of `object` beside the ones that run: see [`Loaded::stage`].
+    ///
+    /// # Errors
+    /// The new version does not fit, or is refused. Nothing of it is left then.
+    pub fn load(mut self, object: &Object, setup: &Setup) -> Result<Staged, Error> {
+        self.loaded.stage(&mut self.client, object, setup)
+    }
 }
 
 impl Machine {
@@ -106,12 +123,17 @@ impl Machine {
         })
     }
 
-    /// Puts a new version of the policy in the place of the one that runs: see [`Loaded::replace`].
+    /// Where a new version of the policy is made ready, by any thread, while this machine works on.
+    pub fn stage(&self) -> Stage {
+        Stage { client: Client::new(Arc::clone(&self.runtime)), loaded: self.loaded.clone() }
+    }
+
+    /// Puts a new version of the policy in the place of the one that runs.
     ///
     /// # Errors
-    /// The new version does not fit; the old one runs on.
-    pub fn replace(&mut self, object: &Object, setup: &Setup) -> Result<(), Error> {
-        self.loaded.replace(&mut self.client, object, setup)
+    /// The runtime refuses; the old version runs on.
+    pub fn commit(&mut self, staged: Staged) -> Result<(), Error> {
+        self.loaded.commit(&mut self.client, staged)
     }
 
     /// A filter engine with the callouts in it, which behaves as `config` says.
@@ -282,12 +304,17 @@ impl Session<'_> {
         self.machine.tally()
     }
 
-    /// Puts a new version of the policy in the place of the one that runs: see [`Loaded::replace`].
+    /// See [`Machine::stage`].
+    pub fn stage(&self) -> Stage {
+        self.machine.stage()
+    }
+
+    /// See [`Machine::commit`].
     ///
     /// # Errors
-    /// The new version does not fit; the old one runs on.
-    pub fn replace(&mut self, object: &Object, setup: &Setup) -> Result<(), Error> {
-        self.machine.replace(object, setup)
+    /// The runtime refuses; the old version runs on.
+    pub fn commit(&mut self, staged: Staged) -> Result<(), Error> {
+        self.machine.commit(staged)
     }
 
     /// Unloads the callouts. Returns what went against the contract with the filter engine, in words: nothing, when all is

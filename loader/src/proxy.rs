@@ -31,6 +31,9 @@ pub use report::{Line, Output, Summary};
 /// How often the object is looked at, with `--watch`.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long connections have to come to their end, once the proxy is interrupted.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// What `tidegate proxy` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
@@ -96,9 +99,9 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
 
     let mut summary = Summary::default();
     let mut tasks: JoinSet<Closed> = JoinSet::new();
-    let (changed, mut changes) = mpsc::channel(1);
+    let (told, mut changes) = mpsc::channel(1);
     if options.watch {
-        tokio::spawn(watch(options.policy.file.clone(), changed));
+        tokio::spawn(watch(options.policy.clone(), engine.clone(), told));
     }
     let mut number = 0;
     loop {
@@ -126,23 +129,25 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
                 }
                 Err(error) => summary.broken.push(error.to_string()),
             },
-            Some(()) = changes.recv() => {
-                let replaced = match Object::read(&options.policy.file) {
-                    Ok(object) => engine.replace(object, options.policy.setup()?).await,
-                    Err(error) => Err(error),
-                };
-                summary.replaced += u64::from(replaced.is_ok());
-                output.line(&match replaced {
-                    Ok(()) => Line::Replaced { file: options.policy.file.clone() },
-                    Err(error) => Line::NotReplaced { file: options.policy.file.clone(), reason: error.to_string() },
-                });
-            },
+            Some(line) = changes.recv() => {
+                summary.replaced += u64::from(matches!(line, Line::Replaced { .. }));
+                output.line(&line);
+            }
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted.map_err(|error| Error::new("proxy-signal", Exit::Partial, error.to_string()))?;
                 break;
             }
         }
     }
+    // Connections that are at their end come to it; the others are cut.
+    let finish = async {
+        while let Some(Ok(closed)) = tasks.join_next().await {
+            summary.add(&closed);
+            output.line(&Line::Closed(closed));
+        }
+    };
+    // When the time is over the rest is cut.
+    let _ = tokio::time::timeout(GRACE, finish).await;
     summary.cut = tasks.len() as u64;
     tasks.shutdown().await;
     summary.tally = engine.tally().await?;
@@ -165,23 +170,33 @@ fn cannot_listen(options: &Options, error: &io::Error) -> Error {
     Error::new("proxy-listen", exit, format!("cannot listen on {}: {error}", options.listen))
 }
 
-/// Says so whenever the file at `path` is another one, and has stayed that for one look: compilers write in pieces.
-async fn watch(path: PathBuf, changed: mpsc::Sender<()>) {
-    let state = |path: &PathBuf| -> Option<(SystemTime, u64)> {
-        let data = fs::metadata(path).ok()?;
+/// Puts the object into place whenever its file is another one, and has stayed that for one look: compilers write in pieces.
+/// What came of it goes to `told`.
+async fn watch(policy: Policy, engine: Engine, told: mpsc::Sender<Line>) {
+    let state = |file: &PathBuf| -> Option<(SystemTime, u64)> {
+        let data = fs::metadata(file).ok()?;
         Some((data.modified().ok()?, data.len()))
     };
-    let mut told = state(&path);
-    let mut seen = told;
+    let mut runs = state(&policy.file);
+    let mut seen = runs;
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = state(&path);
-        if now.is_some() && now == seen && now != told {
-            told = now;
-            if changed.send(()).await.is_err() {
+        let now = state(&policy.file);
+        if now.is_some() && now == seen && now != runs {
+            runs = now;
+            let file = policy.file.clone();
+            let line = match replace(&policy, &engine).await {
+                Ok(()) => Line::Replaced { file },
+                Err(error) => Line::NotReplaced { file, reason: error.to_string() },
+            };
+            if told.send(line).await.is_err() {
                 return;
             }
         }
         seen = now;
     }
+}
+
+async fn replace(policy: &Policy, engine: &Engine) -> Result<(), Error> {
+    engine.replace(Object::read(&policy.file)?, policy.setup()?).await
 }

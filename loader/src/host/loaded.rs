@@ -29,11 +29,20 @@ pub struct Setup {
 }
 
 /// A policy that is attached to the hooks of both address families.
+#[derive(Clone)]
 pub struct Loaded {
     maps: Vec<LoadedMap>,
     links: Vec<Link>,
 }
 
+/// Programs and maps that are loaded and attached to nothing.
+#[must_use]
+pub struct Staged {
+    maps: Vec<LoadedMap>,
+    programs: Vec<(Program, Id)>,
+}
+
+#[derive(Clone)]
 struct LoadedMap {
     id: Id,
     name: String,
@@ -45,6 +54,7 @@ struct LoadedMap {
 }
 
 /// A program at a hook.
+#[derive(Clone)]
 pub struct Link {
     /// Name of the program.
     pub program: String,
@@ -84,70 +94,74 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Puts the programs of `object` that `setup` names into the links of the ones that run, each at once and without a gap.
-    /// A map that the new version declares as the old one did keeps what it holds; `setup` fills the others.
+    /// Loads the programs of `object` that `setup` names beside the ones that run. A map that the new version declares as the
+    /// old one did stays what it is; `setup` fills the others.
     ///
     /// # Errors
-    /// The setup does not fit the object, the new programs are not for the same hooks, or the runtime refuses one: then the
-    /// old ones run on, and nothing of the new ones is left.
-    pub fn replace(&mut self, client: &mut Client, object: &Object, setup: &Setup) -> Result<(), Error> {
+    /// The setup does not fit the object, the new programs are not for the same hooks, or the runtime refuses one: nothing of
+    /// the new ones is left then.
+    pub fn stage(&self, client: &mut Client, object: &Object, setup: &Setup) -> Result<Staged, Error> {
         let programs = chosen(object, &setup.programs)?;
-        let of_new = || {
-            programs
-                .iter()
-                .enumerate()
-                .flat_map(|(place, program)| hooks(program).map(move |hook| (place, hook)))
-        };
-        if !of_new().eq(self.links.iter().map(|link| (link.place, link.hook))) {
-            return Err(Error::usage("program-hooks", "the new version has programs for other hooks than the old one")
-                .with_help("the same number of programs, of the same types and in the same order, take the old ones' places"));
+        let places = programs
+            .iter()
+            .enumerate()
+            .flat_map(|(place, program)| hooks(program).map(move |hook| (place, hook)));
+        if !places.eq(self.links.iter().map(|link| (link.place, link.hook))) {
+            return Err(Error::usage(
+                "program-hooks",
+                "the new version has programs for other hooks than the old one",
+            )
+            .with_help(
+                "the same number of programs, of the same types and in the same order, take the old ones' places",
+            ));
         }
         let mut new = Self { maps: Vec::new(), links: Vec::new() };
+        let mut staged = Vec::new();
         let made = new.make_maps(client, object, setup, &self.maps);
-        let mut ids = Vec::new();
         let loaded = made.and_then(|()| {
-            programs.iter().try_for_each(|program| new.load(client, program).map(|id| ids.push(id)))
+            programs.into_iter().try_for_each(|program| {
+                let id = new.load(client, program)?;
+                staged.push((program.clone(), id));
+                Ok(())
+            })
         });
-        if let Err(error) = loaded {
-            new.give_up(client, &ids, &self.maps);
-            return Err(error);
+        let staged = Staged { maps: new.maps, programs: staged };
+        match loaded {
+            Ok(()) => Ok(staged),
+            Err(error) => {
+                staged.give_up(client, &self.maps);
+                Err(error)
+            }
         }
-        let old = self.programs();
+    }
+
+    /// Puts what was staged into the links, each at once and without a gap.
+    ///
+    /// # Errors
+    /// The runtime refuses: the old programs run on then, and nothing of the new ones is left.
+    pub fn commit(&mut self, client: &mut Client, staged: Staged) -> Result<(), Error> {
         for at in 0..self.links.len() {
-            let (link, place) = (self.links[at].id, self.links[at].place);
-            if let Err(refused) = client.call(&LinkReplace { link, program: ids[place] }) {
+            let (link, (program, id)) = (self.links[at].id, &staged.programs[self.links[at].place]);
+            if let Err(refused) = client.call(&LinkReplace { link, program: *id }) {
+                let error = refusal(program, &refused);
                 // What ran a moment ago is taken back: it fitted then.
                 for link in &self.links[..at] {
                     let _ = client.call(&LinkReplace { link: link.id, program: link.loaded });
                 }
-                new.give_up(client, &ids, &self.maps);
-                return Err(refusal(programs[place], &refused));
+                staged.give_up(client, &self.maps);
+                return Err(error);
             }
         }
+        let mut old = Vec::new();
         for link in &mut self.links {
-            (link.program, link.loaded) = (programs[link.place].name.clone(), ids[link.place]);
+            let (program, id) = &staged.programs[link.place];
+            old.push((program.clone(), std::mem::replace(&mut link.loaded, *id)));
+            link.program.clone_from(&program.name);
         }
-        std::mem::swap(&mut self.maps, &mut new.maps);
-        new.give_up(client, &old, &self.maps);
+        old.dedup_by_key(|(_, id)| *id);
+        let old = Staged { maps: std::mem::replace(&mut self.maps, staged.maps), programs: old };
+        old.give_up(client, &self.maps);
         Ok(())
-    }
-
-    /// The programs that the links run, each once.
-    fn programs(&self) -> Vec<Id> {
-        let mut ids: Vec<Id> = self.links.iter().map(|link| link.loaded).collect();
-        ids.dedup();
-        ids
-    }
-
-    /// Lets go of `programs`, and of the maps that are not among `kept`.
-    fn give_up(self, client: &mut Client, programs: &[Id], kept: &[LoadedMap]) {
-        for program in programs {
-            // Whatever is refused here stays until the runtime goes: no one names it any more.
-            let _ = client.call(&ProgramUnload { program: *program });
-        }
-        for map in self.maps.iter().filter(|map| !kept.iter().any(|other| other.id == map.id)) {
-            let _ = client.call(&MapRelease { map: map.id });
-        }
     }
 
     /// Makes and fills the maps of `object`, those that `old` has alike left as they are.
@@ -332,6 +346,19 @@ impl Loaded {
             }
         }
         Ok(())
+    }
+}
+
+impl Staged {
+    /// Lets go of the programs, and of the maps that are not among `kept`.
+    fn give_up(self, client: &mut Client, kept: &[LoadedMap]) {
+        for (_, id) in &self.programs {
+            // Whatever is refused here stays until the runtime goes: no one names it any more.
+            let _ = client.call(&ProgramUnload { program: *id });
+        }
+        for map in self.maps.iter().filter(|map| !kept.iter().any(|other| other.id == map.id)) {
+            let _ = client.call(&MapRelease { map: map.id });
+        }
     }
 }
 

@@ -9,10 +9,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task;
 
 use crate::error::{Error, Exit};
 use crate::flows::{Direction, Step};
-use crate::host::{self, Config, Flow, Machine, Session, Setup};
+use crate::host::{self, Config, Flow, Machine, Session, Setup, Stage, Staged};
 use crate::object::Object;
 use crate::tally::Tally;
 
@@ -50,9 +51,11 @@ enum Ask {
         flow: Flow,
         answer: oneshot::Sender<Fate>,
     },
-    Replace {
-        object: Box<Object>,
-        setup: Box<Setup>,
+    Stage {
+        answer: oneshot::Sender<Stage>,
+    },
+    Commit {
+        staged: Staged,
         answer: oneshot::Sender<Result<(), Error>>,
     },
     Tally {
@@ -117,9 +120,12 @@ impl Engine {
         self.ask(|answer| Ask::Close { flow, answer }).await
     }
 
-    /// Puts a new version of the policy into place.
+    /// Puts a new version of the policy into place. It is verified beside the thread of the machine, which works on.
     pub(super) async fn replace(&self, object: Object, setup: Setup) -> Result<(), Error> {
-        self.ask(|answer| Ask::Replace { object: Box::new(object), setup: Box::new(setup), answer }).await?
+        let stage = self.ask(|answer| Ask::Stage { answer }).await?;
+        let staged =
+            task::spawn_blocking(move || stage.load(&object, &setup)).await.map_err(|_| gone())??;
+        self.ask(|answer| Ask::Commit { staged, answer }).await?
     }
 
     /// What the policy did since the start.
@@ -176,8 +182,11 @@ impl<'m> Worker<'m> {
                     self.session.forget(flow);
                     let _ = answer.send(fate);
                 }
-                Ask::Replace { object, setup, answer } => {
-                    let _ = answer.send(self.session.replace(&object, &setup));
+                Ask::Stage { answer } => {
+                    let _ = answer.send(self.session.stage());
+                }
+                Ask::Commit { staged, answer } => {
+                    let _ = answer.send(self.session.commit(staged));
                 }
                 Ask::Tally { answer } => {
                     let _ = answer.send(self.tally().map(|_| self.total));
