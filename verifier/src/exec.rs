@@ -19,7 +19,7 @@ use crate::needs::Need;
 use crate::refusal::{Known, Leak, Reason};
 use crate::state::State;
 use crate::structure::{self, Structure};
-use crate::value::{Kind, Symbol, Value};
+use crate::value::{ANCHOR, ANY, Kind, Symbol, Value};
 
 /// Where control goes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub(crate) struct Machine<'a> {
     /// Frames that were in use at most.
     pub(crate) frames: u8,
     last_symbol: Symbol,
+    last_anchor: Symbol,
 }
 
 impl<'a> Machine<'a> {
@@ -67,13 +68,20 @@ impl<'a> Machine<'a> {
             capabilities: Capability::NONE,
             frames: 1,
             last_symbol: 0,
+            last_anchor: ANCHOR,
         }
     }
 
     /// A name that nothing has. A verification would need billions of steps to run out of them.
-    fn fresh(&mut self) -> Symbol {
-        self.last_symbol = self.last_symbol.saturating_add(1).min(Symbol::MAX - 1);
+    pub(crate) fn fresh(&mut self) -> Symbol {
+        self.last_symbol = (self.last_symbol + 1).min(ANCHOR - 1);
         self.last_symbol
+    }
+
+    /// A name for what a round of a loop starts with.
+    pub(crate) fn anchor(&mut self) -> Symbol {
+        self.last_anchor = (self.last_anchor + 1).min(ANY - 1);
+        self.last_anchor
     }
 
     /// A number with a name of its own.
@@ -97,7 +105,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The second operand of arithmetic and jumps: a register, or the immediate with its sign extended.
-    fn operand(&self, state: &State, insn: Insn) -> Result<Value, Reason> {
+    pub(crate) fn operand(&self, state: &State, insn: Insn) -> Result<Value, Reason> {
         if insn.opcode & source::X == 0 {
             Ok(Value::constant(i64::from(insn.imm) as u64))
         } else {

@@ -6,11 +6,8 @@ use core::hash::{Hash, Hasher};
 use crate::domain::Scalar;
 use crate::memory::Memory;
 use crate::refusal::Reason;
-use crate::state::{Entry, Held, Reach, Relation, State, Sum, copy};
+use crate::state::{Entry, Held, REGISTER, Reach, Relation, State, Sum, copy};
 use crate::value::{ANY, Form, Kind, Symbol, Value};
-
-/// Places of registers, in front of the places that a [`State`] uses for its entries.
-const REGISTER: u16 = 0x8000;
 
 /// Each value once, however many states hold it: states that follow each other differ in few of theirs.
 #[derive(Debug, Default)]
@@ -102,6 +99,23 @@ struct Slim {
     value: u32,
 }
 
+/// A value that tells how far it is from where a round of a loop that is being walked started. A state that is covered must
+/// be as far: the bound of the loop rests on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pin {
+    at: u16,
+    form: Form,
+    anchor: Symbol,
+    delta: i64,
+}
+
+impl Pin {
+    fn of(at: u16, value: &Value) -> Option<Self> {
+        let anchor = value.anchor()?;
+        value.kind.is_readable().then_some(Self { at, form: value.form, anchor, delta: value.delta })
+    }
+}
+
 /// A state in compact form, for comparison or to be gone on with later.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -111,6 +125,7 @@ pub(crate) struct Kept {
     relations: Vec<Relation>,
     held: Vec<Held>,
     returns: Vec<u32>,
+    pins: Vec<Pin>,
 }
 
 /// The numbers in registers that are known, to find a state that may cover another without a comparison in full.
@@ -300,6 +315,9 @@ impl Kept {
         this.held.extend(held.map(|held| Held { symbol: names.name(held.symbol).0, since: 0, ..*held }));
         memory.reserve_exact(&mut this.returns, state.returns.len())?;
         this.returns.extend_from_slice(&state.returns);
+        let pins = || state.places().filter_map(|(at, _, value)| Pin::of(at, value));
+        memory.reserve_exact(&mut this.pins, pins().count())?;
+        this.pins.extend(pins());
         Ok(this)
     }
 
@@ -310,6 +328,7 @@ impl Kept {
         memory.discard(self.relations);
         memory.discard(self.held);
         memory.discard(self.returns);
+        memory.discard(self.pins);
     }
 
     /// Whether everything that is possible in `state` is possible here, so that what was proven from here on holds
@@ -321,7 +340,11 @@ impl Kept {
         names: &mut Names,
         memory: &mut Memory,
     ) -> Result<bool, Reason> {
-        if self.returns != state.returns || self.held.len() != state.held.len() {
+        let as_far = |pin: &Pin| state.at(pin.at).and_then(|now| Pin::of(pin.at, now)) == Some(*pin);
+        if self.returns != state.returns
+            || self.held.len() != state.held.len()
+            || !self.pins.iter().all(as_far)
+        {
             return Ok(false);
         }
         names.bound.clear();
@@ -463,6 +486,9 @@ impl Names {
         let mut value = Value { symbol, since: 0, ..*value };
         if !value.kind.is_readable() {
             return Value { kind: Kind::Nothing, ..Value::NOTHING };
+        }
+        if value.origin != 0 {
+            (value.origin, value.delta) = (0, 0);
         }
         if symbol != 0 && uses == 1 || value.known().is_some() && value.form != Form::Remaining {
             (value.form, value.delta) = (Form::Plain, 0);

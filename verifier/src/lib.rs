@@ -17,6 +17,7 @@ mod kept;
 mod memory;
 mod needs;
 pub mod refusal;
+mod rounds;
 mod state;
 pub mod structure;
 mod value;

@@ -67,6 +67,8 @@ pub(crate) const MAX_HELD: usize = 8;
 const HALF: u64 = u32::MAX as u64;
 /// Where callers' registers are kept, behind the stack.
 const SAVED: u16 = STACK_SIZE as u16;
+/// Where the registers are, behind those.
+pub(crate) const REGISTER: u16 = 0x8000;
 
 /// The state of the machine at one place of one path.
 #[derive(Debug, Default)]
@@ -145,6 +147,54 @@ impl State {
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
         self.regs.iter().chain(self.entries.iter().map(|entry| &entry.value))
+    }
+
+    /// Every value with its place and size: registers, then memory.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u16, u16, &Value)> {
+        let registers = (REGISTER..).zip(&self.regs).take(10).map(|(at, value)| (at, 8, value));
+        registers.chain(self.entries.iter().map(|entry| (entry.at, entry.size, &entry.value)))
+    }
+
+    /// The value at a place.
+    pub(crate) fn at(&self, at: u16) -> Option<&Value> {
+        match at.checked_sub(REGISTER) {
+            Some(register) => self.regs.get(usize::from(register)),
+            None => {
+                let index = self.entries.binary_search_by_key(&at, |entry| entry.at).ok()?;
+                self.entries.get(index).map(|entry| &entry.value)
+            }
+        }
+    }
+
+    pub(crate) fn at_mut(&mut self, at: u16) -> Option<&mut Value> {
+        match at.checked_sub(REGISTER) {
+            Some(register) => self.regs.get_mut(usize::from(register)),
+            None => {
+                let index = self.entries.binary_search_by_key(&at, |entry| entry.at).ok()?;
+                self.entries.get_mut(index).map(|entry| &mut entry.value)
+            }
+        }
+    }
+
+    /// Another name for what `old` names.
+    pub(crate) fn rename(&mut self, old: Symbol, new: Symbol) {
+        let other = |symbol: Symbol| if symbol == old { new } else { symbol };
+        for value in self.values_mut() {
+            value.symbol = other(value.symbol);
+            if value.origin == old {
+                (value.origin, value.delta) = (0, 0);
+            }
+        }
+        for reach in &mut self.reaches {
+            reach.symbol = other(reach.symbol);
+        }
+        for Sum { parts: [a, b], sum } in &mut self.sums {
+            let (x, y) = (other(*a), other(*b));
+            (*a, *b, *sum) = (x.min(y), x.max(y), other(*sum));
+        }
+        for relation in &mut self.relations {
+            (relation.low, relation.high) = (other(relation.low), other(relation.high));
+        }
     }
 
     // Names and reach.
@@ -573,7 +623,7 @@ impl State {
     }
 
     /// Forgets facts about names that nothing bears any more.
-    fn forget_facts(&mut self) {
+    pub(crate) fn forget_facts(&mut self) {
         let mut reaches = core::mem::take(&mut self.reaches);
         let mut sums = core::mem::take(&mut self.sums);
         let mut relations = core::mem::take(&mut self.relations);

@@ -5,6 +5,9 @@ use crate::domain::Scalar;
 /// A name for a number that is not known, so that equal numbers are known to be equal. 0 names the number zero.
 pub(crate) type Symbol = u32;
 
+/// The first of the symbols that name what a loop's round started with; see [`crate::rounds`].
+pub(crate) const ANCHOR: Symbol = 1 << 31;
+
 /// Stands for any symbol, in a kept state whose pointer shares its symbol with nothing.
 pub(crate) const ANY: Symbol = u32::MAX;
 
@@ -96,8 +99,10 @@ pub(crate) struct Value {
     pub(crate) form: Form,
     /// Of a number or a packet pointer: the name in its form. Of a map value, a record or a clone: its identity.
     pub(crate) symbol: Symbol,
-    /// See [`Form`].
+    /// See [`Form`]; of a pointer with an origin, its distance from that.
     pub(crate) delta: i64,
+    /// Of a pointer that is no packet pointer: names where it was when a round of a loop started, or 0.
+    pub(crate) origin: Symbol,
     /// The number, or the distance of a pointer from its base.
     pub(crate) num: Scalar,
     /// Slot that set or bounded it last.
@@ -111,6 +116,7 @@ impl Value {
         form: Form::Plain,
         symbol: 0,
         delta: 0,
+        origin: 0,
         num: Scalar::UNKNOWN,
         since: 0,
     };
@@ -157,7 +163,13 @@ impl Value {
         (self.is_number() && self.form == Form::Remaining).then_some((self.symbol, self.delta))
     }
 
-    /// Forgets the name of the number.
+    /// The symbol that names what a round of a loop started with, if the value has one.
+    pub(crate) fn anchor(&self) -> Option<Symbol> {
+        let symbol = if self.origin != 0 { self.origin } else { self.symbol };
+        (ANCHOR..ANY).contains(&symbol).then_some(symbol)
+    }
+
+    /// Another name for the number.
     pub(crate) fn named(mut self, symbol: Symbol) -> Self {
         (self.form, self.symbol, self.delta) = (Form::Plain, symbol, 0);
         self

@@ -3,6 +3,13 @@
 //! Paths are taken depth first. Only states whose every continuation was walked to its end cut others short, so what is
 //! left is a graph without cycles: each kept state knows the most that a run can still cost from there, and a program
 //! whose walk ends can't run for ever.
+//!
+//! A loop is walked at once where that is possible ([`crate::rounds`]): one round from what holds in all of them, as often as
+//! that claim has to change. Paths that leave the loop wait until the claim stands; a path that comes back to the head is at
+//! its end, since a round more is what was walked already, as often as was proven. Where it isn't possible, the walk goes
+//! round after round.
+
+mod regions;
 
 use alloc::vec::Vec;
 
@@ -15,6 +22,7 @@ use crate::kept::{Kept, Key, Names, Values};
 use crate::memory::Memory;
 use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
+use crate::rounds::{Bounds, Round, Rounds};
 use crate::state::State;
 use crate::structure::{self, Structure};
 use crate::{Options, Program};
@@ -42,6 +50,10 @@ const OFTEN: u32 = 8;
 const LOOKED_AT: usize = 1024;
 /// Instructions that a jump may skip for both ways to be walked as one.
 const SKIPPED: usize = 8;
+/// Loops that are walked at once inside each other.
+const NESTED: usize = 8;
+/// Times that a loop could not be walked at once before nobody tries any more.
+const FAILURES: u8 = 2;
 /// No node, no state, no place.
 const NONE: u32 = u32::MAX;
 
@@ -53,8 +65,11 @@ struct Node {
     open: u32,
     /// Instructions from the parent to here.
     before: u64,
-    /// The most instructions from here to an exit on a way that was.
+    /// The most instructions from here to an exit on a way that was. Inside a loop that is walked at once: to where the
+    /// path leaves it or comes back to its head.
     after: u64,
+    /// The most instructions of all rounds of the loop that was walked at once from here.
+    rounds: u64,
     /// The state kept here.
     kept: u32,
 }
@@ -68,10 +83,31 @@ struct Pending {
     unkept: u32,
 }
 
+/// A loop that is walked at once.
+struct Region {
+    head: usize,
+    frame: u8,
+    /// Where the paths of a round begin.
+    node: u32,
+    /// The state that the loop was entered with.
+    entry: Kept,
+    /// What is claimed of every round; nothing in the first.
+    rounds: Option<Rounds>,
+    /// What the loop compared where it may leave, in the first round.
+    bounds: Bounds,
+    /// Paths that left the loop.
+    exits: Vec<Pending>,
+    /// Paths that waited when the loop was entered.
+    pending: usize,
+    /// States that had been walked then, of those in the log.
+    logged: usize,
+}
+
 /// A state in the store, and what is known of it.
 struct Stored {
     kept: Kept,
     key: Key,
+    serial: u32,
     point: u32,
     /// The state kept before at the same place and not walked to its end.
     previous: u32,
@@ -92,14 +128,47 @@ struct Point {
     waiting: u32,
     /// Paths whose state was not kept, since one was kept shortly before.
     passed: u32,
+    /// Loops that start here and could not be walked at once.
+    failures: u8,
+    /// Some of those that were walked are in the store no more.
+    stale: bool,
 }
 
 /// A state whose every way was walked.
 #[derive(Clone, Copy)]
 struct Walked {
     stored: u32,
+    /// Another serial there: the state is gone.
+    serial: u32,
     /// Registers whose number was known, and a hash of those: a state with others can't be covered.
     key: Key,
+}
+
+/// How a program is walked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Manner {
+    branches: Branches,
+    /// Whether loops are walked at once.
+    loops_at_once: bool,
+    /// The steps that are left for it and what comes after it: so many parts of eight.
+    share: u32,
+}
+
+/// Numbers that only choose between paths make states many: at first they are forgotten where paths meet. Rounds make
+/// paths long: at first they are walked at once. What is refused then is looked at again in more detail.
+const MANNERS: [Manner; 4] = [
+    Manner { branches: Branches::Loops, loops_at_once: true, share: 2 },
+    Manner { branches: Branches::All, loops_at_once: true, share: 2 },
+    Manner { branches: Branches::Loops, loops_at_once: false, share: 6 },
+    Manner { branches: Branches::All, loops_at_once: false, share: 8 },
+];
+
+/// A state that was walked inside a loop that is walked at once.
+#[derive(Clone, Copy)]
+struct Logged {
+    stored: u32,
+    serial: u32,
+    point: u32,
 }
 
 /// Walks all paths of `program`.
@@ -110,82 +179,84 @@ pub(crate) fn explore(
     memory: &mut Memory,
     mut facts: Facts<'_>,
 ) -> Result<Found, Refusal> {
-    // Numbers that only choose between paths make states many: at first they are forgotten where paths meet. What is
-    // refused then is looked at again with all of them.
-    let second = options.steps / 4;
-    let first = match attempt(
-        program,
-        structure,
-        Branches::Loops,
-        options.steps - second,
-        memory,
-        facts.reborrow(),
-    ) {
-        Err(refusal) => refusal,
-        accepted => return accepted,
-    };
-    facts.clear();
-    let second = match attempt(program, structure, Branches::All, second, memory, facts) {
-        Err(refusal) => refusal,
-        accepted => return accepted,
-    };
-    // A fact that was missing tells more than a walk that didn't come to its end.
-    let endless = matches!(second.reason, Reason::Steps { .. } | Reason::Memory);
-    let refusal = if endless { first } else { second };
+    let mut steps = 0;
+    let mut refused: Option<Refusal> = None;
+    let mut has_loops = false;
+    for manner in MANNERS {
+        if !manner.loops_at_once && !has_loops {
+            break;
+        }
+        let left = options.steps - steps;
+        let budget = (u64::from(left) * u64::from(manner.share) / 8) as u32;
+        facts.clear();
+        let walked = attempt(program, structure, manner, budget, memory, facts.reborrow());
+        steps += walked.steps;
+        has_loops |= walked.has_loops;
+        let refusal = match walked.result {
+            Ok(found) => return Ok(Found { steps, ..found }),
+            Err(refusal) => refusal,
+        };
+        // A fact that was missing tells more than a walk that didn't come to its end.
+        let endless = |refusal: &Refusal| matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory);
+        if !endless(&refusal) || refused.as_ref().is_none_or(endless) {
+            refused = Some(refusal);
+        }
+    }
+    let refusal = refused.unwrap_or(Refusal::new(0, Reason::Steps { steps }));
     Err(match refusal.reason {
         Reason::Steps { .. } => Refusal::new(refusal.insn, Reason::Steps { steps: options.steps }),
         _ => refusal,
     })
 }
 
+/// What came of one walk.
+struct Attempt {
+    result: Result<Found, Refusal>,
+    steps: u32,
+    /// Whether it met a loop that it walked at once, or tried to.
+    has_loops: bool,
+}
+
 fn attempt(
     program: &Program<'_>,
     structure: &Structure,
-    branches: Branches,
+    manner: Manner,
     budget: u32,
     memory: &mut Memory,
     mut facts: Facts<'_>,
-) -> Result<Found, Refusal> {
-    let whole = |reason| Refusal::new(0, reason);
+) -> Attempt {
     let left = memory.left();
-    let needs = needs::analyse(structure, branches, memory).map_err(whole)?;
-    let loops = Loops::find(structure, memory).map_err(whole)?;
-    let (points, places) = find_points(structure, memory).map_err(whole)?;
-    let state = State::at_entry(memory).map_err(whole)?;
-    let found = Walk {
-        machine: Machine::new(program, structure, needs, memory, facts.reborrow()),
-        loops,
-        points,
-        places,
-        nodes: Vec::new(),
-        free_nodes: Vec::new(),
-        stored: Vec::new(),
-        free_stored: Vec::new(),
-        pending: Vec::new(),
-        names: Names::default(),
-        values: Values::default(),
-        branches,
-        budget,
-        reserve: left / 4,
-        steps: 0,
-        states: 0,
-        most_states: 0,
-    }
-    .run(state);
+    let mut attempt = Attempt { result: Err(Refusal::new(0, Reason::Memory)), steps: 0, has_loops: false };
+    let prepared = Walk::new(program, structure, manner, budget, memory, facts.reborrow());
+    attempt.result = match prepared {
+        Ok((mut walk, state)) => {
+            let result = walk.run(state);
+            (attempt.steps, attempt.has_loops) = (walk.steps, walk.has_loops);
+            result
+        }
+        Err(reason) => Err(Refusal::new(0, reason)),
+    };
     // Everything that the attempt took is dropped with it.
     *memory = Memory::new(left);
-    found
+    attempt
 }
 
-/// The places where states are kept: where jumps lead and where functions start and are returned to.
-fn find_points(structure: &Structure, memory: &mut Memory) -> Result<(Vec<Point>, Vec<u32>), Reason> {
+/// The places where states are kept: where jumps lead, where loops are left and where functions start.
+fn find_points(
+    structure: &Structure,
+    loops: &Loops,
+    memory: &mut Memory,
+) -> Result<(Vec<Point>, Vec<u32>), Reason> {
     let mut points = Vec::new();
     let mut places = memory.filled(structure.insns().len(), NONE)?;
+    let mut left = false;
     for (slot, place) in places.iter_mut().enumerate() {
-        if structure.is_jump_target(slot) || structure.is_function(slot) {
+        let insn = structure.insn(slot).unwrap_or_default();
+        if structure.is_jump_target(slot) || structure.is_function(slot) || left {
             *place = points.len() as u32;
             memory.push(&mut points, Point::default())?;
         }
+        left = loops.leaves(slot, insn).is_some();
     }
     Ok((points, places))
 }
@@ -200,15 +271,21 @@ struct Walk<'a> {
     stored: Vec<Option<Stored>>,
     free_stored: Vec<u32>,
     pending: Vec<Pending>,
+    /// Loops that are walked at once, the innermost last.
+    regions: Vec<Region>,
+    /// States that were walked since the outermost of them was entered, with their serials.
+    log: Vec<Logged>,
     names: Names,
     values: Values,
-    branches: Branches,
+    manner: Manner,
+    has_loops: bool,
     budget: u32,
     /// Memory that is left free for the paths: with less, old states make room for new ones.
     reserve: usize,
     steps: u32,
     states: u32,
     most_states: u32,
+    serial: u32,
 }
 
 /// The path being walked.
@@ -220,33 +297,73 @@ struct Path {
     cost: u64,
     /// Instructions since a state was kept.
     unkept: u32,
+    /// It begins a round: there is nothing to compare its state with.
+    begins: bool,
 }
 
-impl Walk<'_> {
-    fn run(mut self, state: State) -> Result<Found, Refusal> {
+impl<'a> Walk<'a> {
+    fn new(
+        program: &'a Program<'a>,
+        structure: &'a Structure,
+        manner: Manner,
+        budget: u32,
+        memory: &'a mut Memory,
+        facts: Facts<'a>,
+    ) -> Result<(Self, State), Reason> {
+        let reserve = memory.left() / 4;
+        let needs = needs::analyse(structure, manner.branches, memory)?;
+        let loops = Loops::find(structure, memory)?;
+        let (points, places) = find_points(structure, &loops, memory)?;
+        let state = State::at_entry(memory)?;
+        let this = Self {
+            machine: Machine::new(program, structure, needs, memory, facts),
+            loops,
+            points,
+            places,
+            nodes: Vec::new(),
+            free_nodes: Vec::new(),
+            stored: Vec::new(),
+            free_stored: Vec::new(),
+            pending: Vec::new(),
+            regions: Vec::new(),
+            log: Vec::new(),
+            names: Names::default(),
+            values: Values::default(),
+            manner,
+            has_loops: false,
+            budget,
+            reserve,
+            steps: 0,
+            states: 0,
+            most_states: 0,
+            serial: 0,
+        };
+        Ok((this, state))
+    }
+
+    fn run(&mut self, state: State) -> Result<Found, Refusal> {
         let whole = |reason| Refusal::new(0, reason);
         let root = self.new_node(NONE, 0, 1).map_err(whole)?;
-        let mut path = Path { state, slot: 0, node: root, cost: 0, unkept: 0 };
+        let mut path = Path { state, slot: 0, node: root, cost: 0, unkept: 0, begins: false };
         let mut max_cost = 0;
         loop {
-            let goes_on = self.advance(&mut path);
-            let goes_on = goes_on.map_err(|reason| Refusal::new(path.slot, reason))?;
-            if goes_on {
-                continue;
+            match self.advance(&mut path) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(reason) => {
+                    let refusal = Refusal::new(path.slot, reason);
+                    if !self.give_up(&mut path, &reason).map_err(|_| refusal)? {
+                        return Err(refusal);
+                    }
+                    continue;
+                }
             }
-            if let Some(cost) = self.finish(&path) {
-                max_cost = cost;
-            }
+            let done = self.finish(&path);
+            max_cost = done.map_err(|reason| Refusal::new(path.slot, reason))?.unwrap_or(max_cost);
             let Some(next) = self.pending.pop() else { break };
-            if let Some(point) = self.point_mut(next.slot) {
-                point.waiting -= 1;
-            }
-            let Pending { state: packed, slot, node, cost, unkept } = next;
-            let state = packed.unpack(&self.values, self.machine.memory);
-            let state = state.map_err(|reason| Refusal::new(slot, reason))?;
-            packed.discard(self.machine.memory);
-            let done = core::mem::replace(&mut path, Path { state, slot, node, cost, unkept });
-            done.state.discard(self.machine.memory);
+            self.leave_waiting(&next);
+            let slot = next.slot;
+            self.take_up(&mut path, next).map_err(|reason| Refusal::new(slot, reason))?;
         }
         Ok(Found {
             max_cost,
@@ -257,19 +374,46 @@ impl Walk<'_> {
         })
     }
 
+    /// Goes on with a path that waited.
+    fn take_up(&mut self, path: &mut Path, next: Pending) -> Result<(), Reason> {
+        let Pending { state: packed, slot, node, cost, unkept } = next;
+        let state = packed.unpack(&self.values, self.machine.memory)?;
+        packed.discard(self.machine.memory);
+        let done = core::mem::replace(path, Path { state, slot, node, cost, unkept, begins: false });
+        done.state.discard(self.machine.memory);
+        Ok(())
+    }
+
+    fn leave_waiting(&mut self, pending: &Pending) {
+        if let Some(point) = self.point_mut(pending.slot) {
+            point.waiting -= 1;
+        }
+    }
+
+    fn push_pending(&mut self, pending: Pending) -> Result<(), Reason> {
+        if let Some(point) = self.point_mut(pending.slot) {
+            point.waiting += 1;
+        }
+        self.machine.memory.push(&mut self.pending, pending)
+    }
+
     /// Walks one instruction. False when the path is at its end.
     fn advance(&mut self, path: &mut Path) -> Result<bool, Reason> {
-        if let Some(cost) = self.arrive(path)? {
+        if !core::mem::take(&mut path.begins)
+            && let Some(cost) = self.arrive(path)?
+        {
             path.cost += cost;
-            return Ok(false);
+            return Ok(path.begins);
         }
         if self.steps >= self.budget {
             return Err(Reason::Steps { steps: self.budget });
         }
         self.steps += 1;
         // An engine counts the slots of an instruction.
-        path.cost += self.machine.structure.insn(path.slot).map_or(1, |insn| structure::width(insn) as u64);
+        let insn = self.machine.structure.insn(path.slot);
+        path.cost += insn.map_or(1, |insn| structure::width(insn) as u64);
         path.unkept += 1;
+        self.note_bounds(path);
         match self.machine.step(&mut path.state, path.slot)? {
             Flow::Exit => Ok(false),
             Flow::Go(next) => {
@@ -303,7 +447,7 @@ impl Walk<'_> {
                 // coarse, the way out: then what waits is one path, not one for every round.
                 let mut later = (taken, target);
                 path.slot = next;
-                let inner_first = self.branches == Branches::Loops;
+                let inner_first = self.manner.branches == Branches::Loops;
                 let (next_stays, target_stays) =
                     (self.loops.stays(slot, next), self.loops.stays(slot, target));
                 if skipped == 0 && next_stays != target_stays && next_stays != inner_first {
@@ -313,16 +457,13 @@ impl Walk<'_> {
                 let (mut state, slot) = later;
                 // Behind plain jumps, where it may meet others.
                 let (slot, cost) = self.machine.structure.follow(slot);
-                if let Some(point) = self.point_mut(slot) {
-                    point.waiting += 1;
-                }
                 if let Some(need) = self.machine.needs.get(slot) {
                     state.forget(need);
                 }
                 let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
                 state.discard(self.machine.memory);
                 let pending = Pending { state: packed, slot, node: path.node, cost, unkept: path.unkept };
-                self.machine.memory.push(&mut self.pending, pending)?;
+                self.push_pending(pending)?;
                 return Ok(true);
             }
             (true, false) => path.slot = next,
@@ -348,7 +489,7 @@ impl Walk<'_> {
             let insn = structure.insn(*slot).unwrap_or_default();
             !structure.is_jump_target(*slot) && !matches!(insn.class(), class::JMP | class::JMP32)
         };
-        let short = self.branches == Branches::Loops && (1..=SKIPPED).contains(&distance);
+        let short = self.manner.branches == Branches::Loops && (1..=SKIPPED).contains(&distance);
         if !short || !(path.slot..target).all(|slot| straight(&slot)) {
             return Ok(0);
         }
@@ -378,14 +519,30 @@ impl Walk<'_> {
         let Some(point) = self.points.get(place as usize) else { return Ok(None) };
         if let Some(need) = self.machine.needs.get(path.slot) {
             path.state.forget(need);
-            if self.branches == Branches::Loops && point.waiting > 0 {
-                // Those that wait here and differ in no more than numbers are covered when their turn comes.
-                for waiting in self.pending.iter().rev().take(LOOKED_AT) {
-                    if waiting.slot == path.slot {
-                        let other = waiting.state.unpack(&self.values, self.machine.memory)?;
-                        path.state.join(&other, need);
-                        other.discard(self.machine.memory);
-                    }
+        }
+        if let Some(region) = self.regions.last() {
+            let frame = path.state.frame();
+            if frame == region.frame && path.slot == region.head {
+                return self.come_back(path).map(Some);
+            }
+            if frame < region.frame
+                || frame == region.frame && !self.loops.contains(region.head as u32, path.slot)
+            {
+                return self.leave(path).map(Some);
+            }
+        }
+        if self.manner.branches == Branches::Loops
+            && point.waiting > 0
+            && let Some(need) = self.machine.needs.get(path.slot)
+        {
+            // Those that wait here and differ in no more than numbers are covered when their turn comes.
+            let inside = self.regions.last().map_or(0, |region| region.pending);
+            let waits = self.pending.get(inside..).unwrap_or_default();
+            for waiting in waits.iter().rev().take(LOOKED_AT) {
+                if waiting.slot == path.slot {
+                    let other = waiting.state.unpack(&self.values, self.machine.memory)?;
+                    path.state.join(&other, need);
+                    other.discard(self.machine.memory);
                 }
             }
         }
@@ -401,11 +558,17 @@ impl Walk<'_> {
             }
             compared += 1;
             let Some(Some(stored)) = self.stored.get(walked.stored as usize) else { continue };
+            if stored.serial != walked.serial {
+                continue;
+            }
             if stored.kept.covers(&path.state, &self.values, &mut self.names, self.machine.memory)? {
                 return Ok(Some(stored.cost));
             }
         }
-        if path.unkept < FEW && point.passed < OFTEN && !self.loops.is_head(path.slot) {
+        let is_head = self.loops.is_head(path.slot);
+        let at_once =
+            is_head && self.manner.loops_at_once && self.regions.len() < NESTED && point.failures < FAILURES;
+        if path.unkept < FEW && point.passed < OFTEN && !is_head {
             if let Some(point) = self.points.get_mut(place as usize) {
                 point.passed += 1;
             }
@@ -420,7 +583,9 @@ impl Walk<'_> {
         {
             return Err(Reason::Endless);
         }
-        let stored = Stored { kept, key, point: place, previous: point.open.unwrap_or(NONE), cost: 0 };
+        self.serial += 1;
+        let (serial, previous) = (self.serial, point.open.unwrap_or(NONE));
+        let stored = Stored { kept, key, serial, point: place, previous, cost: 0 };
         let index = match self.free_stored.pop() {
             Some(index) => index,
             None => {
@@ -441,6 +606,9 @@ impl Walk<'_> {
         if let Some(node) = self.nodes.get_mut(path.node as usize) {
             node.kept = index;
         }
+        if at_once {
+            self.enter(path)?;
+        }
         Ok(None)
     }
 
@@ -450,7 +618,7 @@ impl Walk<'_> {
     }
 
     fn new_node(&mut self, parent: u32, before: u64, open: u32) -> Result<u32, Reason> {
-        let node = Node { parent, open, before, after: 0, kept: NONE };
+        let node = Node { parent, open, before, after: 0, rounds: 0, kept: NONE };
         if let Some(index) = self.free_nodes.pop()
             && let Some(free) = self.nodes.get_mut(index as usize)
         {
@@ -466,21 +634,25 @@ impl Walk<'_> {
 
     /// Takes the cost of a path that is at its end up the tree. Returns the cost of the whole program when nothing is
     /// open any more.
-    fn finish(&mut self, path: &Path) -> Option<u64> {
+    fn finish(&mut self, path: &Path) -> Result<Option<u64>, Reason> {
         let (mut index, mut cost) = (path.node, path.cost);
         while let Some(node) = self.nodes.get_mut(index as usize) {
             node.after = node.after.max(cost);
             node.open -= 1;
             if node.open > 0 {
-                return None;
+                return Ok(None);
             }
-            let node = *node;
-            self.walked(node.kept, node.after);
+            if self.regions.last().is_some_and(|region| region.node == index) && self.close()? {
+                return Ok(None);
+            }
+            let Some(node) = self.nodes.get(index as usize).copied() else { break };
+            let after = node.rounds.saturating_add(node.after);
+            self.walked(node.kept, after);
             self.free_nodes.push(index);
-            cost = node.before + node.after;
+            cost = node.before.saturating_add(after);
             index = node.parent;
         }
-        Some(cost)
+        Ok(Some(cost))
     }
 
     /// Every way from a kept state was walked: it may cut others short from now on.
@@ -491,10 +663,15 @@ impl Walk<'_> {
         let low_memory = self.machine.memory.left() < self.reserve;
         let Some(point) = self.points.get_mut(place as usize) else { return };
         point.open = (previous != NONE).then_some(previous);
-        let walked = Walked { stored: index, key };
+        let walked = Walked { stored: index, serial: stored.serial, key };
         let mut gone = None;
         let full = point.walked.len() >= WALKED || low_memory;
-        if !full && self.machine.memory.push(&mut point.walked, walked).is_ok() {
+        let logged = Logged { stored: index, serial: walked.serial, point: place };
+        let logged = self.regions.is_empty() || self.machine.memory.push(&mut self.log, logged).is_ok();
+        if !logged {
+            // What is not logged could not be forgotten with its loop.
+            gone = Some(index);
+        } else if !full && self.machine.memory.push(&mut point.walked, walked).is_ok() {
             point.last = point.walked.len() - 1;
         } else {
             point.last = (point.last + 1) % point.walked.len().max(1);
@@ -503,13 +680,18 @@ impl Walk<'_> {
                 None => gone = Some(index),
             }
         }
-        if let Some(gone) = gone
-            && let Some(stored) = self.stored.get_mut(gone as usize).and_then(Option::take)
-        {
+        if let Some(gone) = gone {
+            self.forget(gone);
+        }
+    }
+
+    /// Takes a state out of the store. Who remembers it sees that by its serial.
+    fn forget(&mut self, index: u32) {
+        if let Some(stored) = self.stored.get_mut(index as usize).and_then(Option::take) {
             stored.kept.discard(self.machine.memory);
             self.states -= 1;
             // Without room in the list the place in the store is just not used again.
-            let _ = self.machine.memory.push(&mut self.free_stored, gone);
+            let _ = self.machine.memory.push(&mut self.free_stored, index);
         }
     }
 }

@@ -321,6 +321,95 @@ fn a_loop_ends_in_the_machine_and_not_only_on_paper() {
 }
 
 #[test]
+fn a_loop_that_is_walked_at_once_counts_on_every_way_through_a_round() {
+    let counts = |first: &str, second: &str| {
+        with_value(&format!(
+            "r2 = 0\n top:\n r3 = *(u64 *)(r6 + 16)\n if r3 == 0 goto other\n {first}\n goto meet\n other:\n {second}
+             meet:\n if r2 < 50 goto top"
+        ))
+    };
+    accepts(&counts("r2 += 1", "r2 += 1"));
+    accepts(&counts("r2 += 1", "r4 = 1\n r2 += r4"));
+    for (one, other) in [
+        // One way counts, the other doesn't, or goes back, or begins anew.
+        ("r2 += 1", "r2 += 0"),
+        ("r2 += 1", "r2 -= 1"),
+        ("r2 += 1", "r2 = 0"),
+        ("r2 += 1", "if r2 > 3 goto meet\n r2 += 1"),
+        ("r2 += 1", "if r2 == 3 goto meet\n r2 += 1"),
+        // Through the stack, and through a function that was given the place.
+        ("r2 += 1", "*(u64 *)(r10 - 8) = r2\n *(u32 *)(r10 - 8) = 0\n r2 = *(u64 *)(r10 - 8)"),
+    ] {
+        refused(&counts(one, other));
+        refused(&counts(other, one));
+    }
+    // A state is kept where they meet, and covers the number of the other way, but not how far it came.
+    let long = "r4 = 0\n".repeat(20);
+    accepts(&counts(&format!("{long} r2 += 1"), &format!("{long} if r2 < 1 goto out\n r2 += 1")));
+    refused(&counts(&format!("{long} r2 += 1"), &format!("{long} if r2 < 1 goto out")));
+    refused(&counts(&format!("{long} if r2 < 1 goto out"), &format!("{long} r2 += 1")));
+    let called = |store: &str| {
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n top:\n r1 = r10\n r1 += -8\n call f\n r2 = *(u64 *)(r10 - 8)\n r2 += 1
+             *(u64 *)(r10 - 8) = r2\n if r2 < 50 goto top\n r0 = 0\n exit\n f:\n r0 = 0\n {store}\n exit"
+        )
+    };
+    accepts(&called("*(u64 *)(r1 - 8) = 0"));
+    refused(&called("*(u64 *)(r1 + 0) = 0"));
+    // The inner loop puts the outer one's counter back.
+    refused(
+        "r1 = 0\n top:\n r2 = 0\n inner:\n r1 = 0\n r2 += 1\n if r2 < 20 goto inner\n r1 += 1\n if r1 < 40 goto top\n r0 = 0\n exit",
+    );
+    // It counts down what the outer one counts up.
+    refused(
+        "r1 = 0\n top:\n r2 = 0\n inner:\n r1 -= 1\n r2 += 1\n if r2 < 20 goto inner\n r1 += 20\n if r1 < 40 goto top\n r0 = 0\n exit",
+    );
+    // In 32 bits it comes round before it gets there.
+    refused("w1 = 1\n top:\n w1 += 2\n if w1 != 0 goto top\n r0 = 0\n exit");
+    refused("w1 = -8\n top:\n w1 += 3\n if w1 s< 100 goto next\n r0 = 0\n exit\n next:\n w1 &= 7\n goto top");
+}
+
+#[test]
+fn what_moves_with_a_counter_moves_as_often_and_no_further() {
+    let walk = |start: &str, body: &str, rounds: u32| {
+        with_value(&format!("{start}\n r3 = 0\n top:\n {body}\n r3 += 1\n if r3 < {rounds} goto top"))
+    };
+    for start in ["r2 = r10\n r2 += -64", "r2 = r9"] {
+        accepts(&walk(start, "*(u8 *)(r2 + 0) = 1\n r2 += 1", 64));
+        accepts(&walk(start, "*(u16 *)(r2 + 0) = 1\n r2 += 2", 32));
+        accepts(&walk(start, "r2 += 1\n *(u8 *)(r2 - 1) = 1", 64));
+        refused(&walk(start, "*(u8 *)(r2 + 0) = 1\n r2 += 1", 65));
+        refused(&walk(start, "*(u8 *)(r2 + 0) = 1\n r2 += 2", 33));
+        refused(&walk(start, "r2 += 1\n *(u8 *)(r2 + 0) = 1", 64));
+        refused(&walk(start, "*(u8 *)(r2 + 0) = 1\n r2 += 1\n if r7 == 5 goto on\n r2 += 1\n on:", 40));
+        // Twice in the loop, once by its copy.
+        refused(&walk(start, "r4 = r2\n r4 += 1\n r2 = r4\n *(u8 *)(r2 + 0) = 1\n r2 += 1", 40));
+        // Another pointer of the same kind, at the same distance.
+        refused(&walk(
+            &format!("{start}\n r5 = r2\n r5 += 40"),
+            "*(u8 *)(r2 + 0) = 1\n r4 = r2\n r2 = r5\n r2 += 1\n r5 = r4\n r5 += 1",
+            30,
+        ));
+    }
+    // Down.
+    accepts(&with_value(
+        "r2 = 63\n top:\n r3 = r9\n r3 += r2\n *(u8 *)(r3 + 0) = 1\n r2 -= 1\n if r2 s>= 0 goto top",
+    ));
+    accepts(&with_value(
+        "r2 = 64\n top:\n r2 -= 1\n r3 = r9\n r3 += r2\n *(u8 *)(r3 + 0) = 1\n if r2 != 0 goto top",
+    ));
+    refused(&with_value(
+        "r2 = 63\n top:\n r3 = r9\n r3 += r2\n *(u8 *)(r3 + 0) = 1\n r2 -= 1\n if r2 s>= -1 goto top",
+    ));
+    refused(&with_value(
+        "r2 = 64\n top:\n r3 = r9\n r3 += r2\n *(u8 *)(r3 + 0) = 1\n r2 -= 1\n if r2 != 0 goto top",
+    ));
+    // Behind the loop each is where the last round left it.
+    accepts(&indexed("r7 = 0\n r3 = 0\n top:\n r7 += 1\n r3 += 1\n if r3 < 63 goto top"));
+    refused(&indexed("r7 = 0\n r3 = 0\n top:\n r7 += 1\n r3 += 1\n if r3 < 64 goto top"));
+}
+
+#[test]
 fn what_a_call_through_a_register_reaches_is_walked() {
     let function = "f:\n r0 = *(u64 *)(r1 + 0)\n r0 = 0\n exit";
     refused(&format!("r2 = code f\n r1 = 0\n callx r2\n exit\n {function}"));

@@ -18,6 +18,8 @@ use tidegate_verifier::{Options, Program, verify};
 use tidegate_vm::{Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack};
 
 const CASES: u32 = 25_000;
+/// Programs of loops.
+const LOOPS: u32 = 4_000;
 /// Inputs that each accepted program is run with.
 const RUNS: u64 = 12;
 /// Bytes of a map's memory: its one value, or the largest record that is reserved.
@@ -254,6 +256,132 @@ fn write_statement(text: &mut String, at: usize, (kind, about): &Statement) {
     }
 }
 
+/// Writes loops in loops, from bytes that decide.
+struct Loops<'b> {
+    bytes: std::slice::Iter<'b, u8>,
+    text: String,
+    labels: usize,
+}
+
+impl Loops<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        self.bytes.next().copied()
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        let by = self.byte().unwrap_or(0);
+        pick(from, by)
+    }
+
+    fn label(&mut self) -> String {
+        self.labels += 1;
+        format!("l{}", self.labels)
+    }
+
+    fn line(&mut self, line: String) {
+        self.text += &line;
+        self.text += "\n";
+    }
+
+    /// Statements until the bytes or the turns are at their end; `out` leaves the loop around them.
+    fn body(&mut self, turns: u32, depth: u32, out: &str) {
+        const STEPS: [i32; 10] = [1, 1, 1, 2, 3, 4, 8, -1, -1, -2];
+        for _ in 0..turns {
+            let Some(kind) = self.byte() else { return };
+            let x = self.pick(&NUMBERS);
+            let y = self.pick(&NUMBERS);
+            let wide = self.pick(&["r", "r", "w"]);
+            let slot = -8 * (1 + i32::from(self.byte().unwrap_or(0) % 6));
+            match kind % 16 {
+                0..=2 => {
+                    let step = self.pick(&STEPS);
+                    self.line(format!("{wide}{x} += {step}"));
+                }
+                3 => {
+                    let step = self.pick(&STEPS);
+                    self.line(format!("r2 += {step}"));
+                }
+                4 => self.line(format!("{wide}{x} += {wide}{y}")),
+                5 => self.line(format!("{wide}{x} = {wide}{y}")),
+                6 => self.line(format!("*(u64 *)(r10 + {slot}) = r{x}")),
+                7 => self.line(format!("r{x} = *(u64 *)(r10 + {slot})")),
+                // Something that only some rounds do.
+                8 | 9 => {
+                    let (op, number, label) =
+                        (self.pick(&COMPARISONS), self.pick(&[0, 1, 2, 5, 7, 30]), self.label());
+                    self.line(format!("if {wide}{x} {op} {number} goto {label}"));
+                    self.body(1 + u32::from(kind >> 7), depth, out);
+                    self.line(format!("{label}:"));
+                }
+                10 => {
+                    let (op, number) = (self.pick(&COMPARISONS), self.pick(&[0, 1, 7, 8, 20, 31, 40]));
+                    self.line(format!("if {wide}{x} {op} {number} goto {out}"));
+                }
+                // A byte where a number or the pointer that is carried from round to round leads.
+                11 => {
+                    let base = self.pick(&["r10", "r9"]);
+                    let start = if base == "r10" { "r1 = r10\n r1 += -64" } else { "r1 = value 1 + 0" };
+                    self.line(format!("{start}\n r1 += r{x}\n r{y} = *(u8 *)(r1 + 0)"));
+                }
+                12 => self.line(format!("*(u8 *)(r2 + 0) = r{x}")),
+                13 => {
+                    self.line(format!("r1 = r7\n r1 += r{x}\n r2 = r1\n r2 += 1\n if r2 > r8 goto {out}"));
+                    self.line(format!("r{y} = *(u8 *)(r1 + 0)\n r2 = r10\n r2 += -64"));
+                }
+                _ if depth > 0 => self.a_loop(depth - 1),
+                _ => self.line(format!("r{x} &= 31")),
+            }
+        }
+    }
+
+    fn a_loop(&mut self, depth: u32) {
+        let (top, out, test) = (self.label(), self.label(), self.byte().unwrap_or(0));
+        let counter = self.pick(&NUMBERS);
+        let bound = self.pick(&[1, 2, 7, 8, 16, 31, 40, 63]);
+        let from = self.pick(&[0, 0, 0, 1, 5, 40]);
+        let step = self.pick(&[1, 1, 1, 2, 3, -1]);
+        if test & 1 == 0 {
+            self.line(format!("r{counter} = {from}"));
+        }
+        if test & 6 == 0 {
+            let start = self.pick(&["r2 = r10\n r2 += -64", "r2 = value 1 + 0", "r2 = r10\n r2 += -1"]);
+            self.line(start.into());
+        }
+        self.line(format!("{top}:"));
+        if test & 8 == 0 {
+            let op = self.pick(&[">=", ">", "==", "s>", "s>="]);
+            self.line(format!("if r{counter} {op} {bound} goto {out}"));
+        }
+        let turns = 1 + u32::from(self.byte().unwrap_or(0) % 5);
+        self.body(turns, depth, &out);
+        let wide = self.pick(&["r", "r", "w"]);
+        if test & 48 != 0 {
+            self.line(format!("{wide}{counter} += {step}"));
+        }
+        if test & 8 == 0 {
+            self.line(format!("goto {top}"));
+        } else {
+            let op = self.pick(&["<", "<=", "!=", "s<", ">", "s>"]);
+            let bound = if step < 0 { 0 } else { bound };
+            self.line(format!("if {wide}{counter} {op} {bound} goto {top}"));
+        }
+        self.line(format!("{out}:"));
+    }
+}
+
+/// A program of loops that keep numbers and a pointer from round to round.
+fn program_of_loops(bytes: &[u8]) -> String {
+    let start = format!(
+        "r6 = r1\n r7 = *(u64 *)(r6 + 0)\n r8 = *(u64 *)(r6 + 8)\n r9 = *(u64 *)(r6 + 16)\n r0 = *(u32 *)(r6 + 52)\n
+         {RELOAD} r9 &= 7\n r2 = r10\n r2 += -64\n"
+    );
+    let mut loops = Loops { bytes: bytes.iter(), text: start, labels: 0 };
+    loops.body(3, 0, "out");
+    loops.a_loop(2);
+    loops.body(3, 1, "out");
+    loops.text + "out:\n r0 = 0\n exit"
+}
+
 fn program(statements: &[Statement], last: u8) -> String {
     let mut text = format!(
         "r6 = r1\n r7 = *(u64 *)(r6 + 0)\n r8 = *(u64 *)(r6 + 8)\n r9 = *(u64 *)(r6 + 16)\n r0 = *(u32 *)(r6 + 52)\n {RELOAD}"
@@ -349,9 +477,9 @@ fn run_once<C: Context>(
 }
 
 /// Verifies the program and runs it when it is accepted, which is what is returned.
-fn check(program_type: ProgramType, text: &str, seed: u64) -> Result<bool, TestCaseError> {
+fn check(program_type: ProgramType, text: &str, steps: u32, seed: u64) -> Result<bool, TestCaseError> {
     let code = assemble(text);
-    let options = Options { steps: 20_000, ..Options::default() };
+    let options = Options { steps, ..Options::default() };
     let Ok(verified) = verify(&Program { program_type, code: &code, maps: &MAPS }, &options) else {
         return Ok(false);
     };
@@ -424,7 +552,7 @@ fn accepted_programs_do_what_was_proven() {
         |(statements, (last, stream, seed))| {
             let program_type = if stream { ProgramType::Stream } else { ProgramType::Send };
             tried.set(tried.get() + 1);
-            let taken = check(program_type, &program(&statements, last), seed)?;
+            let taken = check(program_type, &program(&statements, last), 20_000, seed)?;
             accepted.set(accepted.get() + u32::from(taken));
             Ok(())
         },
@@ -435,4 +563,23 @@ fn accepted_programs_do_what_was_proven() {
     }
     // Programs that are all refused would show nothing.
     assert!(accepted.get() > CASES / 8, "{} of {CASES}", accepted.get());
+}
+
+#[test]
+fn loops_do_what_was_proven_in_every_round() {
+    let (tried, accepted) = (Cell::new(0), Cell::new(0));
+    let config =
+        Config { cases: LOOPS, max_shrink_iters: 4_000, failure_persistence: None, ..Config::default() };
+    let bytes = prop::collection::vec(any::<u8>(), 10..120);
+    let result = TestRunner::new(config).run(&(bytes, any::<u64>()), |(bytes, seed)| {
+        tried.set(tried.get() + 1);
+        let taken = check(ProgramType::Stream, &program_of_loops(&bytes), 6_000, seed)?;
+        accepted.set(accepted.get() + u32::from(taken));
+        Ok(())
+    });
+    println!("{} of {} programs of loops accepted, each run {RUNS} times", accepted.get(), tried.get());
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(accepted.get() > LOOPS / 8, "{} of {LOOPS}", accepted.get());
 }

@@ -120,7 +120,8 @@ impl Machine<'_> {
             Scalar::alu32(op, signed, &a.num, &b.num)
         };
         if num.value().is_some() {
-            return Ok(Value::number(num));
+            let (symbol, delta) = stepped(op, wide, a, b).unwrap_or((0, 0));
+            return Ok(Value { symbol, delta, ..Value::number(num) });
         }
         if unchanged(op, wide, &a.num, &b.num) {
             return Ok(*a);
@@ -228,7 +229,7 @@ impl Machine<'_> {
         let num = Scalar::alu(alu::ADD, false, &pointer.num, &number.num);
         let moved = Value { num, ..*pointer };
         if pointer.kind != Kind::Window {
-            return Ok(moved);
+            return Ok(from_origin(moved, number.known()));
         }
         if let Some((place, at)) = number.remaining()
             && place == pointer.symbol
@@ -263,7 +264,7 @@ impl Machine<'_> {
         let num = Scalar::alu(alu::SUB, false, &pointer.num, &number.num);
         let moved = Value { num, ..*pointer };
         if pointer.kind != Kind::Window {
-            return Ok(moved);
+            return Ok(from_origin(moved, number.known().map(u64::wrapping_neg)));
         }
         Ok(match number.plain() {
             Some((0, delta)) => self.place(moved, pointer.symbol, pointer.delta - delta),
@@ -361,6 +362,32 @@ impl Machine<'_> {
             _ => Err(Reason::PointerMath { known: Known::of(insn.dst(), a) }),
         }
     }
+}
+
+/// A pointer that was moved by a number: as far as that is known, it knows how far it is from its origin.
+fn from_origin(pointer: Value, by: Option<u64>) -> Value {
+    if pointer.origin == 0 {
+        return pointer;
+    }
+    match by.and_then(|by| pointer.delta.checked_add(by as i64)) {
+        Some(delta) => Value { delta, ..pointer },
+        None => Value { origin: 0, delta: 0, ..pointer },
+    }
+}
+
+/// The name of a number that is known after a step: with it, a loop's counter is followed past comparisons that tell it.
+fn stepped(op: u8, wide: bool, a: &Value, b: &Value) -> Option<(Symbol, i64)> {
+    a.anchor().filter(|_| a.is_number() && a.form == Form::Plain)?;
+    let (number, step) = (a.num.value()?, b.num.value()?);
+    let step = if wide { step as i64 } else { (step as i32).into() };
+    let step = match op {
+        alu::ADD => step,
+        alu::SUB => step.checked_neg()?,
+        _ => return None,
+    };
+    let exact = wide || number <= HALF && (0..=HALF as i64).contains(&(number as i64 + step));
+    let delta = a.delta.checked_add(step)?;
+    (exact && delta.abs_diff(0) <= NAMED_LIMIT as u64).then_some((a.symbol, delta))
 }
 
 /// The difference `a - b`, with what is known of how the two lie to each other. In 32 bits both must fit.

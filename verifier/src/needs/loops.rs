@@ -93,8 +93,12 @@ impl Loops {
 
     /// Whether going on from `slot` to `next` stays in the innermost loop around `slot`.
     pub(crate) fn stays(&self, slot: usize, next: usize) -> bool {
-        let head = self.head(slot);
-        let mut at = next as u32;
+        self.contains(self.head(slot), next)
+    }
+
+    /// Whether a slot is in the loop of a head.
+    pub(crate) fn contains(&self, head: u32, slot: usize) -> bool {
+        let mut at = slot as u32;
         // Nests are shallow: what lies deeper counts as outside.
         for _ in 0..64 {
             if head == NO_LOOP || at == NO_LOOP {

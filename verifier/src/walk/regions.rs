@@ -1,0 +1,267 @@
+//! Loops that are walked at once: entered, come back to, left, closed, and given up.
+
+use tidegate_abi::insn::source;
+
+use super::*;
+
+impl Walk<'_> {
+    /// Notes what the loop compares where it may leave, in its first round.
+    pub(super) fn note_bounds(&mut self, path: &Path) {
+        let Some(region) = self.regions.last_mut().filter(|region| region.rounds.is_none()) else { return };
+        let Some(insn) = self.machine.structure.insn(path.slot) else { return };
+        let [Some(next), Some(target)] = needs::successors(path.slot, insn) else { return };
+        let stays = |slot| self.loops.contains(region.head as u32, slot);
+        if path.state.frame() != region.frame || stays(next) && stays(target) {
+            return;
+        }
+        if let Ok(bound) = self.machine.operand(&path.state, insn) {
+            region.bounds.add(&bound);
+        }
+        if insn.opcode & source::X != 0 {
+            region.bounds.add(&path.state.reg(insn.dst()));
+        }
+    }
+
+    /// A path is at the head of a loop, and its state was kept there.
+    pub(super) fn enter(&mut self, path: &Path) -> Result<(), Reason> {
+        self.has_loops = true;
+        let entry = Kept::pack(&path.state, &mut self.values, self.machine.memory)?;
+        let region = Region {
+            head: path.slot,
+            frame: path.state.frame(),
+            node: path.node,
+            entry,
+            rounds: None,
+            bounds: Bounds::default(),
+            exits: Vec::new(),
+            pending: self.pending.len(),
+            logged: self.log.len(),
+        };
+        self.machine.memory.push(&mut self.regions, region)
+    }
+
+    /// A path comes back to the head: it is at its end, or the round begins anew with another claim.
+    pub(super) fn come_back(&mut self, path: &mut Path) -> Result<u64, Reason> {
+        let Some(mut region) = self.regions.pop() else { return Ok(0) };
+        let (values, names) = (&mut self.values, &mut self.names);
+        let round = match &mut region.rounds {
+            Some(rounds) => rounds.back(&path.state, &mut self.machine, values, names)?,
+            None => {
+                let entry = region.entry.unpack(values, self.machine.memory)?;
+                let again = Kept::new(&path.state, values, names, self.machine.memory)?;
+                let first = Kept::new(&entry, values, names, self.machine.memory)?;
+                let endless = again == first;
+                again.discard(self.machine.memory);
+                first.discard(self.machine.memory);
+                if endless {
+                    self.machine.memory.push(&mut self.regions, region)?;
+                    return Err(Reason::Endless);
+                }
+                region.rounds =
+                    Rounds::new(&entry, &path.state, region.bounds, &mut self.machine, values, names)?;
+                entry.discard(self.machine.memory);
+                if region.rounds.is_some() { Round::Changed } else { Round::Hopeless }
+            }
+        };
+        self.machine.memory.push(&mut self.regions, region)?;
+        match round {
+            Round::Kept => {}
+            Round::Changed => self.again(path)?,
+            Round::Hopeless => self.fail(path)?,
+        }
+        Ok(0)
+    }
+
+    /// A path leaves the loop: it waits until the loop is closed.
+    pub(super) fn leave(&mut self, path: &mut Path) -> Result<u64, Reason> {
+        let Some(mut region) = self.regions.pop() else { return Ok(0) };
+        let mut joined = false;
+        if self.manner.branches == Branches::Loops
+            && let Some(need) = self.machine.needs.get(path.slot)
+        {
+            for exit in region.exits.iter_mut().filter(|exit| exit.slot == path.slot) {
+                let mut other = exit.state.unpack(&self.values, self.machine.memory)?;
+                joined = other.join(&path.state, need);
+                if joined {
+                    let packed = Kept::pack(&other, &mut self.values, self.machine.memory)?;
+                    core::mem::replace(&mut exit.state, packed).discard(self.machine.memory);
+                }
+                other.discard(self.machine.memory);
+                if joined {
+                    break;
+                }
+            }
+        }
+        if !joined {
+            let state = Kept::pack(&path.state, &mut self.values, self.machine.memory)?;
+            let exit = Pending { state, slot: path.slot, node: region.node, cost: 0, unkept: path.unkept };
+            self.machine.memory.push(&mut region.exits, exit)?;
+        }
+        self.machine.memory.push(&mut self.regions, region)?;
+        Ok(0)
+    }
+
+    /// Every way of a round was walked: the loop is left. False when no path does.
+    pub(super) fn close(&mut self) -> Result<bool, Reason> {
+        let Some(region) = self.regions.pop() else { return Ok(false) };
+        self.forget_walked(region.logged);
+        let most = region.rounds.as_ref().map_or(0, Rounds::most);
+        let ways = region.exits.len() as u32;
+        if let Some(node) = self.nodes.get_mut(region.node as usize) {
+            // Each time that control comes back costs a round, and so does the last one.
+            node.rounds = node.after.saturating_mul(most + 1);
+            node.after = 0;
+            node.open = ways;
+        }
+        let mut exits = region.exits;
+        for exit in exits.drain(..) {
+            let mut state = exit.state.unpack(&self.values, self.machine.memory)?;
+            exit.state.discard(self.machine.memory);
+            for anchor in region.rounds.iter().flat_map(Rounds::anchors) {
+                let name = self.machine.fresh();
+                state.rename(anchor, name);
+            }
+            let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
+            state.discard(self.machine.memory);
+            self.push_pending(Pending { state: packed, ..exit })?;
+        }
+        self.machine.memory.discard(exits);
+        region.entry.discard(self.machine.memory);
+        if let Some(rounds) = region.rounds {
+            rounds.discard(&mut self.machine);
+        }
+        Ok(ways > 0)
+    }
+
+    /// Forgets everything that was walked since the innermost loop was entered, and begins a round with its claim.
+    fn again(&mut self, path: &mut Path) -> Result<(), Reason> {
+        let Some(region) = self.regions.pop() else { return Ok(()) };
+        self.abandon(path, &region);
+        let state = match &region.rounds {
+            Some(rounds) => rounds.state(&mut self.machine)?,
+            None => region.entry.unpack(&self.values, self.machine.memory)?,
+        };
+        self.begin(path, &region, state);
+        let mut region = region;
+        for exit in region.exits.drain(..) {
+            exit.state.discard(self.machine.memory);
+        }
+        self.machine.memory.push(&mut self.regions, region)
+    }
+
+    /// The innermost loop can't be walked at once: walks it round by round.
+    fn fail(&mut self, path: &mut Path) -> Result<(), Reason> {
+        let Some(region) = self.regions.pop() else { return Ok(()) };
+        self.abandon(path, &region);
+        let state = region.entry.unpack(&self.values, self.machine.memory)?;
+        self.begin(path, &region, state);
+        if let Some(point) = self.point_mut(region.head) {
+            point.failures += 1;
+        }
+        self.discard(region);
+        Ok(())
+    }
+
+    /// Something is missing: in a state that is claimed of every round of a loop, so that the loop is walked round by
+    /// round, or in one that is real. Returns whether the walk goes on.
+    pub(super) fn give_up(&mut self, path: &mut Path, reason: &Reason) -> Result<bool, Reason> {
+        let claimed = self.regions.iter().rposition(|region| region.rounds.is_some());
+        let limit = matches!(reason, Reason::Steps { .. } | Reason::Memory);
+        let Some(claimed) = claimed.filter(|_| !limit) else { return Ok(false) };
+        while self.regions.len() > claimed + 1 {
+            let Some(region) = self.regions.pop() else { break };
+            self.discard(region);
+        }
+        self.fail(path)?;
+        Ok(true)
+    }
+
+    fn begin(&mut self, path: &mut Path, region: &Region, state: State) {
+        let next = Path { state, slot: region.head, node: region.node, cost: 0, unkept: 0, begins: true };
+        core::mem::replace(path, next).state.discard(self.machine.memory);
+        if let Some(node) = self.nodes.get_mut(region.node as usize) {
+            (node.open, node.after) = (1, 0);
+        }
+    }
+
+    /// Takes down the tree of paths below the node of a loop.
+    fn abandon(&mut self, path: &Path, region: &Region) {
+        self.take_down(path.node, region.node);
+        while self.pending.len() > region.pending {
+            let Some(pending) = self.pending.pop() else { break };
+            self.leave_waiting(&pending);
+            self.take_down(pending.node, region.node);
+            pending.state.discard(self.machine.memory);
+        }
+        self.forget_walked(region.logged);
+    }
+
+    /// A way from a node is not walked any more.
+    fn take_down(&mut self, mut index: u32, stop: u32) {
+        while index != stop
+            && let Some(node) = self.nodes.get_mut(index as usize)
+        {
+            node.open -= 1;
+            if node.open > 0 {
+                return;
+            }
+            let node = *node;
+            if let Some(Some(stored)) = self.stored.get(node.kept as usize) {
+                let (place, previous) = (stored.point, stored.previous);
+                if let Some(point) = self.points.get_mut(place as usize) {
+                    point.open = (previous != NONE).then_some(previous);
+                }
+                self.forget(node.kept);
+            }
+            self.free_nodes.push(index);
+            index = node.parent;
+        }
+    }
+
+    /// Forgets the states that were walked since the log was so long: they rest on a claim that is not made any more.
+    fn forget_walked(&mut self, logged: usize) {
+        for at in logged..self.log.len() {
+            let Some(&Logged { stored, serial, point }) = self.log.get(at) else { break };
+            if self.serial_of(stored) == Some(serial) {
+                self.forget(stored);
+                if let Some(point) = self.points.get_mut(point as usize) {
+                    point.stale = true;
+                }
+            }
+        }
+        for at in logged..self.log.len() {
+            let Some(&Logged { point, .. }) = self.log.get(at) else { break };
+            let stored = &self.stored;
+            let Some(point) = self.points.get_mut(point as usize).filter(|point| point.stale) else {
+                continue;
+            };
+            let mut newer = 0;
+            let mut index = 0;
+            let last = point.last;
+            point.walked.retain(|walked| {
+                let there = stored.get(walked.stored as usize).and_then(Option::as_ref);
+                let keep = there.is_some_and(|stored| stored.serial == walked.serial);
+                newer += usize::from(keep && index <= last);
+                index += 1;
+                keep
+            });
+            point.stale = false;
+            point.last = if newer > 0 { newer - 1 } else { point.walked.len().saturating_sub(1) };
+        }
+        self.log.truncate(logged);
+    }
+
+    fn serial_of(&self, stored: u32) -> Option<u32> {
+        self.stored.get(stored as usize)?.as_ref().map(|stored| stored.serial)
+    }
+
+    fn discard(&mut self, region: Region) {
+        for exit in region.exits {
+            exit.state.discard(self.machine.memory);
+        }
+        region.entry.discard(self.machine.memory);
+        if let Some(rounds) = region.rounds {
+            rounds.discard(&mut self.machine);
+        }
+    }
+}
