@@ -2,6 +2,7 @@
 
 mod check;
 mod cuts;
+mod junit;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,9 @@ pub struct Options {
     /// Only say which scenarios there are
     #[arg(long)]
     pub list: bool,
+    /// Also write the result as JUnit XML, which build servers show
+    #[arg(long, value_name = "FILE", conflicts_with = "list")]
+    pub junit: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -68,6 +72,8 @@ struct Tested {
     scenario: String,
     passed: bool,
     runs: usize,
+    /// Time that its runs took.
+    seconds: f64,
     /// Of a stream that passed under every cut.
     tried: Option<Tried>,
     failure: Option<Failure>,
@@ -217,7 +223,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let scenarios =
         if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
     let passed = scenarios.iter().filter(|tested: &&Tested| tested.passed).count();
-    Ok(Report {
+    let report = Report {
         passed,
         failed: scenarios.len() - passed,
         runs: scenarios.iter().map(|tested| tested.runs).sum(),
@@ -225,7 +231,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         seconds: start.elapsed().as_secs_f64(),
         listed: options.list,
         scenarios,
-    })
+    };
+    if let Some(path) = &options.junit {
+        junit::write(&report, path)?;
+    }
+    Ok(report)
 }
 
 /// Does every job on as many threads as there are processors; the results are in the order of the jobs.
@@ -272,12 +282,14 @@ impl Job<'_> {
             scenario: self.scenario.name.clone(),
             passed: true,
             runs: 0,
+            seconds: 0.0,
             tried: None,
             failure: None,
         }
     }
 
     fn test(&self) -> Tested {
+        let start = Instant::now();
         let mut tested = self.list();
         if let Err(error) = self.all(&mut tested) {
             let mut wrong = vec![error.message];
@@ -285,6 +297,7 @@ impl Job<'_> {
             let connection = String::new();
             tested.failure = Some(Failure { connection, wrong, cuts: None });
         }
+        tested.seconds = start.elapsed().as_secs_f64();
         tested.passed = tested.failure.is_none();
         // Of what was planned, a scenario that failed has not done all.
         tested.tried = tested.tried.filter(|_| tested.passed);

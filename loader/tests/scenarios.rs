@@ -26,6 +26,7 @@ fn options(path: PathBuf) -> Options {
         runs: 300,
         filter: None,
         list: false,
+        junit: None,
     }
 }
 
@@ -210,6 +211,26 @@ fn scenarios_are_chosen_and_listed_by_name() {
         list.to_string().contains("     3  one\n") && list.to_string().ends_with("2 scenarios\n"),
         "{list}"
     );
+}
+
+#[test]
+fn junit_has_a_case_for_each_scenario_and_the_smallest_cut_of_a_failure() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"drop_first_q\"\n\
+        [[scenario]]\nname = \"holds & <is> shown\"\nsteps = [{ send = \"ab\" }]\n\
+        [[scenario]]\nname = \"depends on the cut\"\nsteps = [{ send = \"abq\" }]\n";
+    let path = folder("junit", text);
+    let junit = path.join("junit.xml");
+    test::run(&Options { junit: Some(junit.clone()), ..options(path) }).expect("a report");
+    let file = fs::File::open(junit).expect("written");
+    let document = quick_junit::Report::deserialize(std::io::BufReader::new(file)).expect("JUnit XML");
+    assert_eq!((document.tests, document.failures), (2, 1));
+    let [suite] = &document.test_suites[..] else { panic!("one build is one suite") };
+    let [holds, fails] = &suite.test_cases[..] else { panic!("two scenarios") };
+    assert_eq!(holds.name.as_str(), "holds & <is> shown");
+    let quick_junit::TestCaseStatus::NonSuccess { description, .. } = &fails.status else {
+        panic!("it fails: {fails:?}")
+    };
+    assert!(description.as_ref().is_some_and(|text| text.as_str().contains("cut at 2")), "{description:?}");
 }
 
 #[test]
