@@ -96,6 +96,12 @@ enum Verb {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// One classify beside a callout written by hand: time, host instructions, bytes copied and allocated.
+    Classify {
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// The virtual machine beside rbpf's interpreter and JIT and native code: time, and host instructions.
     Vm {
         /// Print one JSON document instead of a table.
@@ -126,6 +132,13 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Test { part: None } => test::run(),
         Verb::Test { part: Some(test::Part::Engine) } => test::engine(),
         Verb::Rules { json, write } => rules::run(json, write),
+        Verb::Bench(Bench::Classify { json }) => {
+            setup::need(&[&setup::BENCHES])?;
+            let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);
+            shell::run(
+                bench.args(["--package", "tidegate-callout-bench", "--"]).args(json.then_some("--json")),
+            )
+        }
         Verb::Bench(Bench::Vm { json }) => {
             setup::need(&[&setup::BENCHES])?;
             let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);

@@ -1,0 +1,269 @@
+//! The same decisions by a callout written by hand, in plain Rust: no programs, no plans, no counters. The limit.
+
+use std::ffi::c_void;
+use std::ptr::null_mut;
+
+use fwps_sys::*;
+
+/// What a policy sees of an indication or a packet.
+pub(crate) struct Shown<'a> {
+    pub(crate) bytes: &'a [u8],
+}
+
+/// What a policy wants.
+#[derive(Clone, Copy)]
+pub(crate) enum Wish {
+    Next,
+    Permit,
+    Block,
+    /// So many bytes from this offset on become these.
+    Replace(usize, usize, &'static [u8]),
+}
+
+/// The policies of a layer, in order.
+pub(crate) type Policies = Vec<fn(&Shown<'_>) -> Wish>;
+
+fn ask(policies: &Policies, shown: &Shown<'_>) -> Wish {
+    for policy in policies {
+        match policy(shown) {
+            Wish::Next => {}
+            wish => return wish,
+        }
+    }
+    Wish::Permit
+}
+
+/// classifyFn of the stream layers. The filter's context points to the policies; data lies in one mapped MDL.
+pub(crate) unsafe extern "system" fn stream(
+    values: *const FWPS_INCOMING_VALUES0,
+    meta: *const FWPS_INCOMING_METADATA_VALUES0,
+    data: *mut c_void,
+    _context: *const c_void,
+    filter: *const FWPS_FILTER1,
+    _flow_context: u64,
+    out: *mut FWPS_CLASSIFY_OUT0,
+) {
+    // SAFETY: all of it is as at a stream layer, and the context is the policies'.
+    unsafe {
+        let packet = &mut *data.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>();
+        let data = &*packet.streamData;
+        let length = data.dataLength;
+        let policies = &*std::ptr::with_exposed_provenance::<Policies>((*filter).context as usize);
+        let mdl = data.dataOffset.mdl;
+        let start = (*mdl).MappedSystemVa.cast::<u8>().add(data.dataOffset.mdlOffset as usize);
+        let shown = Shown { bytes: std::slice::from_raw_parts(start, length) };
+        packet.streamAction = FWPS_STREAM_ACTION::NONE;
+        packet.countBytesRequired = 0;
+        packet.countBytesEnforced = length;
+        (*out).actionType = match ask(policies, &shown) {
+            Wish::Next | Wish::Permit => FWP_ACTION::PERMIT,
+            Wish::Block => FWP_ACTION::BLOCK,
+            Wish::Replace(at, remove, new) => {
+                let flow = (*meta).flowHandle;
+                let layer = (*values).layerId;
+                let nbl = data.dataOffset.netBufferList;
+                let callout = (*filter).action.calloutId;
+                edit_stream(nbl, mdl, shown.bytes, at, remove, new, (flow, layer, callout, data.flags))
+            }
+        };
+    }
+}
+
+/// classifyFn that does nothing.
+pub(crate) unsafe extern "system" fn nothing(
+    _: *const FWPS_INCOMING_VALUES0,
+    _: *const FWPS_INCOMING_METADATA_VALUES0,
+    _: *mut c_void,
+    _: *const c_void,
+    _: *const FWPS_FILTER1,
+    _: u64,
+    _: *mut FWPS_CLASSIFY_OUT0,
+) {
+}
+
+/// What an injected edit owns.
+struct Edit {
+    new: Box<[u8]>,
+    original: *mut NET_BUFFER_LIST,
+    mdls: [*mut MDL; 3],
+}
+
+/// Shares what stays with the original, and injects it around the new bytes.
+unsafe fn edit_stream(
+    original: *mut NET_BUFFER_LIST,
+    source: *mut MDL,
+    bytes: &[u8],
+    at: usize,
+    remove: usize,
+    new: &'static [u8],
+    (flow, layer, callout, flags): (u64, u16, u32, FWPS_STREAM_FLAG),
+) -> FWP_ACTION {
+    // SAFETY: the classify's own data; every descriptor is freed by the completion.
+    unsafe {
+        let mut edit = Box::new(Edit { new: new.into(), original, mdls: [null_mut(); 3] });
+        let start = bytes.as_ptr().cast_mut();
+        FwpsReferenceNetBufferList0(original, FALSE);
+        let (behind, rest) = (start.add(at + remove), bytes.len() - at - remove);
+        let [before, middle, after] = &mut edit.mdls;
+        *before = IoAllocateMdl(start.cast(), at as u32, 0, 0, null_mut());
+        IoBuildPartialMdl(source, *before, start.cast(), at as u32);
+        *middle = IoAllocateMdl(edit.new.as_mut_ptr().cast(), new.len() as u32, 0, 0, null_mut());
+        MmBuildMdlForNonPagedPool(*middle);
+        *after = IoAllocateMdl(behind.cast(), rest as u32, 0, 0, null_mut());
+        IoBuildPartialMdl(source, *after, behind.cast(), rest as u32);
+        (**before).Next = *middle;
+        (**middle).Next = *after;
+        let (mut nbl, length) = (null_mut(), at + new.len() + rest);
+        let pool = 8 as HANDLE;
+        let _ = FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, edit.mdls[0], 0, length, &raw mut nbl);
+        let context = Box::into_raw(edit).cast();
+        let handle = 8 as HANDLE;
+        let _ = FwpsStreamInjectAsync0(
+            handle,
+            null_mut(),
+            0,
+            flow,
+            callout,
+            layer,
+            flags,
+            nbl,
+            length,
+            Some(stream_done),
+            context,
+        );
+        FWP_ACTION::BLOCK
+    }
+}
+
+unsafe extern "system" fn stream_done(context: *mut c_void, nbl: *mut NET_BUFFER_LIST, _: BOOLEAN) {
+    // SAFETY: what `edit_stream` gave away.
+    unsafe {
+        let edit = Box::from_raw(context.cast::<Edit>());
+        FwpsFreeNetBufferList0(nbl);
+        for mdl in edit.mdls {
+            IoFreeMdl(mdl);
+        }
+        FwpsDereferenceNetBufferList0(edit.original, FALSE);
+    }
+}
+
+/// What an injected packet owns.
+struct Packet {
+    bytes: Vec<u8>,
+    mdl: *mut MDL,
+    remote: [u8; 4],
+    args: FWPS_TRANSPORT_SEND_PARAMS1,
+}
+
+/// classifyFn of the outbound transport layers: UDP over IPv4 in one mapped MDL.
+pub(crate) unsafe extern "system" fn send(
+    values: *const FWPS_INCOMING_VALUES0,
+    meta: *const FWPS_INCOMING_METADATA_VALUES0,
+    data: *mut c_void,
+    _context: *const c_void,
+    filter: *const FWPS_FILTER1,
+    _flow_context: u64,
+    out: *mut FWPS_CLASSIFY_OUT0,
+) {
+    // SAFETY: all of it is as at an outbound transport layer, and the context is the policies'.
+    unsafe {
+        let state = FwpsQueryPacketInjectionState0(8 as HANDLE, data.cast(), null_mut());
+        if state != FWPS_PACKET_INJECTION_STATE::NOT_INJECTED {
+            (*out).actionType = FWP_ACTION::PERMIT;
+            return;
+        }
+        let nb = &*(*data.cast::<NET_BUFFER_LIST>()).FirstNetBuffer;
+        let start = (*nb.CurrentMdl).MappedSystemVa.cast::<u8>().add(nb.CurrentMdlOffset as usize);
+        let shown = Shown { bytes: std::slice::from_raw_parts(start, nb.DataLength as usize) };
+        let policies = &*std::ptr::with_exposed_provenance::<Policies>((*filter).context as usize);
+        match ask(policies, &shown) {
+            Wish::Next | Wish::Permit => (*out).actionType = FWP_ACTION::PERMIT,
+            Wish::Block => {
+                (*out).actionType = FWP_ACTION::BLOCK;
+                (*out).rights = FWPS_RIGHT::NONE;
+            }
+            Wish::Replace(at, remove, new) => {
+                let mut bytes = Vec::with_capacity(shown.bytes.len() + new.len());
+                bytes.extend_from_slice(&shown.bytes[..at]);
+                bytes.extend_from_slice(new);
+                bytes.extend_from_slice(&shown.bytes[at + remove..]);
+                let field = |index: usize| (*(*values).incomingValue.add(index)).value.data.uint32;
+                use layer::outbound_transport as of;
+                finish(&mut bytes, field(of::IP_LOCAL_ADDRESS), field(of::IP_REMOTE_ADDRESS));
+                inject(bytes, field(of::IP_REMOTE_ADDRESS), &*meta);
+                (*out).actionType = FWP_ACTION::BLOCK;
+                (*out).flags |= FWPS_CLASSIFY_OUT_FLAG::ABSORB;
+                (*out).rights = FWPS_RIGHT::NONE;
+            }
+        }
+    }
+}
+
+/// Length and checksum of a UDP packet.
+fn finish(bytes: &mut [u8], local: u32, remote: u32) {
+    let length = bytes.len() as u16;
+    bytes[4..6].copy_from_slice(&length.to_be_bytes());
+    bytes[6..8].fill(0);
+    let mut sum = u64::from(local >> 16) + u64::from(local & 0xffff) + u64::from(remote >> 16);
+    sum += u64::from(remote & 0xffff) + 17 + u64::from(length);
+    let mut words = bytes.chunks_exact(2);
+    for word in &mut words {
+        sum += u64::from(u16::from_be_bytes([word[0], word[1]]));
+    }
+    if let [last] = words.remainder() {
+        sum += u64::from(*last) << 8;
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let sum = if sum == 0xffff { 0xffff } else { !(sum as u16) };
+    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
+}
+
+unsafe fn inject(bytes: Vec<u8>, remote: u32, meta: &FWPS_INCOMING_METADATA_VALUES0) {
+    let length = bytes.len();
+    let mut packet = Box::new(Packet {
+        bytes,
+        mdl: null_mut(),
+        remote: remote.to_be_bytes(),
+        args: FWPS_TRANSPORT_SEND_PARAMS1 {
+            remoteAddress: null_mut(),
+            remoteScopeId: SCOPE_ID(0),
+            controlData: null_mut(),
+            controlDataLength: 0,
+            headerIncludeHeader: null_mut(),
+            headerIncludeHeaderLength: 0,
+        },
+    });
+    // SAFETY: everything is the packet's until the completion.
+    unsafe {
+        packet.mdl = IoAllocateMdl(packet.bytes.as_mut_ptr().cast(), length as u32, 0, 0, null_mut());
+        MmBuildMdlForNonPagedPool(packet.mdl);
+        let mut nbl = null_mut();
+        let pool = 8 as HANDLE;
+        let _ = FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, packet.mdl, 0, length, &raw mut nbl);
+        let packet = Box::into_raw(packet);
+        (*packet).args.remoteAddress = (&raw mut (*packet).remote).cast();
+        let _ = FwpsInjectTransportSendAsync1(
+            8 as HANDLE,
+            null_mut(),
+            meta.transportEndpointHandle,
+            0,
+            &raw mut (*packet).args,
+            ADDRESS_FAMILY::INET,
+            meta.compartmentId,
+            nbl,
+            Some(send_done),
+            packet.cast(),
+        );
+    }
+}
+
+unsafe extern "system" fn send_done(context: *mut c_void, nbl: *mut NET_BUFFER_LIST, _: BOOLEAN) {
+    // SAFETY: what `inject` gave away.
+    unsafe {
+        let packet = Box::from_raw(context.cast::<Packet>());
+        FwpsFreeNetBufferList0(nbl);
+        IoFreeMdl(packet.mdl);
+    }
+}
