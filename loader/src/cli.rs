@@ -6,6 +6,7 @@
 mod abi;
 mod feature;
 mod prog;
+mod skeleton;
 mod verify;
 mod version;
 
@@ -32,6 +33,7 @@ pub const SCHEMA: u32 = 1;
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "A first minute:\n  \
+        tidegate gen skeleton c my_policy                   start a policy of your own\n  \
         tidegate verify target/programs/tls_sni_allow.o     is the policy accepted, and what can it cost?\n  \
         tidegate prog dump target/programs/tls_sni_allow.o  its bytecode beside its source\n  \
         tidegate test programs/                             run every policy's scenarios\n\n\
@@ -76,6 +78,9 @@ enum Noun {
     /// What programs, loader and kernel agree on
     #[command(subcommand)]
     Abi(abi::Verb),
+    /// Make files: the start of a policy
+    #[command(subcommand)]
+    Gen(skeleton::Verb),
     /// What this build offers to programs
     #[command(subcommand)]
     Feature(feature::Verb),
@@ -189,6 +194,7 @@ fn dispatch(output: Output, noun: Noun) -> Result<Printed, Error> {
             Output { json: output.json(), pretty: false }.report(&summary)
         }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),
+        Noun::Gen(skeleton::Verb::Skeleton(options)) => output.report(&skeleton::skeleton(&options)?),
         Noun::Feature(feature::Verb::List(options)) => output.report(&feature::list(&options)),
         Noun::Version => output.report(&version::version()),
     }

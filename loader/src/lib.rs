@@ -16,6 +16,7 @@ pub mod host;
 pub mod proxy;
 pub mod run;
 pub mod scenario;
+pub mod skeleton;
 pub mod tally;
 pub mod test;
 

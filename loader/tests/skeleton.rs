@@ -1,0 +1,65 @@
+//! A new policy builds, is accepted and passes its scenarios, as it was made.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn tidegate(arguments: &[&str], folder: &Path) -> Output {
+    let command = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).current_dir(folder).output();
+    command.expect("the command starts")
+}
+
+/// An empty folder of one test alone.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("skeleton-{name}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn a_new_policy_builds_and_passes_its_scenarios_at_once() {
+    for language in ["c", "rust"] {
+        for (kind, option) in [("stream", None), ("send", Some("--send"))] {
+            let folder = folder(&format!("{language}-{kind}"));
+            let mut arguments = vec!["gen", "skeleton", language, "my_policy"];
+            arguments.extend(option);
+            let made = tidegate(&arguments, &folder);
+            assert!(made.status.success(), "{}", said(&made));
+            // What the verb says comes next, line by line.
+            let told = said(&made);
+            let next: Vec<&str> =
+                told.split("Now:\n").nth(1).expect("what to do").lines().map(str::trim).collect();
+            assert_eq!(next.len(), 3, "{told}");
+            for line in next {
+                let mut words = line.split(' ');
+                let program = match words.next() {
+                    Some("tidegate") => env!("CARGO_BIN_EXE_tidegate"),
+                    other => other.expect("a command"),
+                };
+                let ran = Command::new(program).args(words).current_dir(&folder).output().expect("it starts");
+                assert!(ran.status.success(), "{language} {kind}: {line}\n{}", said(&ran));
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_overwritten_and_a_name_is_a_functions() {
+    let folder = folder("refused");
+    assert!(tidegate(&["gen", "skeleton", "c", "one"], &folder).status.success());
+    let before = fs::read(folder.join("one/one.c")).expect("written");
+    let again = tidegate(&["gen", "skeleton", "rust", "one"], &folder);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(said(&again).contains("gen-exists") && !folder.join("one/one.rs").exists());
+    assert_eq!(fs::read(folder.join("one/one.c")).expect("still there"), before);
+    for name in ["", "1st", "with-dash", "../up", "Upper"] {
+        let refused = tidegate(&["gen", "skeleton", "c", name], &folder);
+        assert_eq!(refused.status.code(), Some(1), "{name}");
+        assert!(said(&refused).contains("gen-name"), "{}", said(&refused));
+    }
+}
