@@ -24,6 +24,7 @@ mod value;
 mod walk;
 
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::helper::Capability;
 use tidegate_abi::{Insn, MapDef, ProgramType, limits};
@@ -46,17 +47,19 @@ pub struct Program<'a> {
 }
 
 /// Bounds of one verification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
     /// Bytes that it may allocate.
     pub memory: usize,
     /// Instructions that it may walk.
     pub steps: u32,
+    /// Becomes other than 0 when nobody waits for the outcome any more (an IRP's `Cancel` is such a byte).
+    pub cancelled: Option<&'a AtomicU8>,
 }
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
-        Self { memory: limits::MAX_VERIFY_MEMORY, steps: limits::MAX_VERIFY_STEPS }
+        Self { memory: limits::MAX_VERIFY_MEMORY, steps: limits::MAX_VERIFY_STEPS, cancelled: None }
     }
 }
 
@@ -150,7 +153,7 @@ pub const WINDOW_ADDRESSES: core::ops::Range<u64> = 1 << 34..0_u64.wrapping_sub(
 ///
 /// # Errors
 /// The first fact that was missing.
-pub fn verify(program: &Program<'_>, options: &Options) -> Result<Verified, Refusal> {
+pub fn verify(program: &Program<'_>, options: &Options<'_>) -> Result<Verified, Refusal> {
     prove(program, options, Watcher::default())
 }
 
@@ -161,13 +164,17 @@ pub fn verify(program: &Program<'_>, options: &Options) -> Result<Verified, Refu
 #[cfg(feature = "claims")]
 pub fn verify_watched(
     program: &Program<'_>,
-    options: &Options,
+    options: &Options<'_>,
     watch: &mut dyn claims::Watch,
 ) -> Result<Verified, Refusal> {
     prove(program, options, Watcher::new(watch))
 }
 
-fn prove(program: &Program<'_>, options: &Options, mut watcher: Watcher<'_>) -> Result<Verified, Refusal> {
+fn prove(
+    program: &Program<'_>,
+    options: &Options<'_>,
+    mut watcher: Watcher<'_>,
+) -> Result<Verified, Refusal> {
     let mut memory = memory::Memory::new(options.memory);
     let structure = Structure::check_within(program.code, program.maps, &mut memory)?;
     let whole = |reason| Refusal::new(0, reason);

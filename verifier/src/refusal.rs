@@ -271,6 +271,9 @@ codes! {
     Steps "TG0902" "Too many steps for this verification"
         "The walk over all paths may take a bounded number of instructions."
         "Bound loops more tightly, and let fewer variables that differ between paths live on after a branch."
+    Cancelled "TG0903" "The verification was cancelled"
+        "Who asked for it took the request back, or went away."
+        "Ask again."
 }
 
 impl Code {
@@ -344,6 +347,7 @@ pub enum Reason {
     Endless,
     Memory,
     Steps { steps: u32 },
+    Cancelled,
 }
 
 impl Reason {
@@ -392,6 +396,7 @@ impl Reason {
             Self::Endless => Code::Endless,
             Self::Memory => Code::Memory,
             Self::Steps { .. } => Code::Steps,
+            Self::Cancelled => Code::Cancelled,
         }
     }
 }
@@ -541,6 +546,7 @@ impl fmt::Display for Reason {
                 f.write_str("a round of this loop changes nothing that its condition depends on")
             }
             Self::Memory => f.write_str("the verification needs more memory than it may take"),
+            Self::Cancelled => f.write_str("who asked for the verification does not wait for it any more"),
             Self::Steps { steps } => write!(f, "not every path came to its end within {steps} steps"),
         }
     }

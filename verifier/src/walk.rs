@@ -12,6 +12,7 @@
 mod regions;
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::class;
@@ -171,11 +172,27 @@ struct Logged {
     point: u32,
 }
 
+/// Steps between two looks at whether the verification was cancelled.
+const STEPS_BETWEEN_LOOKS: u32 = 256;
+
+/// What ends an attempt before its paths end.
+#[derive(Clone, Copy)]
+struct Budget<'a> {
+    steps: u32,
+    cancelled: Option<&'a AtomicU8>,
+}
+
+impl Budget<'_> {
+    fn are_cancelled(&self) -> bool {
+        self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed) != 0)
+    }
+}
+
 /// Walks all paths of `program`.
 pub(crate) fn explore(
     program: &Program<'_>,
     structure: &Structure,
-    options: &Options,
+    options: &Options<'_>,
     memory: &mut Memory,
     mut facts: Facts<'_>,
 ) -> Result<Found, Refusal> {
@@ -187,13 +204,15 @@ pub(crate) fn explore(
             break;
         }
         let left = options.steps - steps;
-        let budget = (u64::from(left) * u64::from(manner.share) / 8) as u32;
+        let steps_left = (u64::from(left) * u64::from(manner.share) / 8) as u32;
+        let budget = Budget { steps: steps_left, cancelled: options.cancelled };
         facts.clear();
         let walked = attempt(program, structure, manner, budget, memory, facts.reborrow());
         steps += walked.steps;
         has_loops |= walked.has_loops;
         let refusal = match walked.result {
             Ok(found) => return Ok(Found { steps, ..found }),
+            Err(refusal) if matches!(refusal.reason, Reason::Cancelled) => return Err(refusal),
             Err(refusal) => refusal,
         };
         // A fact that was missing tells more than a walk that didn't come to its end.
@@ -221,7 +240,7 @@ fn attempt(
     program: &Program<'_>,
     structure: &Structure,
     manner: Manner,
-    budget: u32,
+    budget: Budget<'_>,
     memory: &mut Memory,
     mut facts: Facts<'_>,
 ) -> Attempt {
@@ -279,7 +298,7 @@ struct Walk<'a> {
     values: Values,
     manner: Manner,
     has_loops: bool,
-    budget: u32,
+    budget: Budget<'a>,
     /// Memory that is left free for the paths: with less, old states make room for new ones.
     reserve: usize,
     steps: u32,
@@ -306,7 +325,7 @@ impl<'a> Walk<'a> {
         program: &'a Program<'a>,
         structure: &'a Structure,
         manner: Manner,
-        budget: u32,
+        budget: Budget<'a>,
         memory: &'a mut Memory,
         facts: Facts<'a>,
     ) -> Result<(Self, State), Reason> {
@@ -405,8 +424,11 @@ impl<'a> Walk<'a> {
             path.cost += cost;
             return Ok(path.begins);
         }
-        if self.steps >= self.budget {
-            return Err(Reason::Steps { steps: self.budget });
+        if self.steps >= self.budget.steps {
+            return Err(Reason::Steps { steps: self.budget.steps });
+        }
+        if self.steps % STEPS_BETWEEN_LOOKS == 0 && self.budget.are_cancelled() {
+            return Err(Reason::Cancelled);
         }
         self.steps += 1;
         // An engine counts the slots of an instruction.

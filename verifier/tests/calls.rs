@@ -1,8 +1,10 @@
 //! Calls, resources, loops and the end of a run.
 mod common;
 use common::{accepts, judge};
+use core::sync::atomic::AtomicU8;
 use tidegate_abi::helper::{Arg, HELPERS};
 use tidegate_abi::{ProgramType, Verdict};
+use tidegate_verifier::{Options, Program, verify};
 
 const KEY: &str = "*(u64 *)(r10 - 8) = 0\n r2 = r10\n r2 += -8\n r1 = map 0";
 const RESERVE: &str = "r1 = map 3\n r2 = 16\n r3 = 0\n call bpf_ringbuf_reserve";
@@ -221,6 +223,25 @@ fn loops_end_or_are_refused() {
             refusal.code
         );
     }
+}
+
+/// Nobody can be made to wait for the end of a verification that nobody wants any more.
+#[test]
+fn a_verification_is_cancelled_by_a_byte_and_ends_in_a_few_steps() {
+    let long = "r2 = 0\n top:\n r2 += 1\n if r2 < 100000 goto top";
+    let code = common::assemble(&body(long));
+    let program = Program { program_type: ProgramType::Stream, code: &code, maps: &[] };
+    let verify = |byte: u8| {
+        let cancelled = AtomicU8::new(byte);
+        verify(&program, &Options { cancelled: Some(&cancelled), ..Options::default() })
+            .map(|done| done.steps())
+    };
+    assert_eq!(verify(1).expect_err("cancelled").code.text(), "TG0903");
+    assert_eq!(verify(0).ok(), accepts_or_not(&program), "a byte that stays 0 changes nothing");
+}
+
+fn accepts_or_not(program: &Program<'_>) -> Option<u32> {
+    verify(program, &Options::default()).ok().map(|done| done.steps())
 }
 
 #[test]

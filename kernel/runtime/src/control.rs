@@ -4,6 +4,7 @@
 //! message changes nothing. Everything here runs at `PASSIVE_LEVEL`.
 
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::control::{
     self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, Status, VersionReply,
@@ -28,15 +29,21 @@ impl Runtime {
     ///
     /// A request that is answered with another status than [`Status::Ok`] has changed nothing.
     pub fn handle(&self, request: &[u8], reply: &mut [u8]) -> usize {
+        self.handle_until(&AtomicU8::new(0), request, reply)
+    }
+
+    /// [`handle`](Self::handle), for a sender who may stop waiting: `cancelled` then becomes other than 0, and a program that is
+    /// being verified is refused soon after.
+    pub fn handle_until(&self, cancelled: &AtomicU8, request: &[u8], reply: &mut [u8]) -> usize {
         let done = if reply.len() < SMALL_REPLY {
             Err(Status::ReplyTooLarge)
         } else {
-            Request::parse(request).and_then(|request| self.answer(&request, reply))
+            Request::parse(request).and_then(|request| self.answer(cancelled, &request, reply))
         };
         done.or_else(|status| control::write(status as u16, &(), reply)).unwrap_or(0)
     }
 
-    fn answer(&self, request: &Request<'_>, reply: &mut [u8]) -> Result<usize, Status> {
+    fn answer(&self, cancelled: &AtomicU8, request: &Request<'_>, reply: &mut [u8]) -> Result<usize, Status> {
         const OK: u16 = Status::Ok as u16;
         match request {
             Request::Version(_) => {
@@ -83,7 +90,7 @@ impl Runtime {
                 control::write(OK, &(), reply)
             }
 
-            Request::ProgramLoad(request) => match apart(|| self.load(request)) {
+            Request::ProgramLoad(request) => match apart(|| self.load(cancelled, request)) {
                 Ok(loaded) => control::write(OK, &loaded, reply),
                 Err(LoadError::Status(status)) => Err(status),
                 Err(LoadError::Refused(refusal)) => {
@@ -134,13 +141,13 @@ impl Runtime {
     }
 
     /// Verifies outside of the lock: it may take long, and nobody waits for it.
-    fn load(&self, request: &ProgramLoad<'_>) -> Result<Loaded, LoadError> {
+    fn load(&self, cancelled: &AtomicU8, request: &ProgramLoad<'_>) -> Result<Loaded, LoadError> {
         let mut maps: Vec<_> = room(request.maps.len())?;
         for id in &request.maps {
             maps.push(self.map(*id)?);
         }
         let id = self.objects(Objects::new_id)?;
-        let program = shared(Program::load(id, request, maps, &self.platform)?)?;
+        let program = shared(Program::load(id, request, maps, &self.platform, cancelled)?)?;
         self.objects(|objects| objects.add_program(&program))?;
         Ok(Loaded { program: id, max_cost: program.max_cost })
     }

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status};
 use tidegate_abi::{MapDef, ProgramType};
@@ -52,13 +53,14 @@ impl Program {
         request: &ProgramLoad<'_>,
         maps: Vec<Arc<Map>>,
         platform: &Platform,
+        cancelled: &AtomicU8,
     ) -> Result<Self, LoadError> {
         let mut defs: Vec<MapDef> = room(maps.len())?;
         defs.extend(maps.iter().map(|map| map.def));
         let program =
             verifier::Program { program_type: request.program_type, code: request.code, maps: &defs };
-        let verified =
-            verifier::verify(&program, &verifier::Options::default()).map_err(LoadError::Refused)?;
+        let options = verifier::Options { cancelled: Some(cancelled), ..verifier::Options::default() };
+        let verified = verifier::verify(&program, &options).map_err(LoadError::Refused)?;
         let mut bindings: Vec<MapBinding> = room(maps.len())?;
         bindings.extend((1..).zip(&maps).map(|(handle, map)| map.binding(handle)));
         let executable = Executable::new(&verified, &bindings).map_err(|error| match error {

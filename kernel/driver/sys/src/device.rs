@@ -164,7 +164,7 @@ fn answer(extension: &Extension, irp: Irp) -> Result<Answer, NTSTATUS> {
             copy.try_reserve_exact(message.len()).map_err(|_| NTSTATUS::INSUFFICIENT_RESOURCES)?;
             copy.extend_from_slice(message);
             let reply = buffer.get_mut(..lengths.output).unwrap_or_default();
-            Ok(Answer::Done(runtime.handle(&copy, reply)))
+            Ok(Answer::Done(runtime.handle_until(irp.cancelled(), &copy, reply)))
         }
     }
 }

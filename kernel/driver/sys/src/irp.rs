@@ -1,6 +1,7 @@
 //! Requests of the I/O manager. What wdm.h has as inline functions and unnamed members is here and nowhere else.
 
 use core::slice;
+use core::sync::atomic::AtomicU8;
 
 use fwps_sys::NTSTATUS;
 use tidegate_driver::request::Lengths;
@@ -61,6 +62,12 @@ impl Irp {
         }
         // SAFETY: the I/O manager allocated as many bytes, zeroed beyond the input, and nobody else has them.
         unsafe { slice::from_raw_parts_mut(buffer, length) }
+    }
+
+    /// Other than 0 once its sender has taken it back or gone away.
+    pub(crate) fn cancelled<'a>(self) -> &'a AtomicU8 {
+        // SAFETY: a byte of the request, which is ours; the I/O manager writes it whole.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.0).Cancel) }
     }
 
     /// `IoMarkIrpPending`: the dispatch routine then returns `STATUS_PENDING`, whatever becomes of the request.

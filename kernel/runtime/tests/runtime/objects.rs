@@ -1,7 +1,7 @@
 //! How maps, programs and links come, go, and depend on each other.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 
 use crate::common::*;
@@ -218,6 +218,24 @@ fn reporting() -> Vec<Insn> {
     program.extend([call_helper(helper::KTIME_GET_NS), copy(1, 6), mov(2, 0)]);
     program.extend([call_helper(helper::RINGBUF_SUBMIT), mov(0, 1), mov(0, 1), EXIT]);
     program
+}
+
+#[test]
+fn a_load_that_nobody_waits_for_is_refused_and_leaves_nothing() {
+    let runtime = runtime();
+    let before = dump(&runtime);
+    let code = code(&returning(0));
+    let load = ProgramLoad {
+        name: name("p"),
+        program_type: ProgramType::Stream,
+        code: &code,
+        maps: [].into_iter().collect(),
+    };
+    let mut reply = vec![0; 4096];
+    let length = runtime.handle_until(&AtomicU8::new(1), &message(&load), &mut reply);
+    reply.truncate(length);
+    assert_eq!(refusal(&reply).expect("a reason").code, "TG0903");
+    assert_eq!(dump(&runtime), before);
 }
 
 #[test]
