@@ -1,11 +1,11 @@
 //! What a program can ask of the packet: edits, clones, searching and copying. Everything else is the runtime's.
 
-use memchr::memmem;
 use tidegate_abi::{errno, helper, limits};
 use tidegate_runtime::Calls;
 use tidegate_vm::{Cause, Fault, Host, Memory};
 
 use crate::edit::Plan;
+use crate::search;
 
 /// Which edits of the bytes shown can be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl<'r> PacketHost<'r> {
         let Some(behind) = behind else { return Ok(negated(errno::ENOENT)) };
         // To look at a long pattern is work too, where there is little to look through.
         self.scan(behind.len().max(pattern.len()))?;
-        Ok(memmem::find(behind, pattern).map_or(negated(errno::ENOENT), |at| offset + at as u64))
+        Ok(search::find(behind, pattern).map_or(negated(errno::ENOENT), |at| offset + at as u64))
     }
 
     fn load_bytes(&mut self, offset: u64, to: u64, size: u64, memory: &mut Memory<'_>) -> Result<u64, Fault> {
@@ -83,12 +83,16 @@ impl<'r> PacketHost<'r> {
         self.scan(size)?;
         let to = if size == 0 { &mut [] } else { memory.write(to, size)? };
         let from = usize::try_from(offset).ok().and_then(|offset| self.window.get(offset..)?.get(..size));
-        let Some(from) = from else {
-            to.fill(0);
-            return Ok(negated(errno::EINVAL));
-        };
-        to.copy_from_slice(from);
-        Ok(0)
+        match from {
+            Some(from) if from.len() == to.len() => {
+                to.copy_from_slice(from);
+                Ok(0)
+            }
+            _ => {
+                to.fill(0);
+                Ok(negated(errno::EINVAL))
+            }
+        }
     }
 
     fn edit(&mut self, of: Of, offset: u64, remove: u64, new: &[u8]) -> Result<(), i64> {

@@ -47,6 +47,7 @@ mod packet;
 #[expect(unsafe_code, reason = "owners are linked by pointers, and the worker is a callback")]
 mod queue;
 mod scratch;
+mod search;
 mod send;
 mod stream;
 #[cfg(test)]

@@ -10,6 +10,9 @@ use alloc::vec::Vec;
 pub(crate) struct NoMemory;
 
 /// A vector with room for `capacity` elements, so that pushing so many does not allocate. IRQL <= DISPATCH_LEVEL.
+///
+/// Inlined, so that the compiler sees that there is room for what is put in at once.
+#[inline(always)]
 pub(crate) fn vec<T>(capacity: usize) -> Result<Vec<T>, NoMemory> {
     let mut vec = Vec::new();
     reserve(&mut vec, capacity)?;

@@ -267,7 +267,8 @@ impl Send<'_> {
             match piece {
                 Piece::Keep(range) => packet.copy(range, to)?,
                 Piece::New(range) => {
-                    to.copy_from_slice(plan.new_bytes().get(range).ok_or(Failure::Unfit)?);
+                    let new = plan.new_bytes().get(range).filter(|new| new.len() == to.len());
+                    to.copy_from_slice(new.ok_or(Failure::Unfit)?);
                 }
             }
             free = behind;
@@ -278,11 +279,13 @@ impl Send<'_> {
         body.finish(self.engine.handles.pool)?;
 
         let data = self.incoming.control_data();
-        let mut control = memory::vec(data.len().div_ceil(8))?;
-        for word in data.chunks(8) {
+        let words = data.len().div_ceil(8);
+        let mut control = memory::vec(words)?;
+        control.resize(words, 0);
+        for (word, data) in control.iter_mut().zip(data.chunks(8)) {
             let mut bytes = [0; 8];
-            bytes.iter_mut().zip(word).for_each(|(to, from)| *to = *from);
-            control.push(u64::from_ne_bytes(bytes));
+            bytes.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+            *word = u64::from_ne_bytes(bytes);
         }
         Ok(memory::boxed(SendInjection {
             engine: Arc::clone(self.engine),
