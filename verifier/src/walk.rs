@@ -8,6 +8,8 @@
 //! that claim has to change. Paths that leave the loop wait until the claim stands; a path that comes back to the head is at
 //! its end, since a round more is what was walked already, as often as was proven. Where it isn't possible, the walk goes
 //! round after round.
+//!
+//! The parts of a walk are not inlined into each other: together their frames would be more than a kernel's stack can spare.
 
 mod regions;
 
@@ -236,6 +238,7 @@ struct Attempt {
     has_loops: bool,
 }
 
+#[inline(never)]
 fn attempt(
     program: &Program<'_>,
     structure: &Structure,
@@ -360,6 +363,7 @@ impl<'a> Walk<'a> {
         Ok((this, state))
     }
 
+    #[inline(never)]
     fn run(&mut self, state: State) -> Result<Found, Refusal> {
         let whole = |reason| Refusal::new(0, reason);
         let root = self.new_node(NONE, 0, 1).map_err(whole)?;
@@ -394,6 +398,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Goes on with a path that waited.
+    #[inline(never)]
     fn take_up(&mut self, path: &mut Path, next: Pending) -> Result<(), Reason> {
         let Pending { state: packed, slot, node, cost, unkept } = next;
         let state = packed.unpack(&self.values, self.machine.memory)?;
@@ -417,6 +422,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks one instruction. False when the path is at its end.
+    #[inline(never)]
     fn advance(&mut self, path: &mut Path) -> Result<bool, Reason> {
         if !core::mem::take(&mut path.begins)
             && let Some(cost) = self.arrive(path)?
@@ -447,6 +453,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Takes both ways of a comparison, as far as they are possible.
+    #[inline(never)]
     fn fork(&mut self, path: &mut Path, next: usize, target: usize) -> Result<bool, Reason> {
         let slot = path.slot;
         let Some(insn) = self.machine.structure.insn(slot) else { return Ok(false) };
@@ -504,6 +511,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks a few instructions in a row that a jump to `target` would skip. Returns how many; 0 when it isn't so.
+    #[inline(never)]
     fn skip(&mut self, path: &mut Path, target: usize) -> Result<u64, Reason> {
         let structure = self.machine.structure;
         let distance = target.saturating_sub(path.slot);
@@ -527,6 +535,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Makes one path of two that meet where `path` is.
+    #[inline(never)]
     fn join_at(&mut self, path: &mut Path, other: &mut State) -> bool {
         let Some(need) = self.machine.needs.get(path.slot) else { return false };
         path.state.forget(need);
@@ -536,6 +545,7 @@ impl<'a> Walk<'a> {
 
     /// Compares the path with the states kept where it is, and keeps it when it is new. Returns the cost of what is
     /// left when a kept state covers it.
+    #[inline(never)]
     fn arrive(&mut self, path: &mut Path) -> Result<Option<u64>, Reason> {
         let place = self.places.get(path.slot).copied().unwrap_or(NONE);
         let Some(point) = self.points.get(place as usize) else { return Ok(None) };
@@ -656,6 +666,7 @@ impl<'a> Walk<'a> {
 
     /// Takes the cost of a path that is at its end up the tree. Returns the cost of the whole program when nothing is
     /// open any more.
+    #[inline(never)]
     fn finish(&mut self, path: &Path) -> Result<Option<u64>, Reason> {
         let (mut index, mut cost) = (path.node, path.cost);
         while let Some(node) = self.nodes.get_mut(index as usize) {

@@ -23,6 +23,7 @@ impl Walk<'_> {
     }
 
     /// A path is at the head of a loop, and its state was kept there.
+    #[inline(never)]
     pub(super) fn enter(&mut self, path: &Path) -> Result<(), Reason> {
         self.has_loops = true;
         let entry = Kept::pack(&path.state, &mut self.values, self.machine.memory)?;
@@ -41,6 +42,7 @@ impl Walk<'_> {
     }
 
     /// A path comes back to the head: it is at its end, or the round begins anew with another claim.
+    #[inline(never)]
     pub(super) fn come_back(&mut self, path: &mut Path) -> Result<u64, Reason> {
         let Some(mut region) = self.regions.pop() else { return Ok(0) };
         let (values, names) = (&mut self.values, &mut self.names);
@@ -73,6 +75,7 @@ impl Walk<'_> {
     }
 
     /// A path leaves the loop: it waits until the loop is closed.
+    #[inline(never)]
     pub(super) fn leave(&mut self, path: &mut Path) -> Result<u64, Reason> {
         let Some(mut region) = self.regions.pop() else { return Ok(0) };
         let mut joined = false;
@@ -102,6 +105,7 @@ impl Walk<'_> {
     }
 
     /// Every way of a round was walked: the loop is left. False when no path does.
+    #[inline(never)]
     pub(super) fn close(&mut self) -> Result<bool, Reason> {
         let Some(region) = self.regions.pop() else { return Ok(false) };
         self.forget_walked(region.logged);
@@ -134,6 +138,7 @@ impl Walk<'_> {
     }
 
     /// Forgets everything that was walked since the innermost loop was entered, and begins a round with its claim.
+    #[inline(never)]
     fn again(&mut self, path: &mut Path) -> Result<(), Reason> {
         let Some(region) = self.regions.pop() else { return Ok(()) };
         self.abandon(path, &region);
@@ -150,6 +155,7 @@ impl Walk<'_> {
     }
 
     /// The innermost loop can't be walked at once: walks it round by round.
+    #[inline(never)]
     fn fail(&mut self, path: &mut Path) -> Result<(), Reason> {
         let Some(region) = self.regions.pop() else { return Ok(()) };
         self.abandon(path, &region);
@@ -164,6 +170,7 @@ impl Walk<'_> {
 
     /// Something is missing: in a state that is claimed of every round of a loop, so that the loop is walked round by
     /// round, or in one that is real. Returns whether the walk goes on.
+    #[inline(never)]
     pub(super) fn give_up(&mut self, path: &mut Path, reason: &Reason) -> Result<bool, Reason> {
         let claimed = self.regions.iter().rposition(|region| region.rounds.is_some());
         let limit = matches!(reason, Reason::Steps { .. } | Reason::Memory);
@@ -176,6 +183,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
+    #[inline(never)]
     fn begin(&mut self, path: &mut Path, region: &Region, state: State) {
         let next = Path { state, slot: region.head, node: region.node, cost: 0, unkept: 0, begins: true };
         core::mem::replace(path, next).state.discard(self.machine.memory);
