@@ -10,12 +10,20 @@ use alloc::vec::Vec;
 pub(crate) struct NoMemory;
 
 /// A vector with room for `capacity` elements, so that pushing so many does not allocate. IRQL <= DISPATCH_LEVEL.
-///
-/// Inlined, so that the compiler sees that there is room for what is put in at once.
-#[inline(always)]
 pub(crate) fn vec<T>(capacity: usize) -> Result<Vec<T>, NoMemory> {
     let mut vec = Vec::new();
     reserve(&mut vec, capacity)?;
+    Ok(vec)
+}
+
+/// A vector of `count` copies of `value`. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn filled<T: Copy>(count: usize, value: T) -> Result<Vec<T>, NoMemory> {
+    let mut vec = vec(count)?;
+    for place in vec.spare_capacity_mut().iter_mut().take(count) {
+        place.write(value);
+    }
+    // SAFETY: there is room for `count`, all of it just written.
+    unsafe { vec.set_len(count) };
     Ok(vec)
 }
 

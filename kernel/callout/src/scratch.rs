@@ -39,8 +39,7 @@ impl Scratch {
         let count = processors.max(1) as usize * DESKS;
         let mut desks = memory::vec(count)?;
         for _ in 0..count {
-            let mut window = memory::vec(MAX_WINDOW)?;
-            window.resize(MAX_WINDOW, 0);
+            let window = memory::filled(MAX_WINDOW, 0)?;
             desks.push(Mutex::new(Desk {
                 window,
                 stack: Stack::new(),

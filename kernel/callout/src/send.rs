@@ -258,8 +258,7 @@ impl Send<'_> {
     ) -> Result<Box<SendInjection>, Failure> {
         let endpoint = self.incoming.endpoint().ok_or(Failure::Unfit)?;
         let len = plan.output_len(packet.len());
-        let mut bytes = memory::vec(len)?;
-        bytes.resize(len, 0);
+        let mut bytes = memory::filled(len, 0)?;
         let mut free = bytes.as_mut_slice();
         for piece in plan.pieces(packet.len()) {
             let (Piece::Keep(range) | Piece::New(range)) = &piece;
@@ -279,13 +278,12 @@ impl Send<'_> {
         body.finish(self.engine.handles.pool)?;
 
         let data = self.incoming.control_data();
-        let words = data.len().div_ceil(8);
-        let mut control = memory::vec(words)?;
-        control.resize(words, 0);
-        for (word, data) in control.iter_mut().zip(data.chunks(8)) {
-            let mut bytes = [0; 8];
-            bytes.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
-            *word = u64::from_ne_bytes(bytes);
+        let mut control = memory::filled(data.len().div_ceil(8), 0_u64)?;
+        let (whole, rest) = data.as_chunks::<8>();
+        let mut last = [0; 8];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        for (word, bytes) in control.iter_mut().zip(whole.iter().chain([&last])) {
+            *word = u64::from_ne_bytes(*bytes);
         }
         Ok(memory::boxed(SendInjection {
             engine: Arc::clone(self.engine),

@@ -31,12 +31,14 @@ impl Array {
     }
 
     pub(super) fn lookup(&self, key: &[u8], processor: usize) -> Option<u64> {
-        Some(self.values.address(self.word(key, processor % self.copies)?))
+        Some(self.values.address(self.word(key, processor.checked_rem(self.copies)?)?))
     }
 
     /// Sets the value of one processor.
     pub(super) fn update(&self, key: &[u8], value: &[u8], processor: usize) -> Result<(), MapError> {
-        self.values.write(self.word(key, processor % self.copies).ok_or(MapError::Range)?, value);
+        let copy = processor.checked_rem(self.copies);
+        let word = copy.and_then(|copy| self.word(key, copy)).ok_or(MapError::Range)?;
+        self.values.write(word, value);
         Ok(())
     }
 
