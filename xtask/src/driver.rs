@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::image::{self, Image};
+use crate::image::{self, Image, Rule};
 use crate::setup;
 use crate::shell;
 
@@ -98,16 +98,43 @@ fn cargo(verb: &str, target: &str, folder_of_target: &Path) -> Command {
 }
 
 /// Builds, holds the image against its rules, and says what it is.
-pub(crate) fn run(json: bool) -> Result<()> {
-    let path = build()?;
-    let image = Image::read(&path)?;
-    let rules = image.rules()?;
+pub(crate) fn run(twice: bool, arm: bool, json: bool) -> Result<()> {
+    let image = Image::read(&build()?)?;
+    let mut rules = image.rules()?;
+    if twice {
+        rules.push(Rule::of("the same image from a second build", same_again(&image)?));
+    }
     if json {
         println!("{}", image.json(&rules)?);
     } else {
-        print!("{}", image.text(&rules));
+        print!("{}", image.text(&rules)?);
     }
     let broken = rules.iter().filter(|rule| !rule.holds()).count();
     ensure!(broken == 0, "the image breaks {broken} rules");
-    check_arm()
+    if arm {
+        check_arm()?;
+        println!("ok   it compiles for {ARM}");
+    }
+    Ok(())
+}
+
+/// Builds and counts the rules that the image keeps and those that it breaks.
+pub(crate) fn check() -> Result<(u64, u64)> {
+    let image = Image::read(&build()?)?;
+    let rules = image.rules()?;
+    let broken = rules.iter().filter(|rule| !rule.holds()).count();
+    if broken > 0 {
+        print!("{}", image.text(&rules)?);
+    }
+    Ok(((rules.len() - broken) as u64, broken as u64))
+}
+
+/// Builds into a fresh folder. Says what differs.
+fn same_again(first: &Image) -> Result<Vec<String>> {
+    let again = folder().join("again");
+    if again.exists() {
+        fs::remove_dir_all(&again)?;
+    }
+    let second = Image::read(&build_in(&again)?)?;
+    Ok(if first.bytes() == second.bytes() { Vec::new() } else { vec!["the bytes differ".to_owned()] })
 }

@@ -1,5 +1,6 @@
 //! What an image for the kernel must be: rules, held against the file that the linker wrote.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use goblin::pe::PE;
 use serde_json::json;
 
+use crate::code::Code;
 use crate::shell;
 
 /// `IMAGE_SUBSYSTEM_NATIVE`.
@@ -28,10 +30,27 @@ const STUBS: [&str; 4] = ["_fltused", "__CxxFrameHandler3", "__CxxFrameHandler4"
 const RUNTIME: [&str; 5] =
     ["__chkstk", "__CxxFrameHandler3", "_Unwind_Resume", "__C_specific_handler", "malloc"];
 
+/// What runs at DISPATCH_LEVEL, in the middle of the machine's network.
+const DISPATCH: [&str; 3] = [
+    "tidegate_callout::classify::classify",
+    "tidegate_callout::injection::send_completed",
+    "tidegate_callout::injection::stream_completed",
+];
+/// What these call through pointers.
+const PLATFORM: [&str; 5] = [
+    "tidegate_sys::os::now_ns",
+    "tidegate_sys::os::processor",
+    "tidegate_sys::os::raise",
+    "tidegate_sys::os::lower",
+    "tidegate_sys::waits::wake",
+];
+
 /// A driver image.
 pub(crate) struct Image {
     path: PathBuf,
     bytes: Vec<u8>,
+    /// Bytes of stack, by function, as the rules found them.
+    depths: RefCell<BTreeMap<String, u64>>,
 }
 
 /// A rule, and what breaks it.
@@ -41,6 +60,10 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
+    pub(crate) fn of(name: &'static str, broken: Vec<String>) -> Self {
+        Self { name, broken }
+    }
+
     pub(crate) fn holds(&self) -> bool {
         self.broken.is_empty()
     }
@@ -54,7 +77,11 @@ pub(crate) fn newer(source: &Path, made: &Path) -> bool {
 
 impl Image {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), bytes: fs::read(path)? })
+        Ok(Self { path: path.to_owned(), bytes: fs::read(path)?, depths: RefCell::default() })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     fn parsed(&self) -> Result<PE<'_>> {
@@ -117,6 +144,38 @@ impl Image {
             });
             found.collect()
         });
+
+        let code = Code::read(&self.path)?;
+        rule("no floating point, and no register that the kernel does not save", code.foreign().to_vec());
+        rule("no panic is reached from what runs at DISPATCH_LEVEL", {
+            let mut broken = Vec::new();
+            for root in DISPATCH.iter().chain(&PLATFORM) {
+                broken.extend(code.ways(root, is_panic)?.iter().map(|way| way.join(" -> ")));
+            }
+            broken
+        });
+        let mut circles = BTreeSet::new();
+        for (name, roots, most) in [
+            ("classify and completions take no more stack than 4 KiB", &DISPATCH[..], 4096),
+            (
+                "a request takes no more stack than 16 KiB, of the kernel's 24",
+                &["tidegate_sys::device::control"],
+                16384,
+            ),
+        ] {
+            let mut broken = Vec::new();
+            for root in roots {
+                let (depth, round) = code.depth(root)?;
+                circles.extend(round);
+                self.depths.borrow_mut().insert((*root).to_owned(), depth);
+                if depth > most {
+                    broken.push(format!("{root}: {depth} bytes"));
+                }
+            }
+            rules.push(Rule { name, broken });
+        }
+        let circles = circles.into_iter().filter(|circle| !is_glue(circle)).collect();
+        rules.push(Rule::of("no recursion", circles));
         Ok(rules)
     }
 
@@ -140,9 +199,9 @@ impl Image {
         if name == "tidegate.pdb" && same { Vec::new() } else { vec![format!("{name} is not this image's")] }
     }
 
-    pub(crate) fn text(&self, rules: &[Rule]) -> String {
+    pub(crate) fn text(&self, rules: &[Rule]) -> Result<String> {
         let mut text = String::new();
-        let Ok(image) = self.parsed() else { return text };
+        let image = self.parsed()?;
         let _ = writeln!(text, "{}: {} bytes", self.path.display(), self.bytes.len());
         for section in &image.sections {
             let (read, write, execute) =
@@ -152,8 +211,11 @@ impl Image {
             let name = section.name().unwrap_or("?");
             let _ = writeln!(text, "  {name:<8} {:>7} bytes {read}{write}{execute}", section.virtual_size);
         }
-        for (image, names) in self.imports().unwrap_or_default() {
+        for (image, names) in self.imports()? {
             let _ = writeln!(text, "  imports {:>2} of {image}", names.len());
+        }
+        for (function, bytes) in self.depths.borrow().iter() {
+            let _ = writeln!(text, "  {bytes:>6} bytes of stack: {function}");
         }
         for rule in rules {
             let state = if rule.holds() { "ok  " } else { "FAIL" };
@@ -164,7 +226,7 @@ impl Image {
                 rule.broken.iter().fold(String::new(), |all, one| all + "\n       " + one)
             );
         }
-        text
+        Ok(text)
     }
 
     pub(crate) fn json(&self, rules: &[Rule]) -> Result<String> {
@@ -190,11 +252,35 @@ impl Image {
             "bytes": self.bytes.len(),
             "sections": sections,
             "imports": self.imports()?,
+            "stack": *self.depths.borrow(),
             "guard_cf": header.dll_characteristics & GUARD_CF != 0,
             "rules": rules,
         });
         Ok(serde_json::to_string_pretty(&all)?)
     }
+}
+
+/// Whether a function's name says that it stops the machine.
+fn is_panic(name: &str) -> bool {
+    const PANICS: [&str; 6] = [
+        "core::panicking::",
+        "core::option::unwrap_failed",
+        "core::option::expect_failed",
+        "core::result::unwrap_failed",
+        "alloc::raw_vec::handle_error",
+        "alloc::alloc::handle_alloc_error",
+    ];
+    PANICS.iter().any(|panic| name.starts_with(panic))
+        || name.ends_with("_fail")
+        || name == "tidegate_sys::panic"
+}
+
+/// A circle of drop glue that is none when it runs: a packet that waits holds its engine, so that an engine which goes has no
+/// packets to drop.
+fn is_glue(circle: &str) -> bool {
+    circle
+        .split(" -> ")
+        .all(|name| name.contains("drop") && (name.contains("Engine") || name.contains("SendInjection")))
 }
 
 /// Every name that a list of imports allows, as the image carries it.

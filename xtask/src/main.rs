@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod captures;
+mod code;
 mod demo;
 mod driver;
 mod fuzz;
@@ -50,8 +51,14 @@ enum Verb {
     Bench(Bench),
     /// Check for the Debian packages that demo, test and bench need, and install those that are missing.
     Setup,
-    /// Build tidegate.sys, hold it against the rules for an image of the kernel, and check it for Arm.
+    /// Build tidegate.sys and hold it against the rules for an image of the kernel.
     Driver {
+        /// Build it a second time from nothing: both images must be the same.
+        #[arg(long)]
+        twice: bool,
+        /// Check that it compiles for Windows on Arm too.
+        #[arg(long)]
+        arm: bool,
         /// Print one JSON document instead of text.
         #[arg(long)]
         json: bool,
@@ -154,7 +161,7 @@ fn run(verb: Verb) -> Result<()> {
             shell::run(bench.args(json.then_some("--json")))
         }
         Verb::Setup => setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::READERS, &setup::BENCHES]),
-        Verb::Driver { json } => driver::run(json),
+        Verb::Driver { twice, arm, json } => driver::run(twice, arm, json),
         Verb::Property { cases, seed } => soak::property(cases, seed),
         Verb::Soak { seconds, json } => soak::soak(seconds, json),
         Verb::Programs => programs::build().map(drop),

@@ -34,14 +34,16 @@ pub(crate) const POLICIES: [Package; 4] = [
 pub(crate) const CLANGS: [Package; 3] =
     [package("clang-14", "/usr/bin/clang-14"), package("clang-16", "/usr/bin/clang-16"), CLANG];
 
-/// What builds the driver: a Rust compiler with the sources of `core`, a linker of Windows images, and what bindgen reads.
-pub(crate) const DRIVER: [Package; 6] = [
+/// What builds the driver: a Rust compiler with the sources of `core`, a linker of Windows images,
+/// what bindgen reads, and what takes an image apart.
+pub(crate) const DRIVER: [Package; 7] = [
     package("rustc-web", "/usr/bin/rustc"),
     package("rust-web-src", "/usr/lib/rustlib/src/rust/library/Cargo.lock"),
     package("lld-19", "/usr/bin/lld-link-19"),
     package("libclang1-19", "/usr/lib/llvm-19/lib/libclang-19.so.1"),
     package("libclang-common-19-dev", "/usr/lib/llvm-19/lib/clang/19/include/stddef.h"),
     package("mingw-w64-common", "/usr/share/mingw-w64/include/ddk/ntddk.h"),
+    package("llvm-22", "/usr/bin/llvm-objdump-22"),
 ];
 
 /// What records the captures: the clients, the servers and the recorder.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::driver;
 use crate::matrix;
 use crate::programs;
 use crate::rules;
@@ -41,7 +42,7 @@ type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
 /// Runs every step, stops at the first that fails, and closes with one line `N passed, N failed`.
 pub(crate) fn run() -> Result<()> {
     setup::rust_components()?;
-    setup::need(&[&setup::POLICIES, &setup::CLANGS])?;
+    setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::DRIVER])?;
     let licences = Licences::start()?;
     run_steps(vec![
         ("format", Box::new(|| check("cargo fmt --all --check"))),
@@ -53,6 +54,7 @@ pub(crate) fn run() -> Result<()> {
             Box::new(|| tests("cargo run --locked --profile test --package tidegate -- test programs")),
         ),
         ("matrix", Box::new(matrix::run)),
+        ("driver", Box::new(|| driver::check().map(|(passed, failed)| Tally { passed, failed }))),
         ("rules", Box::new(rules::check)),
         ("stack", Box::new(stack)),
         ("documentation", Box::new(documentation)),
