@@ -433,7 +433,7 @@ impl<'a> Walk<'a> {
         if self.steps >= self.budget.steps {
             return Err(Reason::Steps { steps: self.budget.steps });
         }
-        if self.steps % STEPS_BETWEEN_LOOKS == 0 && self.budget.are_cancelled() {
+        if self.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) && self.budget.are_cancelled() {
             return Err(Reason::Cancelled);
         }
         self.steps += 1;
