@@ -4,6 +4,8 @@
 //! an error is a document too, with a stable code. The exit codes are those of [`Exit`].
 
 mod abi;
+mod completions;
+mod doctor;
 mod feature;
 mod prog;
 mod skeleton;
@@ -81,9 +83,13 @@ enum Noun {
     /// Make files: the start of a policy
     #[command(subcommand)]
     Gen(skeleton::Verb),
+    /// What this machine has of what a policy's author needs, and what to install
+    Doctor,
     /// What this build offers to programs
     #[command(subcommand)]
     Feature(feature::Verb),
+    /// Print a completion script: `tidegate completions bash > /etc/bash_completion.d/tidegate`
+    Completions(completions::Options),
     /// Versions of this command, of the ABI and of the documents that it prints
     Version,
 }
@@ -195,7 +201,9 @@ fn dispatch(output: Output, noun: Noun) -> Result<Printed, Error> {
         }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),
         Noun::Gen(skeleton::Verb::Skeleton(options)) => output.report(&skeleton::skeleton(&options)?),
+        Noun::Doctor => output.report(&doctor::doctor()),
         Noun::Feature(feature::Verb::List(options)) => output.report(&feature::list(&options)),
+        Noun::Completions(options) => output.report(&completions::completions(&options)),
         Noun::Version => output.report(&version::version()),
     }
 }

@@ -161,3 +161,14 @@ fn help_is_a_result_and_names_every_verb() {
     }
     assert_eq!(tidegate(&["help", "prog", "dump"]).exit, 0);
 }
+
+#[test]
+fn completions_know_every_noun() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = tidegate(&["completions", shell]);
+        assert_eq!(script.exit, 0, "{}", script.err);
+        for noun in ["verify", "prog", "test", "proxy", "gen", "doctor", "completions"] {
+            assert!(script.out.contains(noun), "{shell}: {noun}");
+        }
+    }
+}
