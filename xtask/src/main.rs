@@ -6,6 +6,7 @@ mod code;
 mod demo;
 mod driver;
 mod fuzz;
+mod headers;
 mod image;
 mod matrix;
 mod programs;

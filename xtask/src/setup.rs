@@ -36,7 +36,8 @@ pub(crate) const CLANGS: [Package; 3] =
 
 /// What builds the driver: a Rust compiler with the sources of `core`, a linker of Windows images,
 /// what bindgen reads, and what takes an image apart.
-pub(crate) const DRIVER: [Package; 7] = [
+pub(crate) const DRIVER: [Package; 8] = [
+    CLANG,
     package("rustc-web", "/usr/bin/rustc"),
     package("rust-web-src", "/usr/lib/rustlib/src/rust/library/Cargo.lock"),
     package("lld-19", "/usr/bin/lld-link-19"),
