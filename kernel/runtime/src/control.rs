@@ -19,7 +19,7 @@ use crate::program::{LoadError, Program, in_words};
 
 /// Bytes that a reply to a change may take. A buffer that has not so many is refused before the change is made, so that
 /// no id gets lost on its way back.
-const SMALL_REPLY: usize = HEADER_SIZE + 20;
+const SMALL_REPLY: usize = tidegate_abi::device::MIN_REPLY;
 /// Bytes of a reply to `EventRead` beside the records: header, count and length at their longest.
 const EVENTS_HEAD: usize = HEADER_SIZE + 10 + 5;
 

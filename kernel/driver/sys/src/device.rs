@@ -119,6 +119,7 @@ pub(crate) unsafe extern "C" fn create(_: *mut DEVICE_OBJECT, irp: *mut IRP) -> 
 pub(crate) unsafe extern "C" fn close(device: *mut DEVICE_OBJECT, irp: *mut IRP) -> i32 {
     // SAFETY: the I/O manager's.
     let irp = unsafe { Irp::new(irp) };
+    irp.close_file();
     // SAFETY: a handle is open, so that the driver has started and not stopped.
     unsafe { (*extension(device)).waits.assume_init_ref() }.cancel_all(irp.file());
     irp.complete(NTSTATUS::SUCCESS, 0)

@@ -49,8 +49,7 @@ pub(crate) unsafe extern "system" fn driver_entry(
     // SAFETY: the system's, until the call returns.
     let parameters = unsafe { service.as_ref() }.map(registry::parameters).unwrap_or_default();
     let mut parts = Parts { driver, parameters, runtime: None, device: None, callouts: None };
-    if let Err((step, status)) = sequence::start(&mut parts) {
-        trace::failed(step, status);
+    if let Err((_, status)) = sequence::start(&mut parts) {
         return status.0;
     }
     // SAFETY: the driver object is our own, and no request comes before this returns.
@@ -100,6 +99,47 @@ impl sequence::Parts for Parts {
     type Error = NTSTATUS;
 
     fn acquire(&mut self, step: Step) -> Result<(), NTSTATUS> {
+        // Said here, since afterwards the provider is given back too.
+        self.take(step).inspect_err(|status| trace::failed(step, *status))
+    }
+
+    fn release(&mut self, step: Step) {
+        match step {
+            Step::Tracing => trace::unregister(),
+            Step::Runtime => self.runtime = None,
+            Step::Device => {
+                if let Some(device) = self.device.take() {
+                    device.delete();
+                }
+            }
+            Step::Waits => {
+                if let Some(device) = &self.device {
+                    // SAFETY: it was begun, and the callouts are gone.
+                    unsafe { Waits::end((*device.extension()).waits.as_mut_ptr()) };
+                }
+            }
+            Step::Callouts => {
+                // The image can't go while a callout is registered: it is tried until it is done.
+                let mut callouts = self.callouts.take();
+                while let Some(Err(busy)) = callouts.take().map(Callouts::unregister) {
+                    trace::busy(busy.status);
+                    os::sleep(10);
+                    callouts = Some(busy.callouts);
+                }
+            }
+            Step::Filters => {
+                if let Some(device) = &self.device {
+                    // SAFETY: it was begun.
+                    unsafe { Filters::end((*device.extension()).filters.as_mut_ptr()) };
+                }
+            }
+            Step::Link => device::delete_link(),
+        }
+    }
+}
+
+impl Parts {
+    fn take(&mut self, step: Step) -> Result<(), NTSTATUS> {
         match step {
             Step::Tracing => trace::register(),
             Step::Runtime => {
@@ -138,40 +178,6 @@ impl sequence::Parts for Parts {
                 }
             }
             Step::Link => device::create_link(),
-        }
-    }
-
-    fn release(&mut self, step: Step) {
-        match step {
-            Step::Tracing => trace::unregister(),
-            Step::Runtime => self.runtime = None,
-            Step::Device => {
-                if let Some(device) = self.device.take() {
-                    device.delete();
-                }
-            }
-            Step::Waits => {
-                if let Some(device) = &self.device {
-                    // SAFETY: it was begun, and the callouts are gone.
-                    unsafe { Waits::end((*device.extension()).waits.as_mut_ptr()) };
-                }
-            }
-            Step::Callouts => {
-                // The image can't go while a callout is registered: it is tried until it is done.
-                let mut callouts = self.callouts.take();
-                while let Some(Err(busy)) = callouts.take().map(Callouts::unregister) {
-                    trace::busy(busy.status);
-                    os::sleep(10);
-                    callouts = Some(busy.callouts);
-                }
-            }
-            Step::Filters => {
-                if let Some(device) = &self.device {
-                    // SAFETY: it was begun.
-                    unsafe { Filters::end((*device.extension()).filters.as_mut_ptr()) };
-                }
-            }
-            Step::Link => device::delete_link(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Filters {
     weight: u16,
     /// What every filter carries, so that its callout finds its instance.
     context: u64,
-    watch: HANDLE,
+    watch: AtomicPtr<c_void>,
     /// The session, NULL while there is none. Only the work's routine touches it, and `end` after the work.
     session: AtomicPtr<c_void>,
     work: Work,
@@ -53,15 +53,15 @@ impl Filters {
             lifetime: Lifetime::of(parameters),
             weight: parameters.sublayer_weight,
             context,
-            watch: ptr::null_mut(),
+            watch: AtomicPtr::new(ptr::null_mut()),
             session: AtomicPtr::new(ptr::null_mut()),
             work: Work::new(device, Some(follow))?,
         };
         // SAFETY: the caller's place.
         unsafe { place.write(filters) };
-        // SAFETY: the place lives until the watch has ended.
+        // SAFETY: the place lives until the watch has ended. The handle is written while callbacks may come already.
         let subscribed = unsafe {
-            FwpmBfeStateSubscribeChanges0(device, Some(changed), place.cast(), &raw mut (*place).watch)
+            FwpmBfeStateSubscribeChanges0(device, Some(changed), place.cast(), (*place).watch.as_ptr())
         };
         if let Err(status) = subscribed.ok() {
             // SAFETY: written above, and given back to the caller as bytes.
@@ -80,7 +80,7 @@ impl Filters {
     /// [`Filters::begin`] made it.
     pub(crate) unsafe fn end(place: *mut Self) {
         // SAFETY: ours, and ended once. It returns when no callback runs any more.
-        let _ = unsafe { FwpmBfeStateUnsubscribeChanges0((*place).watch) };
+        let _ = unsafe { FwpmBfeStateUnsubscribeChanges0((*place).watch.load(Ordering::Acquire)) };
         // SAFETY: the caller's promise.
         let session = unsafe { &raw const (*place).session };
         // SAFETY: dropping the work waits for its routine; nothing but the session is looked at after it.

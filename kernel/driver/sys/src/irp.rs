@@ -1,7 +1,7 @@
 //! Requests of the I/O manager. What wdm.h has as inline functions and unnamed members is here and nowhere else.
 
 use core::slice;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use fwps_sys::NTSTATUS;
 use tidegate_driver::request::Lengths;
@@ -38,6 +38,25 @@ impl Irp {
         unsafe { (*self.stack()).FileObject }
     }
 
+    /// Notes on the handle that it is closed.
+    pub(crate) fn close_file(self) {
+        if let Some(mark) = self.file_mark() {
+            mark.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether [`close_file`](Self::close_file) was called for its handle.
+    pub(crate) fn is_file_closed(self) -> bool {
+        self.file_mark().is_some_and(|mark| mark.load(Ordering::Acquire))
+    }
+
+    /// The driver's word in the file object: zero when the handle is opened. Requests of other drivers may have no handle.
+    fn file_mark<'a>(self) -> Option<&'a AtomicBool> {
+        let file = self.file();
+        // SAFETY: the file object lives as long as the request, its context is the driver's, and only this touches it.
+        (!file.is_null()).then(|| unsafe { AtomicBool::from_ptr((&raw mut (*file).FsContext).cast()) })
+    }
+
     /// Code and lengths of a device control request.
     pub(crate) fn device_control(self) -> (u32, Lengths) {
         // SAFETY: as above; the dispatch routine for device control has this member.
@@ -60,7 +79,8 @@ impl Irp {
         if buffer.is_null() || length == 0 {
             return &mut [];
         }
-        // SAFETY: the I/O manager allocated as many bytes, zeroed beyond the input, and nobody else has them.
+        // SAFETY: the I/O manager allocated as many bytes, and nobody else has them. What lies behind the input is whatever
+        // was there; none of it is handed on, since an answer is as long as what was written.
         unsafe { slice::from_raw_parts_mut(buffer, length) }
     }
 

@@ -186,6 +186,10 @@ fn waits(queue: *mut IO_CSQ) -> *mut Waits {
 unsafe extern "C" fn insert(queue: *mut IO_CSQ, irp: PIRP, _: PVOID) -> i32 {
     // SAFETY: the queue lies in its `Waits`; count and bound are read, the list is ours under the lock.
     let (waits, irp) = unsafe { (&mut *waits(queue), Irp::new(irp)) };
+    // A handle may be closed while the worker has its request in hand.
+    if irp.is_file_closed() {
+        return NTSTATUS::CANCELLED.0;
+    }
     if waits.count.load(Ordering::Relaxed) >= waits.most {
         return NTSTATUS::DEVICE_BUSY.0;
     }
