@@ -214,7 +214,9 @@ impl Host for Strict<'_> {
             let next = args.get(index + 1).copied().unwrap_or(0);
             match param.arg {
                 Arg::Context => {
-                    let data = memory.window().as_ptr() as u64;
+                    // Without bytes the window is said to be where the context is.
+                    let window = memory.window();
+                    let data = if window.is_empty() { arg } else { window.as_ptr() as u64 };
                     assert_eq!(
                         memory.read(arg, 8)?,
                         data.to_le_bytes(),

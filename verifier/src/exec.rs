@@ -117,6 +117,17 @@ impl<'a> Machine<'a> {
         state.set(register, Value { since: slot as u32, ..value });
     }
 
+    /// Goes through the plain jumps at `slot`, if any. Returns where control is then, and how many there were.
+    pub(crate) fn pass_jumps(&mut self, state: &State, mut slot: usize) -> (usize, u64) {
+        // A ring of jumps is left to the walk.
+        for jumps in 0..16 {
+            let Some(next) = self.structure.plain_jump(slot) else { return (slot, jumps) };
+            self.facts.reached(slot, state);
+            slot = next;
+        }
+        (slot, 16)
+    }
+
     /// Runs the instruction at `slot` on `state`.
     pub(crate) fn step(&mut self, state: &mut State, slot: usize) -> Result<Flow, Reason> {
         let insn = self.structure.insn(slot).ok_or(Reason::FallThrough)?;

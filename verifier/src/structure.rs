@@ -104,17 +104,10 @@ impl Structure {
         start..self.functions.get(index + 1).map_or(self.insns.len(), |end| *end as usize)
     }
 
-    /// Where control is after the plain jumps at `slot`, if any, and how many there were.
-    pub(crate) fn follow(&self, mut slot: usize) -> (usize, u64) {
-        // A ring of jumps is left to the walk.
-        for jumps in 0..16 {
-            let Some(insn) = self.insn(slot).filter(|insn| insn.opcode & 0xf0 == jmp::JA && ends_flow(*insn))
-            else {
-                return (slot, jumps);
-            };
-            slot = jump_target(slot, insn).and_then(|target| usize::try_from(target).ok()).unwrap_or(slot);
-        }
-        (slot, 16)
+    /// Where the plain jump at `slot` leads, when there is one.
+    pub(crate) fn plain_jump(&self, slot: usize) -> Option<usize> {
+        let insn = self.insn(slot).filter(|insn| insn.opcode & 0xf0 == jmp::JA && ends_flow(*insn))?;
+        Some(jump_target(slot, insn).and_then(|target| usize::try_from(target).ok()).unwrap_or(slot))
     }
 
     fn has(&self, slot: usize, mark: u8) -> bool {

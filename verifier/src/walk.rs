@@ -485,7 +485,7 @@ impl<'a> Walk<'a> {
                 }
                 let (mut state, slot) = later;
                 // Behind plain jumps, where it may meet others.
-                let (slot, cost) = self.machine.structure.follow(slot);
+                let (slot, cost) = self.machine.pass_jumps(&state, slot);
                 if let Some(need) = self.machine.needs.get(slot) {
                     state.forget(need);
                 }
