@@ -17,20 +17,6 @@ use crate::test::Tally;
 const CLANGS: [&str; 3] = ["clang-14", "clang-16", "clang-19"];
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-Os"];
 
-/// Cells that the verifier refuses today, so that one more is noticed. One that it accepts does not stay here.
-const REFUSED: &[(&str, &str, &str)] = &[
-    ("dns_filter", "clang-14", "-O1"),
-    ("dns_filter", "clang-16", "-O1"),
-    ("dns_filter", "clang-19", "-O1"),
-    ("http_hdr_rewrite", "clang-14", "-O1"),
-    ("http_hdr_rewrite", "clang-14", "-O2"),
-    ("http_hdr_rewrite", "clang-14", "-Os"),
-    ("http_hdr_rewrite", "clang-16", "-O1"),
-    ("http_hdr_rewrite", "clang-16", "-O2"),
-    ("http_hdr_rewrite", "clang-16", "-Os"),
-    ("http_hdr_rewrite", "clang-19", "-O1"),
-];
-
 /// One policy compiled in one way.
 struct Cell {
     policy: String,
@@ -39,14 +25,8 @@ struct Cell {
     object: PathBuf,
 }
 
-impl Cell {
-    fn is_known_as_refused(&self) -> bool {
-        REFUSED.contains(&(&self.policy, self.compiler, self.level))
-    }
-}
-
 /// Compiles and verifies every cell and prints the matrix: the steps of a verification, or the code of the refusal. A
-/// cell holds when it is accepted, or refused and known as such.
+/// cell holds when it is accepted.
 pub(crate) fn run() -> Result<Tally> {
     setup::need(&[&setup::POLICIES, &setup::CLANGS])?;
     let mut cells = compile()?;
@@ -79,20 +59,14 @@ pub(crate) fn run() -> Result<Tally> {
                 continue;
             };
             let verdict = verdicts.get(&cell.object).context("every object has a verdict")?;
-            let (holds, text) = match (verdict, cell.is_known_as_refused()) {
-                (Ok(steps), false) => (true, format!("{steps}")),
-                (Ok(steps), true) => (false, format!("{steps} (!)")),
-                (Err(code), known) => (known, format!("{code}{}", if known { "" } else { " (!)" })),
-            };
+            let holds = verdict.is_ok();
+            let text = verdict.as_ref().map_or_else(String::clone, ToString::to_string);
             print!(" {text:>12}");
             tally = tally + Tally { passed: u64::from(holds), failed: u64::from(!holds) };
         }
         println!();
     }
     println!("steps of each verification, or the code of the refusal");
-    if tally.failed > 0 {
-        println!("(!) is new: a refusal, or an acceptance of what xtask/src/matrix.rs knows as refused");
-    }
     Ok(tally)
 }
 
