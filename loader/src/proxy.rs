@@ -1,7 +1,7 @@
 //! Stream policies on real TCP connections: accepts, connects to an upstream, and shows what is relayed to the hooks.
 //!
-//! The machine (programs, callouts, filter engine) lives in one thread, as a kernel would: see [`engine`]. Connections are
-//! tasks of an asynchronous runtime that ask it what becomes of their bytes: see [`connection`]. What is relayed keeps its
+//! The machine (programs, callouts, filter engine) lives in one thread, as a kernel would: see `engine`. Connections are
+//! tasks of an asynchronous runtime that ask it what becomes of their bytes: see `connection`. What is relayed keeps its
 //! half-closes, its resets, and its pace: nothing more is read from an end than the other end takes.
 
 mod connection;

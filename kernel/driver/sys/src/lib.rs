@@ -1,8 +1,8 @@
 //! tidegate.sys: DriverEntry, device and unload on ntoskrnl.
 //!
 //! Everything that decides lies in `tidegate-driver` and below, where any machine can test it; here are the calls. One file
-//! for each thing that is taken from the system: [`device`], [`waits`], [`filters`], [`trace`], [`registry`], [`pool`], and
-//! the order of taking them in [`entry`].
+//! for each thing that is taken from the system: `device`, `waits`, `filters`, `trace`, `registry`, `pool`, and
+//! the order of taking them in `entry`.
 //!
 //! Without the feature `wdk` the crate is empty.
 #![cfg(feature = "wdk")]
