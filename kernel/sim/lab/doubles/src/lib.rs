@@ -1,8 +1,8 @@
 //! `fwpkclnt.sys`, `ndis.sys` and what Wine lacks of `ntoskrnl.exe`, for a real `tidegate.sys` in a Wine process.
 //!
 //! One simulator answers the WFP and NDIS functions, as in user space: this image only gives it to the threads of the
-//! driver's process, and adds the kernel that Wine does not have ([`irql`], [`pool`], [`csq`], [`etw`]). What goes against the
-//! rules of that kernel is written down ([`police`]), not fatal. Traffic comes over loopback ([`traffic`]).
+//! driver's process, and adds the kernel that Wine does not have (`irql`, `pool`, `csq`, `etw`). What goes against the
+//! rules of that kernel is written down (`police`), not fatal. Traffic comes over loopback (`traffic`).
 //!
 //! It is a Windows DLL in all but name, with the whole of std: Wine runs drivers in a process of user mode.
 #![cfg(windows)]
