@@ -77,6 +77,7 @@ fn execute<H: Host>(
     budget: u32,
 ) -> Result<u64, Fault> {
     // The fields may hold anything: here, what the window starts with.
+    let window = if window.is_empty() { tidegate_vm::nothing() } else { window };
     let number = window.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
     let (half, port) = (number as u32, number as u16);
     let (mut address, stack) = ([0; 16], &mut Stack::new());
@@ -214,9 +215,7 @@ impl Host for Strict<'_> {
             let next = args.get(index + 1).copied().unwrap_or(0);
             match param.arg {
                 Arg::Context => {
-                    // Without bytes the window is said to be where the context is.
-                    let window = memory.window();
-                    let data = if window.is_empty() { arg } else { window.as_ptr() as u64 };
+                    let data = memory.window().as_ptr() as u64;
                     assert_eq!(
                         memory.read(arg, 8)?,
                         data.to_le_bytes(),

@@ -62,6 +62,7 @@ impl Link {
         context: &mut C,
         window: &[u8],
     ) -> Result<Verdict, RunError> {
+        let window = if window.is_empty() { tidegate_vm::nothing() } else { window };
         let r0 = self.program.executable.run(host, stack, context, window, self.budget);
         let verdict = r0
             .map_err(RunError::Fault)

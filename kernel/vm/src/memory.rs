@@ -155,12 +155,9 @@ macro_rules! context {
         impl sealed::Expose for $name {
             #[inline]
             fn expose(&mut self, window: &[u8]) -> (u64, u64) {
-                let context = ptr::from_mut(self).expose_provenance() as u64;
-                // No bytes are anywhere: here they are at an address that proofs hold for.
-                let data = window.as_ptr().expose_provenance() as u64;
-                self.data = if window.is_empty() { context } else { data };
+                self.data = window.as_ptr().expose_provenance() as u64;
                 self.data_end = self.data + window.len() as u64;
-                (context, size_of::<Self>() as u64)
+                (ptr::from_mut(self).expose_provenance() as u64, size_of::<Self>() as u64)
             }
         }
     };

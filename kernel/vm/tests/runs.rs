@@ -8,7 +8,7 @@ use common::{
 };
 use tidegate_abi::insn::{Insn, class, jmp, size, source};
 use tidegate_abi::{SendContext, limits};
-use tidegate_vm::{Cause, Fault, Raw, Stack};
+use tidegate_vm::{Cause, Fault, Raw, Stack, nothing};
 
 #[test]
 fn r1_and_r2_are_the_context_at_entry() {
@@ -43,7 +43,7 @@ fn a_window_without_bytes_is_not_at_the_end_of_the_address_space() {
         mov(0, 2),
         EXIT,
     ];
-    for window in [&[][..], &[1]] {
+    for window in [nothing(), &[1]] {
         let mut context = SendContext::default();
         let r0 = executable(&program).run(&mut Sum, &mut Stack::new(), &mut context, window, 100);
         assert_eq!(r0, Ok(2));

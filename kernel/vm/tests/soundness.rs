@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tidegate_abi::helper::{self, Arg, Resource, Ret};
 use tidegate_abi::{ProgramType, SendContext, StreamContext, Verdict};
 use tidegate_verifier::{Options, Program, verify};
-use tidegate_vm::{Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack};
+use tidegate_vm::{Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack, nothing};
 
 const CASES: u32 = 25_000;
 /// Programs of loops.
@@ -473,6 +473,7 @@ fn run_once<C: Context>(
     window: &[u8],
     budget: u32,
 ) -> Result<u64, Fault> {
+    let window = if window.is_empty() { nothing() } else { window };
     executable.run(host, &mut Stack::new(), context, window, budget)
 }
 

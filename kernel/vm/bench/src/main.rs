@@ -71,15 +71,15 @@ fn ready<'a>(program: &'a Program, window: &'a [u8]) -> Vec<(&'static str, Resul
 
 fn bench() -> Result<Vec<Row>> {
     let work = Work::new()?;
-    let (programs, window) = (programs::compile(&work.0)?, programs::window());
+    let (programs, window) = (programs::compile(&work.0)?, programs::window()?);
     let mut counts = count(&work.0)?.into_iter();
     let nothing = counts.next().unwrap_or_default();
     let mut rows = Vec::new();
     for program in &programs {
         let first = rows.len();
-        let bpf_insns = engines::instructions(program, &window)?;
+        let bpf_insns = engines::instructions(program, window)?;
         let mut results = Vec::new();
-        for (engine, run) in ready(program, &window) {
+        for (engine, run) in ready(program, window) {
             let mut run = match run {
                 Ok(run) => run,
                 Err(why) => {
@@ -119,11 +119,11 @@ fn count(work: &Path) -> Result<Vec<f64>> {
 /// What runs under callgrind: nothing at all, then every program on every machine.
 fn counted() -> Result<()> {
     let work = Work::new()?;
-    let (programs, window) = (programs::compile(&work.0)?, programs::window());
+    let (programs, window) = (programs::compile(&work.0)?, programs::window()?);
     let mut nothing: Run<'_> = Box::new(|| 0);
     count::measured(&mut nothing);
     for program in &programs {
-        for (_, run) in ready(program, &window) {
+        for (_, run) in ready(program, window) {
             if let Ok(mut run) = run {
                 count::measured(&mut run);
             }
