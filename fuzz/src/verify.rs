@@ -13,7 +13,7 @@ use tidegate::capture::Capture;
 use tidegate::flows::{self, Direction};
 use tidegate_abi::{Insn, MapDef, ProgramType};
 use tidegate_verifier::claims::{Claim, Claimed, Name, Place, Watch, What};
-use tidegate_verifier::{Options, Program, verify_watched};
+use tidegate_verifier::{Options, Program, verify, verify_watched};
 
 use crate::generate::{self, Bytes, MAPS};
 use crate::reference::{self, Broken, Chance, ENTRIES, Machine};
@@ -52,12 +52,14 @@ pub fn run(data: &[u8]) -> Count {
     data.hash(&mut hasher);
     let chance = Chance(hasher.finish());
     let (kind, rest) = data.split_first().unwrap_or((&0, &[]));
-    let policies = policies();
-    if kind & 3 == 3 && !policies.is_empty() {
+    let policies = if kind & 3 == 3 { policies() } else { &[] };
+    if !policies.is_empty() {
         let mut bytes = Bytes::new(rest);
         let policy = &policies[bytes.below(policies.len())];
-        let code = mutated(policy.code.clone(), &mut bytes);
-        return embed(policy.program_type, &code, &policy.maps, &policy.initial, chance);
+        if policy.is_small() {
+            let code = mutated(policy.code.clone(), &mut bytes);
+            return embed(policy.program_type, &code, &policy.maps, &policy.initial, chance);
+        }
     }
     let (program_type, code, _) = generate::program(Bytes::new(rest));
     embed(program_type, &code, MAPS, &[], chance)
@@ -69,6 +71,18 @@ struct Policy {
     code: Vec<u8>,
     maps: Vec<MapDef>,
     initial: Vec<Option<Vec<u8>>>,
+    small: OnceLock<bool>,
+}
+
+impl Policy {
+    /// Whether it is verified in few enough steps.
+    fn is_small(&self) -> bool {
+        *self.small.get_or_init(|| {
+            let Self { program_type, code, maps, .. } = self;
+            let options = Options { steps: STEPS, ..Options::default() };
+            verify(&Program { program_type: *program_type, code, maps }, &options).is_ok()
+        })
+    }
 }
 
 fn folder(name: &str) -> Vec<PathBuf> {
@@ -94,15 +108,10 @@ fn policies() -> &'static [Policy] {
                     code: program.code(),
                     maps: object.map_defs(program),
                     initial: program.maps.iter().map(initial).collect(),
+                    small: OnceLock::new(),
                 });
             }
         }
-        let options = Options { steps: STEPS, ..Options::default() };
-        policies.retain(|policy| {
-            let Policy { program_type, code, maps, .. } = policy;
-            let program = Program { program_type: *program_type, code, maps };
-            tidegate_verifier::verify(&program, &options).is_ok()
-        });
         policies
     })
 }

@@ -84,7 +84,7 @@ pub(crate) fn run(target: Target, seconds: u32) -> Result<()> {
         .args(target.seeds())
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))
-        .args(["-print_final_stats=1", "-timeout=60", "-rss_limit_mb=4096", "-len_control=0"])
+        .args(["-print_final_stats=1", "-timeout=600", "-rss_limit_mb=4096", "-len_control=0"])
         .arg(format!("-max_len={}", target.most_bytes()));
     let out = fuzzer.stdin(Stdio::null()).output().context("cannot start the fuzzer")?;
     let said = String::from_utf8_lossy(&out.stderr);
