@@ -1,6 +1,8 @@
 //! What the verifier said about a program, told with the source that it speaks of.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{
+    self as snippets, AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str,
+};
 use serde::Serialize;
 use tidegate_abi::helper::Capability;
 use tidegate_verifier::Refusal;
@@ -32,6 +34,21 @@ pub struct Diagnosis {
     pub instruction: Option<String>,
     /// The source line, when the object has a line table.
     pub source: Option<Source>,
+    /// Where what is known comes from.
+    pub origins: Vec<Origin>,
+}
+
+/// A place that a refusal speaks of besides its own.
+#[derive(Clone, Debug, Serialize)]
+pub struct Origin {
+    /// What happened there.
+    pub what: &'static str,
+    /// The slot of the instruction.
+    pub slot: usize,
+    /// The instruction.
+    pub instruction: Option<String>,
+    /// Its source line, when it is known.
+    pub source: Option<Source>,
 }
 
 /// A source line and what is known of the lines around it.
@@ -60,13 +77,14 @@ impl Diagnosis {
         Self {
             code: refusal.code.text(),
             title: entry.title,
-            message: refusal.to_string(),
+            message: refusal.told(&|slot, f| f.write_str(&named(program, slot as usize))).to_string(),
             explanation: entry.explanation,
-            hint: refusal.hint().to_string(),
+            hint: refusal.cure().to_string(),
             function: program.function(refusal.insn).map(|function| function.name.clone()),
             slot: refusal.insn,
             instruction: disasm::instruction(object, program, refusal.insn).map(|insn| insn.text),
             source: program.line(refusal.insn).map(|line| Source::of(program, line)),
+            origins: origins(object, program, refusal),
         }
     }
 
@@ -76,10 +94,21 @@ impl Diagnosis {
         let mut group = match &self.source {
             Some(source) if !source.text.trim().is_empty() => title.element(source.snippet(&self.message)),
             Some(source) => title
-                .element(Origin::path(source.file.as_str()).line(source.line as usize))
+                .element(snippets::Origin::path(source.file.as_str()).line(source.line as usize))
                 .element(Level::NOTE.message(self.message.as_str())),
             None => Group::with_title(title).element(Level::NOTE.message(self.message.as_str())),
         };
+        for origin in &self.origins {
+            let shown = origin.source.as_ref().filter(|source| !source.text.trim().is_empty());
+            group = match (shown, &origin.instruction) {
+                (Some(source), _) => group.element(source.alone(origin.what)),
+                (None, Some(instruction)) => {
+                    let text = format!("instruction {}: {instruction}: {}", origin.slot, origin.what);
+                    group.element(Level::NOTE.message(text))
+                }
+                (None, None) => group,
+            };
+        }
         if let Some(place) = self.place() {
             group = group.element(Level::NOTE.message(place));
         }
@@ -102,7 +131,50 @@ impl Diagnosis {
     }
 }
 
+/// How an instruction is named in a sentence: by its line, or by its slot where there is none.
+fn named(program: &Program, slot: usize) -> String {
+    match program.line(slot) {
+        Some(line) => {
+            let file = normalize_untrusted_str(&line.file);
+            format!("{}:{}", file.rsplit('/').next().unwrap_or(&file), line.line)
+        }
+        None => format!("instruction {slot}"),
+    }
+}
+
+/// The places that `refusal` speaks of, but for its own line: each line once.
+fn origins(object: &Object, program: &Program, refusal: &Refusal) -> Vec<Origin> {
+    let line = |slot: usize| program.line(slot).map(|line| (line.file.clone(), line.line));
+    let mut seen = vec![line(refusal.insn).ok_or(refusal.insn)];
+    let mut origins = Vec::new();
+    for (slot, what) in refusal.origins() {
+        let slot = slot as usize;
+        let place = line(slot).ok_or(slot);
+        if seen.contains(&place) {
+            continue;
+        }
+        seen.push(place);
+        origins.push(Origin {
+            what,
+            slot,
+            instruction: disasm::instruction(object, program, slot).map(|insn| insn.text),
+            source: program.line(slot).map(|line| Source::of(program, line)),
+        });
+    }
+    origins
+}
+
 impl Source {
+    /// The line without its neighbours, and what happened there.
+    fn alone<'a>(&'a self, label: &'a str) -> Snippet<'a, snippets::Annotation<'a>> {
+        let text = self.text.trim_end();
+        let indent = text.len() - text.trim_start().len();
+        Snippet::source(text)
+            .line_start(self.line as usize)
+            .path(self.file.as_str())
+            .annotation(AnnotationKind::Context.span(indent..text.len()).label(label))
+    }
+
     fn of(program: &Program, line: &Line) -> Self {
         // The text comes from the object, which anyone may have made: nothing in it may steer a terminal.
         let clean = |text: &str| normalize_untrusted_str(text);
@@ -135,7 +207,7 @@ impl Source {
         }
     }
 
-    fn snippet<'a>(&'a self, label: &'a str) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    fn snippet<'a>(&'a self, label: &'a str) -> Snippet<'a, snippets::Annotation<'a>> {
         let before = self.around.iter().take((self.line - self.first) as usize);
         let start: usize = before.map(|line| line.len() + 1).sum();
         let end = start + self.text.trim_end().len();

@@ -296,7 +296,11 @@ impl Kept {
         this.fill(state, |value| names.rename(value), values, memory)?;
         memory.reserve_exact(&mut this.reaches, state.reaches.len())?;
         let reaches = state.reaches.iter();
-        this.reaches.extend(reaches.map(|reach| Reach { symbol: names.name(reach.symbol).0, ..*reach }));
+        this.reaches.extend(reaches.map(|reach| Reach {
+            symbol: names.name(reach.symbol).0,
+            since: 0,
+            ..*reach
+        }));
         memory.reserve_exact(&mut this.sums, state.sums.len())?;
         this.sums.extend(
             state.sums.iter().map(|sum| Sum {

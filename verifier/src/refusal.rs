@@ -48,18 +48,33 @@ impl Known {
     }
 }
 
-impl fmt::Display for Known {
+/// How an instruction is named in a sentence: by its slot, or by who knows lines, by its line.
+type Place<'a> = &'a dyn Fn(u32, &mut fmt::Formatter<'_>) -> fmt::Result;
+
+/// A slot in a sentence.
+struct At<'a>(u32, Place<'a>);
+
+impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Self { register, what, pointer, min, max, since } = self;
+        (self.1)(self.0, f)
+    }
+}
+
+/// What is known of a register, in a sentence.
+struct Words<'a>(Known, Place<'a>);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Known { register, what, pointer, min, max, since }, place) = *self;
         write!(f, "r{register} is {what}")?;
         match (min, max) {
             (0, 0) if pointer => {}
             (i64::MIN, i64::MAX) => f.write_str(" without known bounds")?,
-            _ if pointer => write!(f, "{}", Offsets(min, max))?,
+            _ if pointer => write!(f, ", {}", Offsets(min, max))?,
             _ if min == max => write!(f, ", {min}")?,
             _ => write!(f, " from {min} to {max}")?,
         }
-        write!(f, " (since instruction {since})")
+        write!(f, " (since {})", At(since, place))
     }
 }
 
@@ -123,8 +138,28 @@ impl Refusal {
     }
 
     /// What to do about it.
-    pub const fn hint(&self) -> &'static str {
-        self.code.entry().cure
+    pub const fn cure(&self) -> Cure<'_> {
+        Cure(self)
+    }
+
+    /// What was missing, for people who know source lines: `place` names an instruction by its slot.
+    pub fn told<'a>(
+        &'a self,
+        place: &'a dyn Fn(u32, &mut fmt::Formatter<'_>) -> fmt::Result,
+    ) -> impl fmt::Display + 'a {
+        Told(self, place)
+    }
+
+    /// The instructions that what is known comes from, and what they did.
+    pub fn origins(&self) -> impl Iterator<Item = (u32, &'static str)> + use<> {
+        let known = self.reason.known().map(|known| (known.since, "what is known of it comes from here"));
+        let other = match self.reason {
+            Reason::PacketBounds { since: Some(since), .. } => Some((since, "so far it was compared here")),
+            Reason::StillHeld { since, .. } => Some((since, "acquired here")),
+            Reason::UsedAfterRelease { since, .. } => Some((since, "given back here")),
+            _ => None,
+        };
+        other.into_iter().chain(known)
     }
 }
 
@@ -299,54 +334,165 @@ impl fmt::Display for Code {
 #[expect(missing_docs, reason = "each one is a sentence in Display")]
 pub enum Reason {
     Empty,
-    Length { bytes: usize },
-    TooLong { insns: usize },
-    TooManyMaps { maps: usize },
-    MapDef { map: u32, error: MapDefError },
-    UnknownOpcode { opcode: u8 },
-    PacketLoad { opcode: u8 },
-    UnknownAtomic { imm: i32 },
-    Swap { width: i32 },
-    NoSuchRegister { register: u8 },
+    Length {
+        bytes: usize,
+    },
+    TooLong {
+        insns: usize,
+    },
+    TooManyMaps {
+        maps: usize,
+    },
+    MapDef {
+        map: u32,
+        error: MapDefError,
+    },
+    UnknownOpcode {
+        opcode: u8,
+    },
+    PacketLoad {
+        opcode: u8,
+    },
+    UnknownAtomic {
+        imm: i32,
+    },
+    Swap {
+        width: i32,
+    },
+    NoSuchRegister {
+        register: u8,
+    },
     FramePointerWrite,
-    Reserved { field: FieldName, value: i64 },
-    TargetOutside { target: i64 },
-    TargetInsideLoad { target: u32 },
-    JumpAcross { target: i64 },
+    Reserved {
+        field: FieldName,
+        value: i64,
+    },
+    TargetOutside {
+        target: i64,
+    },
+    TargetInsideLoad {
+        target: u32,
+    },
+    JumpAcross {
+        target: i64,
+    },
     FallThrough,
     HalfLoad,
-    LoadKind { src: u8 },
-    NoSuchMap { index: u32, maps: u32 },
-    NotAnArray { index: u32 },
-    OutsideValue { offset: u32, value_size: u32 },
-    CallKind { src: u8 },
-    NotReadable { register: u8 },
-    PointerMath { known: Known },
-    PointerCompare { known: Known },
-    PointerLeak { known: Known, to: Leak },
+    LoadKind {
+        src: u8,
+    },
+    NoSuchMap {
+        index: u32,
+        maps: u32,
+    },
+    NotAnArray {
+        index: u32,
+    },
+    OutsideValue {
+        offset: u32,
+        value_size: u32,
+    },
+    CallKind {
+        src: u8,
+    },
+    NotReadable {
+        register: u8,
+    },
+    PointerMath {
+        known: Known,
+    },
+    PointerCompare {
+        known: Known,
+    },
+    PointerLeak {
+        known: Known,
+        to: Leak,
+    },
     PointerBytes,
-    PointerPlace { known: Known },
-    NotMemory { known: Known },
-    MaybeNull { known: Known },
-    PacketBounds { known: Known, size: u32, min: i64, max: i64, at: i64, whole: i64, compared: Option<i64> },
-    OutOfBounds { known: Known, size: u32, min: i64, max: i64, from: i64, to: i64 },
-    NoSuchField { program_type: ProgramType, offset: i64, size: u32 },
-    FieldReadOnly { name: &'static str },
-    ReadOnly { known: Known },
-    Unaligned { known: Known, size: u32 },
-    NoSuchHelper { number: u32 },
-    HelperForbidden { helper: &'static str, program_type: ProgramType },
-    Argument { helper: &'static str, param: &'static str, wanted: &'static str, known: Known },
-    ArgumentSize { helper: &'static str, param: &'static str, min: u32, max: u32, known: Known },
+    PointerPlace {
+        known: Known,
+    },
+    NotMemory {
+        known: Known,
+    },
+    MaybeNull {
+        known: Known,
+    },
+    PacketBounds {
+        known: Known,
+        size: u32,
+        min: i64,
+        max: i64,
+        at: i64,
+        whole: i64,
+        compared: Option<i64>,
+        since: Option<u32>,
+    },
+    OutOfBounds {
+        known: Known,
+        size: u32,
+        min: i64,
+        max: i64,
+        from: i64,
+        to: i64,
+    },
+    NoSuchField {
+        program_type: ProgramType,
+        offset: i64,
+        size: u32,
+    },
+    FieldReadOnly {
+        name: &'static str,
+    },
+    ReadOnly {
+        known: Known,
+    },
+    Unaligned {
+        known: Known,
+        size: u32,
+    },
+    NoSuchHelper {
+        number: u32,
+    },
+    HelperForbidden {
+        helper: &'static str,
+        program_type: ProgramType,
+    },
+    Argument {
+        helper: &'static str,
+        param: &'static str,
+        wanted: &'static str,
+        known: Known,
+    },
+    ArgumentSize {
+        helper: &'static str,
+        param: &'static str,
+        min: u32,
+        max: u32,
+        known: Known,
+    },
     CallDepth,
-    NotAFunction { known: Known },
-    StillHeld { resource: Resource, since: u32 },
-    UsedAfterRelease { register: u8, since: u32 },
+    NotAFunction {
+        known: Known,
+    },
+    StillHeld {
+        resource: Resource,
+        since: u32,
+    },
+    UsedAfterRelease {
+        register: u8,
+        since: u32,
+    },
     TooManyHeld,
-    NotAVerdict { known: Known, program_type: ProgramType },
+    NotAVerdict {
+        known: Known,
+        program_type: ProgramType,
+    },
     Endless,
     Memory,
-    Steps { steps: u32 },
+    Steps {
+        steps: u32,
+    },
     Cancelled,
 }
 
@@ -401,8 +547,11 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Reason {
+    /// Says what was missing; `place` names instructions.
+    fn tell(&self, f: &mut fmt::Formatter<'_>, place: Place<'_>) -> fmt::Result {
+        let words = |known: Known| Words(known, place);
+        let at = |slot: u32| At(slot, place);
         match *self {
             Self::Empty => f.write_str("the program has no instructions"),
             Self::Length { bytes } => write!(f, "{bytes} bytes are not whole instructions of 8 bytes"),
@@ -460,24 +609,24 @@ impl fmt::Display for Reason {
             Self::NotReadable { register } => {
                 write!(f, "r{register} is used, and on some path nothing was put into it")
             }
-            Self::PointerMath { known } => write!(f, "{known}, and this arithmetic is for numbers"),
+            Self::PointerMath { known } => write!(f, "{}, and this arithmetic is for numbers", words(known)),
             Self::PointerCompare { known } => {
-                write!(f, "{known}, and can't be compared with this in this way")
+                write!(f, "{}, and can't be compared with this in this way", words(known))
             }
             Self::PointerLeak { known, to } => {
-                write!(f, "{known}, and would be told to others by {}", to.text())
+                write!(f, "{}, and would be told to others by {}", words(known), to.text())
             }
             Self::PointerBytes => {
                 f.write_str("the stack holds a pointer here, and only a part of it is used")
             }
             Self::PointerPlace { known } => {
-                write!(f, "{known}, and is stored at a place on the stack that is not known")
+                write!(f, "{}, and is stored at a place on the stack that is not known", words(known))
             }
-            Self::NotMemory { known } => write!(f, "{known}, and is used as an address"),
+            Self::NotMemory { known } => write!(f, "{}, and is used as an address", words(known)),
             Self::MaybeNull { known } => {
-                write!(f, "{known} and may be null: it was not compared with NULL on this path")
+                write!(f, "{} and may be null: it was not compared with NULL on this path", words(known))
             }
-            Self::PacketBounds { known, size, min, max, at, whole, compared } => {
+            Self::PacketBounds { known, size, min, max, at: offset, whole, compared, since } => {
                 let register = known.register;
                 let bytes = if size == 1 { "byte" } else { "bytes" };
                 write!(
@@ -486,23 +635,32 @@ impl fmt::Display for Reason {
                     Offsets(min, max.saturating_add(size.into()))
                 )?;
                 match compared {
-                    _ if min < 0 => f.write_str(", before the first byte shown"),
+                    _ if min < 0 => return f.write_str(", before the first byte shown"),
                     Some(compared) if compared > 0 => {
                         write!(
                             f,
                             ", and behind r{register} only {compared} bytes were compared with data_end"
-                        )
+                        )?;
                     }
                     _ if whole > 0 => {
-                        write!(f, ", but only the first {whole} bytes were compared with data_end")
+                        write!(f, ", but only the first {whole} bytes were compared with data_end")?;
                     }
-                    _ if max > 1 << 33 => write!(f, ", and its offset has no bound (+{at})"),
-                    _ => f.write_str(", and nothing was compared with data_end on this path"),
+                    _ if max > 1 << 33 => write!(f, ", and its offset has no bound (+{offset})")?,
+                    _ => return f.write_str(", and nothing was compared with data_end on this path"),
                 }
+                since.map_or(Ok(()), |since| write!(f, " (at {})", at(since)))
             }
             Self::OutOfBounds { known, size, min, max, from, to } => {
+                let bytes = if size == 1 { "byte is" } else { "bytes are" };
                 let end = max.saturating_add(size.into());
-                write!(f, "{known}: {size} bytes from {min} to {end} are touched, and it has {from} to {to}")
+                let start = if min == max { "at" } else { "somewhere at" };
+                write!(
+                    f,
+                    "{}: {size} {bytes} touched {start} {}, and it has {} to {to}",
+                    words(known),
+                    Offsets(min, end),
+                    from
+                )
             }
             Self::NoSuchField { program_type, offset, size } => write!(
                 f,
@@ -510,31 +668,34 @@ impl fmt::Display for Reason {
                 program_type.context_name()
             ),
             Self::FieldReadOnly { name } => write!(f, "the field `{name}` of the context can't be written"),
-            Self::ReadOnly { known } => write!(f, "{known}, and that memory can't be written"),
-            Self::Unaligned { known, size } => write!(f, "{known}, and may not be at a multiple of {size}"),
+            Self::ReadOnly { known } => write!(f, "{}, and that memory can't be written", words(known)),
+            Self::Unaligned { known, size } => {
+                write!(f, "{}, and may not be at a multiple of {size}", words(known))
+            }
             Self::NoSuchHelper { number } => write!(f, "there is no helper {number}"),
             Self::HelperForbidden { helper, program_type } => {
                 write!(f, "{helper} is not for {} programs", program_type.name())
             }
             Self::Argument { helper, param, wanted, known } => {
-                write!(f, "{helper} takes {wanted} as `{param}`, and {known}")
+                write!(f, "{helper} takes {wanted} as `{param}`, and {}", words(known))
             }
             Self::ArgumentSize { helper, param, min, max, known } => {
-                write!(f, "{helper} takes {min} to {max} as `{param}`, and {known}")
+                write!(f, "{helper} takes {min} to {max} as `{param}`, and {}", words(known))
             }
             Self::CallDepth => write!(f, "functions are nested more than {} deep", limits::MAX_CALL_DEPTH),
-            Self::NotAFunction { known } => write!(f, "{known}, and is called"),
+            Self::NotAFunction { known } => write!(f, "{}, and is called", words(known)),
             Self::StillHeld { resource, since } => write!(
                 f,
-                "the {} that instruction {since} acquired is still held at this exit",
-                resource_name(resource)
+                "the {} that was acquired at {} is still held at this exit",
+                resource_name(resource),
+                at(since)
             ),
             Self::UsedAfterRelease { register, since } => {
-                write!(f, "r{register} was given back by instruction {since}, and is used")
+                write!(f, "r{register} was given back at {}, and is used", at(since))
             }
             Self::TooManyHeld => f.write_str("more resources are held than a run may hold"),
             Self::NotAVerdict { known, program_type } => {
-                write!(f, "{known}, and a {} program returns ", program_type.name())?;
+                write!(f, "{}, and a {} program returns ", words(known), program_type.name())?;
                 let verdicts =
                     Verdict::ALL.into_iter().filter(|verdict| verdict.program_types().contains(program_type));
                 for (at, verdict) in verdicts.enumerate() {
@@ -549,6 +710,102 @@ impl fmt::Display for Reason {
             Self::Cancelled => f.write_str("who asked for the verification does not wait for it any more"),
             Self::Steps { steps } => write!(f, "not every path came to its end within {steps} steps"),
         }
+    }
+
+    /// The register that is in question, and what is known of it.
+    const fn known(&self) -> Option<Known> {
+        match *self {
+            Self::PointerMath { known }
+            | Self::PointerCompare { known }
+            | Self::PointerLeak { known, .. }
+            | Self::PointerPlace { known }
+            | Self::NotMemory { known }
+            | Self::MaybeNull { known }
+            | Self::PacketBounds { known, .. }
+            | Self::OutOfBounds { known, .. }
+            | Self::ReadOnly { known }
+            | Self::Unaligned { known, .. }
+            | Self::Argument { known, .. }
+            | Self::ArgumentSize { known, .. }
+            | Self::NotAFunction { known }
+            | Self::NotAVerdict { known, .. } => Some(known),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(f, &|slot, f| write!(f, "instruction {slot}"))
+    }
+}
+
+/// What to do about a refusal: as much as is known of this one, and the rule's cure where that is nothing.
+pub struct Cure<'a>(&'a Refusal);
+
+impl fmt::Display for Cure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cure = self.0.code.entry().cure;
+        match self.0.reason {
+            Reason::PacketBounds { min, .. } if min < 0 => {
+                f.write_str("Keep the offset at 0 or above: compare it, or make its type unsigned.")
+            }
+            Reason::PacketBounds { known, size, min, max, .. } if min == max => write!(
+                f,
+                "Compare data + {} with data_end before this access: if (data + {0} > data_end) return ...; \
+                 (r{} is data + {min} here)",
+                max.saturating_add(size.into()),
+                known.register
+            ),
+            Reason::PacketBounds { size, at, max, .. } if max <= 1 << 33 => write!(
+                f,
+                "Compare this very pointer before the access: if (p + {} > data_end) return ...;",
+                at.saturating_add(size.into())
+            ),
+            Reason::PacketBounds { size, at, .. } => write!(
+                f,
+                "Bound the offset first (offset & 0xffff, or a comparison), add it to the pointer once, and compare that \
+                 pointer: if (p + {} > data_end) return ...;",
+                at.saturating_add(size.into())
+            ),
+            Reason::OutOfBounds { known, size, from, to, min, max } if to - from >= size.into() => {
+                let (register, last) = (known.register, to - i64::from(size));
+                f.write_str("Right before this access, on the variable that is the index: ")?;
+                match (min < from, max > last) {
+                    (true, true) => write!(f, "keep r{register} at {from} or above and at {last} or below."),
+                    (true, false) => write!(f, "keep r{register} at {from} or above."),
+                    _ => write!(f, "keep r{register} at {last} or below, with a comparison or a mask."),
+                }
+            }
+            Reason::MaybeNull { known } => write!(
+                f,
+                "Compare r{} with NULL before this, and leave when it is: if (!p) return ...;",
+                known.register
+            ),
+            Reason::ArgumentSize { param, min: 0, max, .. } => {
+                write!(
+                    f,
+                    "Right before the call: if ({param} > {max}) return ...; on the variable that is passed."
+                )
+            }
+            Reason::ArgumentSize { param, min, max, .. } => write!(
+                f,
+                "Right before the call: if ({param} < {min} || {param} > {max}) return ...; on the variable that is passed."
+            ),
+            Reason::FieldReadOnly { .. } => {
+                f.write_str("Only the fields that a verdict reads can be written.")
+            }
+            _ => f.write_str(cure),
+        }
+    }
+}
+
+/// A refusal in words, instructions named by `place`.
+struct Told<'a>(&'a Refusal, Place<'a>);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.reason.tell(f, self.1)
     }
 }
 

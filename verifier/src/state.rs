@@ -32,6 +32,8 @@ impl Entry {
 pub(crate) struct Reach {
     pub(crate) symbol: Symbol,
     pub(crate) bytes: i64,
+    /// Slot of the comparison.
+    pub(crate) since: u32,
 }
 
 /// `sum` names the sum of two named numbers.
@@ -205,22 +207,29 @@ impl State {
         if symbol == 0 { Some(known.unwrap_or(0).max(0)) } else { known }
     }
 
+    /// The comparison that [`reach`](Self::reach) knows it from.
+    pub(crate) fn compared_at(&self, symbol: Symbol) -> Option<u32> {
+        self.reaches.iter().find(|reach| reach.symbol == symbol).map(|reach| reach.since)
+    }
+
     pub(crate) fn learn_reach(
         &mut self,
         symbol: Symbol,
         bytes: i64,
+        since: u32,
         memory: &mut Memory,
     ) -> Result<(), Reason> {
         if bytes.abs_diff(0) > NAMED_LIMIT as u64 {
             return Ok(());
         }
         match self.reaches.iter_mut().find(|reach| reach.symbol == symbol) {
-            Some(reach) => reach.bytes = reach.bytes.max(bytes),
+            Some(reach) if reach.bytes >= bytes => {}
+            Some(reach) => (reach.bytes, reach.since) = (bytes, since),
             None => {
                 if self.reaches.len() >= MAX_FACTS {
                     self.reaches.remove(0);
                 }
-                memory.push(&mut self.reaches, Reach { symbol, bytes })?;
+                memory.push(&mut self.reaches, Reach { symbol, bytes, since })?;
             }
         }
         Ok(())
@@ -354,21 +363,28 @@ impl State {
         if let Some((symbol, delta)) = remaining {
             // So many bytes remain at least.
             if num.smin().abs_diff(0) <= NAMED_LIMIT as u64 {
-                self.learn_reach(symbol, delta + num.smin(), memory)?;
+                self.learn_reach(symbol, delta + num.smin(), slot, memory)?;
             }
         } else if let Some(value) = num.value().filter(|_| like.form == Form::Plain) {
-            self.learn_constant(like.symbol, (value as i64).wrapping_sub(like.delta), memory)?;
+            let number = (value as i64).wrapping_sub(like.delta);
+            self.learn_constant(like.symbol, number, slot, memory)?;
         }
         Ok(possible)
     }
 
     /// A name turned out to be a known number: what was known of its reach holds without the name too.
-    fn learn_constant(&mut self, symbol: Symbol, number: i64, memory: &mut Memory) -> Result<(), Reason> {
+    fn learn_constant(
+        &mut self,
+        symbol: Symbol,
+        number: i64,
+        slot: u32,
+        memory: &mut Memory,
+    ) -> Result<(), Reason> {
         if number.abs_diff(0) > NAMED_LIMIT as u64 {
             return Ok(());
         }
         if let Some(bytes) = self.reach(symbol) {
-            self.learn_reach(0, bytes + number, memory)?;
+            self.learn_reach(0, bytes + number, slot, memory)?;
         }
         for at in 0..self.sums.len() {
             let Some(&Sum { parts: [a, b], sum }) = self.sums.get(at) else { break };
@@ -376,7 +392,7 @@ impl State {
             if (a == symbol || b == symbol)
                 && let Some(bytes) = self.reach(sum)
             {
-                self.learn_reach(other, bytes + number, memory)?;
+                self.learn_reach(other, bytes + number, slot, memory)?;
             }
         }
         Ok(())
@@ -562,7 +578,8 @@ impl State {
             if need.live & 1 << register == 0 {
                 self.set(register, Value::NOTHING);
             } else if self.reg(register).is_number() && need.number & 1 << register == 0 {
-                self.set(register, Value::number(Scalar::UNKNOWN));
+                let since = self.reg(register).since;
+                self.set(register, Value { since, ..Value::number(Scalar::UNKNOWN) });
             }
         }
         self.forget_stack(need);

@@ -40,7 +40,8 @@ fn the_message_says_what_was_compared() {
         refuses(&packet("r4 = r2\n r4 += 14\n if r4 > r3 goto out\n r0 = *(u32 *)(r2 + 14)"), "TG0303", 5);
     assert_eq!(
         told,
-        "r2 may read 4 bytes at data+14..+18, but only the first 14 bytes were compared with data_end"
+        "r2 may read 4 bytes at data+14..+18, but only the first 14 bytes were compared with data_end \
+         (at instruction 4)"
     );
 }
 

@@ -10,6 +10,7 @@ mod headers;
 mod image;
 mod matrix;
 mod programs;
+mod refusals;
 mod rules;
 mod setup;
 mod shell;
@@ -86,6 +87,8 @@ enum Verb {
     Programs,
     /// Verify every policy as clang 14, 16 and 19 compile it at -O1, -O2 and -Os, and as rustc does.
     Matrix,
+    /// Write docs/refusals.md, and what users are shown for mistakes planted in policies.
+    Refusals,
     /// Run one fuzz target for a while; a finding is an error.
     Fuzz {
         /// What is fuzzed.
@@ -171,6 +174,7 @@ fn run(verb: Verb) -> Result<()> {
             anyhow::ensure!(tally.failed == 0, "{} cells are not as they were", tally.failed);
             Ok(())
         }
+        Verb::Refusals => refusals::write(),
         Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Verb::Captures { inside: false } => captures::enter_namespace(),
         Verb::Captures { inside: true } => captures::record_all(),

@@ -11,14 +11,30 @@ use tidegate_verifier as verifier;
 
 use super::Report;
 use crate::error::{Error, Exit};
+use crate::explain::{self, Explanation};
 use crate::object::{Object, Program};
 use crate::report::{Diagnosis, capabilities};
+use crate::sarif;
 
 #[derive(Args)]
 pub(super) struct Options {
     /// The objects: compiled by clang -target bpf, or by rustc and llc
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "explain", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// What a code means, with a program that is refused with it and the same program mended
+    #[arg(long, value_name = "CODE", conflicts_with = "files")]
+    explain: Option<String>,
+    /// Print refusals as a SARIF 2.1.0 log, for editors and code hosts
+    #[arg(long, conflicts_with = "explain")]
+    sarif: bool,
+}
+
+/// What the verb has to say.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Said {
+    Verification(Verification),
+    Explanation(Explanation),
 }
 
 /// The verdict about every program of some objects.
@@ -28,7 +44,15 @@ pub(super) struct Verification {
     refused: usize,
     objects: Vec<Verified>,
     #[serde(skip)]
-    color: bool,
+    look: Look,
+}
+
+/// How a verification is shown to people.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Plain,
+    Color,
+    Sarif,
 }
 
 #[derive(Serialize)]
@@ -64,16 +88,22 @@ enum Outcome {
     Refused { diagnosis: Box<Diagnosis> },
 }
 
-pub(super) fn verify(options: &Options) -> Result<Verification, Error> {
+pub(super) fn verify(options: &Options) -> Result<Said, Error> {
+    if let Some(code) = &options.explain {
+        let found = explain::explain(code).ok_or_else(|| {
+            let codes: Vec<_> = explain::all().map(|known| known.code).collect();
+            Error::new("no-such-code", Exit::NotFound, format!("there is no code {code}"))
+                .with_help(format!("the codes are {}", codes.join(", ")))
+        });
+        return found.map(Said::Explanation);
+    }
     let objects = options.files.iter().map(|file| verify_file(file)).collect::<Result<Vec<_>, _>>()?;
     let programs = || objects.iter().flat_map(|object| &object.programs);
     let accepted = programs().filter(|program| matches!(program.outcome, Outcome::Accepted { .. })).count();
-    Ok(Verification {
-        accepted,
-        refused: programs().count() - accepted,
-        objects,
-        color: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-    })
+    let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let look = if color { Look::Color } else { Look::Plain };
+    let look = if options.sarif { Look::Sarif } else { look };
+    Ok(Said::Verification(Verification { accepted, refused: programs().count() - accepted, objects, look }))
 }
 
 fn verify_file(file: &Path) -> Result<Verified, Error> {
@@ -113,19 +143,43 @@ fn check(object: &Object, program: &Program) -> Checked {
     }
 }
 
-impl Report for Verification {
+impl Report for Said {
     fn exit(&self) -> Exit {
-        if self.refused == 0 { Exit::Ok } else { Exit::Refused }
+        match self {
+            Self::Verification(verification) if verification.refused > 0 => Exit::Refused,
+            _ => Exit::Ok,
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verification(verification) => verification.fmt(f),
+            Self::Explanation(explanation) => explanation.fmt(f),
+        }
     }
 }
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.look == Look::Sarif {
+            let refused = self.objects.iter().flat_map(|object| {
+                object.programs.iter().filter_map(|program| match &program.outcome {
+                    Outcome::Refused { diagnosis } => Some((object.file.as_str(), &**diagnosis)),
+                    Outcome::Accepted { .. } => None,
+                })
+            });
+            return writeln!(f, "{:#}", sarif::log(refused));
+        }
         for object in &self.objects {
             writeln!(f, "{}", object.file)?;
             for program in &object.programs {
-                program.write(f, self.color)?;
+                program.write(f, self.look == Look::Color)?;
             }
+        }
+        if self.refused > 0 {
+            writeln!(f, "tidegate verify --explain CODE tells more of a code.")?;
         }
         writeln!(f, "{} accepted, {} refused", self.accepted, self.refused)
     }

@@ -133,10 +133,10 @@ impl Machine<'_> {
         }
         let whole = wide || x.umax() <= u32::MAX.into() && y.umax() <= u32::MAX.into();
         if cmp == Cmp::Eq && whole {
-            self.relate(state, &a, &b, 0)?;
-            self.relate(state, &b, &a, 0)?;
+            self.relate(state, since, &a, &b, 0)?;
+            self.relate(state, since, &b, &a, 0)?;
         } else if let Some((lower, upper, gap)) = ordered(cmp, &a, &b).filter(|_| whole) {
-            self.relate(state, lower, upper, gap)?;
+            self.relate(state, since, lower, upper, gap)?;
         } else if let (Cmp::Ne, true, Some((high, at)), Some((low, from))) =
             (cmp, whole, a.plain(), b.plain())
         {
@@ -153,7 +153,14 @@ impl Machine<'_> {
 
     /// `lower + gap <= upper`, read as numbers without sign: what reaches as far as `upper` reaches `lower` with more
     /// to spare.
-    fn relate(&mut self, state: &mut State, lower: &Value, upper: &Value, gap: i64) -> Result<(), Reason> {
+    fn relate(
+        &mut self,
+        state: &mut State,
+        since: u32,
+        lower: &Value,
+        upper: &Value,
+        gap: i64,
+    ) -> Result<(), Reason> {
         let Some((symbol, delta)) = lower.plain() else { return Ok(()) };
         if lower.num.smin() < 0 || upper.num.smin() < 0 || upper.num.smax() > NAMED_LIMIT {
             return Ok(());
@@ -161,7 +168,7 @@ impl Machine<'_> {
         if let Some((place, at)) = upper.remaining() {
             let fresh = self.fresh();
             let sum = state.sum(place, symbol, fresh, self.memory)?;
-            state.learn_reach(sum, at + delta + gap, self.memory)?;
+            state.learn_reach(sum, at + delta + gap, since, self.memory)?;
             return Ok(());
         }
         let Some((bound, bound_delta)) = upper.plain().filter(|(bound, _)| *bound != symbol) else {
@@ -174,7 +181,7 @@ impl Machine<'_> {
         let relation = Relation { low: symbol, high: bound, gap: distance, differs: false };
         state.learn_relation(relation, self.memory)?;
         if let Some(bytes) = state.reach(bound) {
-            state.learn_reach(symbol, bytes + distance, self.memory)?;
+            state.learn_reach(symbol, bytes + distance, since, self.memory)?;
         }
         for index in 0..state.sums.len() {
             let Some(&sum) = state.sums.get(index) else { break };
@@ -183,7 +190,7 @@ impl Machine<'_> {
             let other = sum.parts[1 - at.min(1)];
             let fresh = self.fresh();
             let name = state.sum(other, symbol, fresh, self.memory)?;
-            state.learn_reach(name, bytes + distance, self.memory)?;
+            state.learn_reach(name, bytes + distance, since, self.memory)?;
         }
         Ok(())
     }
@@ -212,7 +219,7 @@ impl Machine<'_> {
                 }
                 let (a, b) = (Value { num: x, ..*a }, Value { num: y, ..*b });
                 if let Some((lower, upper, gap)) = ordered(cmp, &a, &b) {
-                    self.relate(state, lower, upper, gap)?;
+                    self.relate(state, since, lower, upper, gap)?;
                 }
                 Ok(true)
             }
@@ -252,7 +259,7 @@ impl Machine<'_> {
         if place.num.smin() > furthest - gap {
             return Ok(false);
         }
-        state.learn_reach(place.symbol, at + gap, self.memory)?;
+        state.learn_reach(place.symbol, at + gap, slot as u32, self.memory)?;
         let limit = Scalar::signed_between(i64::MIN, furthest - gap);
         let Some(num) = place.num.intersect(&limit) else { return Ok(false) };
         state.learn(place, &num, slot as u32, self.memory)

@@ -108,6 +108,7 @@ impl Machine<'_> {
             _ => None,
         };
         let (min, max) = (start.smin(), start.smax());
+        let named = compared.is_some_and(|compared| compared > 0);
         Err(Reason::PacketBounds {
             known: span.known(),
             size: span.size,
@@ -116,6 +117,7 @@ impl Machine<'_> {
             at: span.offset,
             whole,
             compared,
+            since: state.compared_at(if named { span.pointer.symbol } else { 0 }),
         })
     }
 

@@ -272,7 +272,7 @@ pub(crate) fn refuses(text: &str, code: &str, insn: usize) -> String {
         Err(refusal) => {
             let told = refusal.to_string();
             assert_eq!((refusal.code.text(), refusal.insn), (code, insn), "{told}\n{text}");
-            assert!(!told.is_empty() && !refusal.hint().is_empty());
+            assert!(!told.is_empty() && !refusal.cure().to_string().is_empty());
             told
         }
     }

@@ -1,0 +1,8 @@
+#include <tidegate.h>
+
+SEC("tidegate/stream")
+int example(struct tidegate_stream *ctx)
+{
+    asm volatile("r1 = 0");
+    return TIDEGATE_PERMIT;
+}

@@ -1,0 +1,11 @@
+#include <tidegate.h>
+
+SEC("tidegate/stream")
+int example(struct tidegate_stream *ctx)
+{
+    unsigned char *data = (void *)ctx->data, *end = (void *)ctx->data_end;
+
+    if (data + 5 > end)
+        return TIDEGATE_PERMIT;
+    return data[4] == 'X' ? TIDEGATE_BLOCK : TIDEGATE_PERMIT;
+}

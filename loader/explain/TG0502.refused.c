@@ -1,0 +1,18 @@
+#include <tidegate.h>
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 4096);
+} events SEC(".maps");
+
+SEC("tidegate/stream")
+int example(struct tidegate_stream *ctx)
+{
+    __u64 *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+    if (!event)
+        return TIDEGATE_PERMIT;
+    bpf_ringbuf_submit(event, 0);
+    *event = ctx->flow_id;
+    return TIDEGATE_PERMIT;
+}

@@ -1,0 +1,20 @@
+#include <tidegate.h>
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 4096);
+} events SEC(".maps");
+
+SEC("tidegate/stream")
+int example(struct tidegate_stream *ctx)
+{
+    for (int i = 0; i < 9; i++) {
+        __u64 *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+        if (event) {
+            *event = i;
+            bpf_ringbuf_submit(event, 0);
+        }
+    }
+    return TIDEGATE_PERMIT;
+}
