@@ -95,6 +95,7 @@ const EXAMPLES: &[Example] = examples! {
     C "TG0602"
     Bytes "TG0901"
     C "TG0902"
+    Bytes "TG0903"
 };
 
 /// What `code` means: as it is printed, or without `TG` and zeros. `None` when there is no such code.

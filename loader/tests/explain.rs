@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicU8;
 
 use tidegate::Object;
 use tidegate::explain::{self, Form};
@@ -12,7 +13,7 @@ use tidegate_verifier::{Options, Program, verify};
 const LOADER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The code that a program is refused with, if it is.
-fn judge(program: &Program<'_>, options: &Options) -> Option<&'static str> {
+fn judge(program: &Program<'_>, options: &Options<'_>) -> Option<&'static str> {
     verify(program, options).err().map(|refusal| refusal.code.text())
 }
 
@@ -37,7 +38,10 @@ fn judge_c(name: &str, text: &str) -> Option<&'static str> {
     judge(&Program { program_type: program.program_type, code: &code, maps: &maps }, &Options::default())
 }
 
-/// Bytes in hexadecimal; `times N` repeats the line before it, `map` adds a map, `memory N` bounds the verification.
+static CANCELLED: AtomicU8 = AtomicU8::new(1);
+
+/// Bytes in hexadecimal; `times N` repeats the line before it, `map` adds a map, `memory N` bounds the verification,
+/// `cancelled` says that nobody waits for it.
 fn judge_bytes(text: &str) -> Option<&'static str> {
     let (mut code, mut last, mut maps) = (Vec::new(), Vec::new(), Vec::new());
     let mut options = Options::default();
@@ -51,6 +55,7 @@ fn judge_bytes(text: &str) -> Option<&'static str> {
                 let [key_size, value_size, max_entries] = [3, 5, 7].map(number);
                 maps.push(MapDef { kind: MapKind::Array, key_size, value_size, max_entries, flags: 0 });
             }
+            Some("cancelled") => options.cancelled = Some(&CANCELLED),
             Some("memory") => options.memory = number(1) as usize,
             Some("times") => (1..number(1)).for_each(|_| code.extend_from_slice(&last)),
             Some(_) => {

@@ -374,7 +374,7 @@ impl Rounds {
         // A number of which nothing is known needs no entry, and one in other pieces must have none.
         self.base.entries.retain(|entry| !(entry.value.is_number() && entry.value.num == Scalar::UNKNOWN));
         let Self { base, .. } = self;
-        base.reaches.retain_mut(|Reach { symbol, bytes }| match back.reach(*symbol) {
+        base.reaches.retain_mut(|Reach { symbol, bytes, .. }| match back.reach(*symbol) {
             Some(now) => {
                 *bytes = now.min(*bytes);
                 true

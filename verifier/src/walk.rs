@@ -217,8 +217,11 @@ pub(crate) fn explore(
             Err(refusal) if matches!(refusal.reason, Reason::Cancelled) => return Err(refusal),
             Err(refusal) => refusal,
         };
-        // A fact that was missing tells more than a walk that didn't come to its end.
-        let endless = |refusal: &Refusal| matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory);
+        // A fact that was missing tells more than a walk that didn't come to its end. Of those the last one tells most: what
+        // looks endless where numbers are forgotten may only be long.
+        let endless = |refusal: &Refusal| {
+            matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory | Reason::Endless)
+        };
         if !endless(&refusal) || refused.as_ref().is_none_or(endless) {
             refused = Some(refusal);
         }
