@@ -46,6 +46,24 @@ fn bounds_of_the_whole_hold_for_the_lower_half_only_where_the_upper_can_not_chan
     ));
 }
 
+/// Two numbers of 32 bits (r7, r8), of which r8 - r7 is the distance of a byte that is read, when it is at most 63.
+fn apart(rest: &str) -> String {
+    let rest =
+        format!("r7 = *(u32 *)(r6 + 40)\n r8 = *(u32 *)(r6 + 44)\n {rest}\n r8 -= r7\n if r8 s> 63 goto out");
+    with_value(&format!("{rest}\n r9 += r8\n r0 = *(u8 *)(r9 + 0)"))
+}
+
+#[test]
+fn the_signed_order_of_lower_halves_is_not_that_of_the_whole() {
+    // 0xffffffff is -1 in the lower half, and far above 1 in the whole.
+    refused(&apart("if w8 s< w7 goto out"));
+    refused(&apart("if w7 s> w8 goto out"));
+    refused(&apart("if w7 s>= w8 goto out"));
+    accepts(&apart("if w8 < w7 goto out"));
+    accepts(&apart("w7 >>= 1\n w8 >>= 1\n if w8 s< w7 goto out"));
+    accepts(&apart("if r8 s< r7 goto out"));
+}
+
 #[test]
 fn bits_and_bounds_agree_after_and_or_and_xor() {
     refused(&indexed("r7 &= 63\n r7 |= 64"));

@@ -31,6 +31,11 @@ pub(crate) enum Cmp {
 }
 
 impl Cmp {
+    /// Whether it reads numbers as signed ones.
+    pub(crate) const fn is_signed(self) -> bool {
+        matches!(self, Self::SGt | Self::SGe | Self::SLt | Self::SLe)
+    }
+
     /// What holds when this doesn't.
     pub(crate) const fn opposite(self) -> Self {
         match self {

@@ -131,7 +131,9 @@ impl Machine<'_> {
         if !state.learn(&a, &x, since, self.memory)? || !state.learn(&b, &y, since, self.memory)? {
             return Ok(false);
         }
-        let whole = wide || x.umax() <= u32::MAX.into() && y.umax() <= u32::MAX.into();
+        // Lower halves are ordered as the numbers are where these are no more than that, and have no sign there.
+        let limit = if cmp.is_signed() { i32::MAX as u64 } else { u32::MAX.into() };
+        let whole = wide || x.umax() <= limit && y.umax() <= limit;
         if cmp == Cmp::Eq && whole {
             self.relate(state, since, &a, &b, 0)?;
             self.relate(state, since, &b, &a, 0)?;
