@@ -232,6 +232,7 @@ pub fn capabilities(capabilities: Capability) -> Vec<&'static str> {
         (Capability::EDIT, "edit"),
         (Capability::INJECT, "inject"),
         (Capability::EVENTS, "send events"),
+        (Capability::DROP, "drop"),
     ];
     names.into_iter().filter(|(power, _)| capabilities.0 & power.0 != 0).map(|(_, name)| name).collect()
 }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::{class, jmp, pseudo, source};
-use tidegate_abi::{Insn, MapDef, Verdict};
+use tidegate_abi::{Insn, MapDef, Verdict, Verdicts};
 
 use crate::Program;
 use crate::domain::Scalar;
@@ -17,9 +17,9 @@ use crate::facts::Facts;
 use crate::memory::Memory;
 use crate::needs::Need;
 use crate::refusal::{Known, Leak, Reason};
-use crate::state::State;
+use crate::state::{State, Told};
 use crate::structure::{self, Structure};
-use crate::value::{ANCHOR, ANY, Kind, Symbol, Value};
+use crate::value::{ANCHOR, ANY, Kind, NO_MORE_DATA, Symbol, Value};
 
 /// Where control goes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,9 @@ pub(crate) struct Machine<'a> {
     pub(crate) memory: &'a mut Memory,
     pub(crate) facts: Facts<'a>,
     pub(crate) capabilities: Capability,
+    pub(crate) verdicts: Verdicts,
+    /// New bytes that the edits of one instruction may bring, since it was asked last.
+    pub(crate) brought: u64,
     /// Frames that were in use at most.
     pub(crate) frames: u8,
     last_symbol: Symbol,
@@ -66,6 +69,8 @@ impl<'a> Machine<'a> {
             memory,
             facts,
             capabilities: Capability::NONE,
+            verdicts: Verdicts::default(),
+            brought: 0,
             frames: 1,
             last_symbol: 0,
             last_anchor: ANCHOR,
@@ -74,7 +79,7 @@ impl<'a> Machine<'a> {
 
     /// A name that nothing has. A verification would need billions of steps to run out of them.
     pub(crate) fn fresh(&mut self) -> Symbol {
-        self.last_symbol = (self.last_symbol + 1).min(ANCHOR - 1);
+        self.last_symbol = (self.last_symbol + 1).min(NO_MORE_DATA - 1);
         self.last_symbol
     }
 
@@ -194,13 +199,33 @@ impl<'a> Machine<'a> {
         if !verdict.is_number() {
             return Err(Reason::PointerLeak { known, to: Leak::Verdict });
         }
-        let kind = self.program.program_type;
+        let program_type = self.program.program_type;
         let (least, most) = (verdict.num.umin(), verdict.num.umax());
         let few = most - least < Verdict::ALL.len() as u64;
-        if few && (least..=most).all(|r0| Verdict::from_r0(kind, r0).is_some()) {
-            Ok(Flow::Exit)
-        } else {
-            Err(Reason::NotAVerdict { known, program_type: kind })
+        if !few || !(least..=most).all(|r0| Verdict::from_r0(program_type, r0).is_some()) {
+            return Err(Reason::NotAVerdict { known, program_type });
         }
+        let bits = verdict.num.bits();
+        let possible = (least..=most).filter(|r0| r0 & !bits.mask == bits.value);
+        for verdict in possible.filter_map(|r0| Verdict::from_r0(program_type, r0)) {
+            self.ends_with(state, verdict, known)?;
+        }
+        Ok(Flow::Exit)
+    }
+
+    /// Holds a verdict against what happened before it.
+    fn ends_with(&mut self, state: &State, verdict: Verdict, known: Known) -> Result<(), Reason> {
+        let injected = state.told.contains(Told::INJECTED);
+        self.verdicts = self.verdicts.with(verdict);
+        match verdict {
+            Verdict::Block if injected => {}
+            _ if injected => return Err(Reason::Twice { known }),
+            Verdict::NeedMoreData if state.told.contains(Told::NO_MORE_DATA) => {
+                return Err(Reason::NoMoreData { known });
+            }
+            Verdict::Block | Verdict::DropConnection => self.capabilities.0 |= Capability::DROP.0,
+            _ => {}
+        }
+        Ok(())
     }
 }

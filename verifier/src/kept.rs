@@ -6,7 +6,7 @@ use core::hash::{Hash, Hasher};
 use crate::domain::Scalar;
 use crate::memory::Memory;
 use crate::refusal::Reason;
-use crate::state::{Entry, Held, REGISTER, Reach, Relation, State, Sum, copy};
+use crate::state::{Entry, Held, REGISTER, Reach, Relation, State, Sum, Told, copy};
 use crate::value::{ANY, Form, Kind, Symbol, Value};
 
 /// Each value once, however many states hold it: states that follow each other differ in few of theirs.
@@ -125,6 +125,7 @@ pub(crate) struct Kept {
     relations: Vec<Relation>,
     held: Vec<Held>,
     returns: Vec<u32>,
+    told: Told,
     pins: Vec<Pin>,
 }
 
@@ -210,6 +211,7 @@ impl Kept {
         this.relations = copy(&state.relations, memory)?;
         this.held = copy(&state.held, memory)?;
         this.returns = copy(&state.returns, memory)?;
+        this.told = state.told;
         Ok(this)
     }
 
@@ -229,6 +231,7 @@ impl Kept {
         state.relations = copy(&self.relations, memory)?;
         state.held = copy(&self.held, memory)?;
         state.returns = copy(&self.returns, memory)?;
+        state.told = self.told;
         state.set(10, Value::pointer(Kind::Stack(state.frame())));
         Ok(state)
     }
@@ -319,6 +322,7 @@ impl Kept {
         this.held.extend(held.map(|held| Held { symbol: names.name(held.symbol).0, since: 0, ..*held }));
         memory.reserve_exact(&mut this.returns, state.returns.len())?;
         this.returns.extend_from_slice(&state.returns);
+        this.told = state.told;
         let pins = || state.places().filter_map(|(at, _, value)| Pin::of(at, value));
         memory.reserve_exact(&mut this.pins, pins().count())?;
         this.pins.extend(pins());
@@ -347,6 +351,7 @@ impl Kept {
         let as_far = |pin: &Pin| state.at(pin.at).and_then(|now| Pin::of(pin.at, now)) == Some(*pin);
         if self.returns != state.returns
             || self.held.len() != state.held.len()
+            || !self.told.contains(state.told)
             || !self.pins.iter().all(as_far)
         {
             return Ok(false);

@@ -27,7 +27,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::helper::Capability;
-use tidegate_abi::{Insn, MapDef, ProgramType, limits};
+use tidegate_abi::{Insn, MapDef, ProgramType, Verdicts, limits};
 
 pub use refusal::{Code, Reason, Refusal};
 pub use structure::Structure;
@@ -96,7 +96,18 @@ impl Verified {
 
     /// Instructions that one run takes at most, on any input.
     pub fn max_cost(&self) -> u64 {
-        self.found.max_cost
+        self.found.most.insns
+    }
+
+    /// New bytes that the edits and clones of one run bring at most, on any input.
+    pub fn max_new_bytes(&self) -> u64 {
+        // Of its own and of its clone.
+        self.found.most.bytes.min(2 * limits::MAX_EDIT_BYTES as u64)
+    }
+
+    /// The verdicts that a run may end with.
+    pub fn verdicts(&self) -> Verdicts {
+        self.found.verdicts
     }
 
     /// The powers that the program uses.

@@ -285,6 +285,9 @@ codes! {
     NotAFunction "TG0405" "A call through what is no function"
         "The target of an indirect call must be known to be a function of the program."
         "Call the function directly, or through a pointer that is assigned from functions only."
+    EditOutside "TG0406" "An edit that lies outside of anything that is shown"
+        "A program is shown a bounded number of bytes, and an edit counts its offsets from the first of them."
+        "Count the offset from data, and compare it with data_end - data before the edit."
     StillHeld "TG0501" "A resource is not given back on every path"
         "A record is submitted or discarded, a clone injected or discarded, exactly once on every path."
         "Find the return that comes without it; discard the resource before it."
@@ -300,6 +303,12 @@ codes! {
     Endless "TG0602" "A loop may run for ever"
         "A program must come to its end on any input: each round must change what the loop's condition reads."
         "Count the rounds in a variable that changes each round, and compare it with a constant."
+    Twice "TG0603" "What is injected would pass twice"
+        "A clone is injected in place of everything that is shown: if that passed too, the receiver would get both."
+        "Return TIDEGATE_BLOCK on every path on which a clone was given to an inject helper."
+    NoMoreData "TG0604" "More data is asked for where none can come"
+        "On this path TIDEGATE_STREAM_NO_MORE_DATA is set: what is held back for more data would never be decided."
+        "Where the flag is set, decide on what is there: permit it, block it, or drop the connection."
     Memory "TG0901" "Out of memory for this verification"
         "One verification may take a bounded number of bytes."
         "Make the program smaller or its control flow simpler: fewer nested loops and branches with state that lives on."
@@ -488,6 +497,17 @@ pub enum Reason {
         known: Known,
         program_type: ProgramType,
     },
+    EditOutside {
+        helper: &'static str,
+        from: u64,
+        to: u64,
+    },
+    Twice {
+        known: Known,
+    },
+    NoMoreData {
+        known: Known,
+    },
     Endless,
     Memory,
     Steps {
@@ -539,6 +559,9 @@ impl Reason {
             Self::UsedAfterRelease { .. } => Code::Released,
             Self::TooManyHeld => Code::TooManyHeld,
             Self::NotAVerdict { .. } => Code::Verdict,
+            Self::EditOutside { .. } => Code::EditOutside,
+            Self::Twice { .. } => Code::Twice,
+            Self::NoMoreData { .. } => Code::NoMoreData,
             Self::Endless => Code::Endless,
             Self::Memory => Code::Memory,
             Self::Steps { .. } => Code::Steps,
@@ -703,6 +726,23 @@ impl Reason {
                 }
                 Ok(())
             }
+            Self::EditOutside { helper, from, to } => write!(
+                f,
+                "{helper} is about the bytes from {from} to {to} at least, and at most {} are shown",
+                limits::MAX_WINDOW
+            ),
+            Self::Twice { known } => {
+                let block = Verdict::Block as u8;
+                write!(
+                    f,
+                    "a clone was injected on this path, and {}: only {block} may be returned",
+                    words(known)
+                )
+            }
+            Self::NoMoreData { known } => {
+                let need = Verdict::NeedMoreData as u8;
+                write!(f, "no more data can come on this path, and {}: {need} asks for more", words(known))
+            }
             Self::Endless => {
                 f.write_str("a round of this loop changes nothing that its condition depends on")
             }
@@ -728,7 +768,9 @@ impl Reason {
             | Self::Argument { known, .. }
             | Self::ArgumentSize { known, .. }
             | Self::NotAFunction { known }
-            | Self::NotAVerdict { known, .. } => Some(known),
+            | Self::NotAVerdict { known, .. }
+            | Self::Twice { known }
+            | Self::NoMoreData { known } => Some(known),
             _ => None,
         }
     }

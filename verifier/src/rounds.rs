@@ -151,7 +151,7 @@ impl Rounds {
             kept: Kept::default(),
             tries: 0,
         };
-        let fits = entry.returns == back.returns && entry.held == back.held;
+        let fits = entry.returns == back.returns && entry.held == back.held && entry.told == back.told;
         if fits {
             this.find_steady(back, machine)?;
             this.make_guesses(machine)?;
@@ -348,7 +348,8 @@ impl Rounds {
         let mut places = Vec::new();
         machine.memory.reserve_exact(&mut places, count)?;
         places.extend(self.base.places().map(|(at, size, value)| (at, size, *value)));
-        let mut possible = self.base.returns == back.returns && self.base.held == back.held;
+        let mut possible =
+            self.base.returns == back.returns && self.base.held == back.held && self.base.told == back.told;
         // A pointer that is only there now could be read as a number.
         possible &= back
             .entries

@@ -72,6 +72,25 @@ const SAVED: u16 = STACK_SIZE as u16;
 /// Where the registers are, behind those.
 pub(crate) const REGISTER: u16 = 0x8000;
 
+/// What happened on a path that its verdict must fit; bits of a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told(u8);
+
+impl Told {
+    /// A clone was injected in place of what is shown.
+    pub(crate) const INJECTED: Self = Self(1 << 0);
+    /// The context says that no more data can be had.
+    pub(crate) const NO_MORE_DATA: Self = Self(1 << 1);
+
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
 /// The state of the machine at one place of one path.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -84,6 +103,7 @@ pub(crate) struct State {
     pub(crate) held: Vec<Held>,
     /// Where each called function returns to; its length is the depth.
     pub(crate) returns: Vec<u32>,
+    pub(crate) told: Told,
 }
 
 pub(crate) fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
@@ -115,6 +135,7 @@ impl State {
             relations: copy(&self.relations, memory)?,
             held: copy(&self.held, memory)?,
             returns: copy(&self.returns, memory)?,
+            told: self.told,
         })
     }
 
@@ -594,7 +615,8 @@ impl State {
             Some(at) => need.count_slots & 1 << (at / 8) != 0,
             None => true,
         };
-        let fits = self.returns == other.returns
+        let fits = self.told == other.told
+            && self.returns == other.returns
             && self.held == other.held
             && self.entries.len() == other.entries.len()
             && (0..REGISTERS as u8).all(|register| {

@@ -8,6 +8,11 @@ pub(crate) type Symbol = u32;
 /// The first of the symbols that name what a loop's round started with; see [`crate::rounds`].
 pub(crate) const ANCHOR: Symbol = 1 << 31;
 
+/// Names the flags of the context.
+pub(crate) const FLAGS: Symbol = ANCHOR - 1;
+/// Names the one of them that tells that no more data can be had, as a number of flags.
+pub(crate) const NO_MORE_DATA: Symbol = ANCHOR - 2;
+
 /// Stands for any symbol, in a kept state whose pointer shares its symbol with nothing.
 pub(crate) const ANY: Symbol = u32::MAX;
 

@@ -16,6 +16,7 @@ mod regions;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use tidegate_abi::Verdicts;
 use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::class;
 
@@ -33,11 +34,41 @@ use crate::{Options, Program};
 /// What a walk found out about a program as a whole.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
-    pub(crate) max_cost: u64,
+    pub(crate) most: Cost,
+    pub(crate) verdicts: Verdicts,
     pub(crate) capabilities: Capability,
     pub(crate) frames: u8,
     pub(crate) steps: u32,
     pub(crate) states: u32,
+}
+
+/// What a part of a run takes at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Slots of bytecode.
+    pub(crate) insns: u64,
+    /// New bytes that edits bring.
+    pub(crate) bytes: u64,
+}
+
+impl Cost {
+    fn insns(insns: u64) -> Self {
+        Self { insns, bytes: 0 }
+    }
+
+    /// One after the other.
+    fn plus(self, other: Self) -> Self {
+        Self { insns: self.insns.saturating_add(other.insns), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+
+    /// One or the other.
+    fn or(self, other: Self) -> Self {
+        Self { insns: self.insns.max(other.insns), bytes: self.bytes.max(other.bytes) }
+    }
+
+    fn times(self, rounds: u64) -> Self {
+        Self { insns: self.insns.saturating_mul(rounds), bytes: self.bytes.saturating_mul(rounds) }
+    }
 }
 
 /// Walked states that are remembered at one place; the oldest goes first.
@@ -67,12 +98,12 @@ struct Node {
     /// Ways from here that were not walked to their end.
     open: u32,
     /// Instructions from the parent to here.
-    before: u64,
+    before: Cost,
     /// The most instructions from here to an exit on a way that was. Inside a loop that is walked at once: to where the
     /// path leaves it or comes back to its head.
-    after: u64,
+    after: Cost,
     /// The most instructions of all rounds of the loop that was walked at once from here.
-    rounds: u64,
+    rounds: Cost,
     /// The state kept here.
     kept: u32,
 }
@@ -82,7 +113,7 @@ struct Pending {
     state: Kept,
     slot: usize,
     node: u32,
-    cost: u64,
+    cost: Cost,
     unkept: u32,
 }
 
@@ -114,8 +145,8 @@ struct Stored {
     point: u32,
     /// The state kept before at the same place and not walked to its end.
     previous: u32,
-    /// The most instructions from here to an exit, once every way was walked.
-    cost: u64,
+    /// The most from here to an exit, once every way was walked.
+    cost: Cost,
 }
 
 /// A place where states are kept.
@@ -318,8 +349,8 @@ struct Path {
     state: State,
     slot: usize,
     node: u32,
-    /// Instructions since the node.
-    cost: u64,
+    /// Since the node.
+    cost: Cost,
     /// Instructions since a state was kept.
     unkept: u32,
     /// It begins a round: there is nothing to compare its state with.
@@ -369,9 +400,9 @@ impl<'a> Walk<'a> {
     #[inline(never)]
     fn run(&mut self, state: State) -> Result<Found, Refusal> {
         let whole = |reason| Refusal::new(0, reason);
-        let root = self.new_node(NONE, 0, 1).map_err(whole)?;
-        let mut path = Path { state, slot: 0, node: root, cost: 0, unkept: 0, begins: false };
-        let mut max_cost = 0;
+        let root = self.new_node(NONE, Cost::default(), 1).map_err(whole)?;
+        let mut path = Path { state, slot: 0, node: root, cost: Cost::default(), unkept: 0, begins: false };
+        let mut most = Cost::default();
         loop {
             match self.advance(&mut path) {
                 Ok(true) => continue,
@@ -385,14 +416,15 @@ impl<'a> Walk<'a> {
                 }
             }
             let done = self.finish(&path);
-            max_cost = done.map_err(|reason| Refusal::new(path.slot, reason))?.unwrap_or(max_cost);
+            most = done.map_err(|reason| Refusal::new(path.slot, reason))?.unwrap_or(most);
             let Some(next) = self.pending.pop() else { break };
             self.leave_waiting(&next);
             let slot = next.slot;
             self.take_up(&mut path, next).map_err(|reason| Refusal::new(slot, reason))?;
         }
         Ok(Found {
-            max_cost,
+            most,
+            verdicts: self.machine.verdicts,
             capabilities: self.machine.capabilities,
             frames: self.machine.frames,
             steps: self.steps,
@@ -430,7 +462,7 @@ impl<'a> Walk<'a> {
         if !core::mem::take(&mut path.begins)
             && let Some(cost) = self.arrive(path)?
         {
-            path.cost += cost;
+            path.cost = path.cost.plus(cost);
             return Ok(path.begins);
         }
         if self.steps >= self.budget.steps {
@@ -442,10 +474,12 @@ impl<'a> Walk<'a> {
         self.steps += 1;
         // An engine counts the slots of an instruction.
         let insn = self.machine.structure.insn(path.slot);
-        path.cost += insn.map_or(1, |insn| structure::width(insn) as u64);
+        let insns = insn.map_or(1, |insn| structure::width(insn) as u64);
         path.unkept += 1;
         self.note_bounds(path);
-        match self.machine.step(&mut path.state, path.slot)? {
+        let flow = self.machine.step(&mut path.state, path.slot)?;
+        path.cost = path.cost.plus(Cost { insns, bytes: core::mem::take(&mut self.machine.brought) });
+        match flow {
             Flow::Exit => Ok(false),
             Flow::Go(next) => {
                 path.slot = next;
@@ -468,13 +502,13 @@ impl<'a> Walk<'a> {
                 path.slot = next;
                 let skipped = self.skip(path, target)?;
                 if skipped > 0 && self.join_at(path, &mut taken) {
-                    path.cost += skipped;
+                    path.cost = path.cost.plus(Cost::insns(skipped));
                     taken.discard(self.machine.memory);
                     return Ok(true);
                 }
                 let next = path.slot;
                 path.node = self.new_node(path.node, path.cost, 2)?;
-                path.cost = skipped;
+                path.cost = Cost::insns(skipped);
                 // At first the way into a loop, so that the ways out of it meet and are walked as one. When that is too
                 // coarse, the way out: then what waits is one path, not one for every round.
                 let mut later = (taken, target);
@@ -494,6 +528,7 @@ impl<'a> Walk<'a> {
                 }
                 let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
                 state.discard(self.machine.memory);
+                let cost = Cost::insns(cost);
                 let pending = Pending { state: packed, slot, node: path.node, cost, unkept: path.unkept };
                 self.push_pending(pending)?;
                 return Ok(true);
@@ -549,7 +584,7 @@ impl<'a> Walk<'a> {
     /// Compares the path with the states kept where it is, and keeps it when it is new. Returns the cost of what is
     /// left when a kept state covers it.
     #[inline(never)]
-    fn arrive(&mut self, path: &mut Path) -> Result<Option<u64>, Reason> {
+    fn arrive(&mut self, path: &mut Path) -> Result<Option<Cost>, Reason> {
         let place = self.places.get(path.slot).copied().unwrap_or(NONE);
         let Some(point) = self.points.get(place as usize) else { return Ok(None) };
         if let Some(need) = self.machine.needs.get(path.slot) {
@@ -620,7 +655,7 @@ impl<'a> Walk<'a> {
         }
         self.serial += 1;
         let (serial, previous) = (self.serial, point.open.unwrap_or(NONE));
-        let stored = Stored { kept, key, serial, point: place, previous, cost: 0 };
+        let stored = Stored { kept, key, serial, point: place, previous, cost: Cost::default() };
         let index = match self.free_stored.pop() {
             Some(index) => index,
             None => {
@@ -637,7 +672,7 @@ impl<'a> Walk<'a> {
         self.states += 1;
         self.most_states = self.most_states.max(self.states);
         path.node = self.new_node(path.node, path.cost, 1)?;
-        path.cost = 0;
+        path.cost = Cost::default();
         if let Some(node) = self.nodes.get_mut(path.node as usize) {
             node.kept = index;
         }
@@ -652,8 +687,9 @@ impl<'a> Walk<'a> {
         self.points.get_mut(place as usize)
     }
 
-    fn new_node(&mut self, parent: u32, before: u64, open: u32) -> Result<u32, Reason> {
-        let node = Node { parent, open, before, after: 0, rounds: 0, kept: NONE };
+    fn new_node(&mut self, parent: u32, before: Cost, open: u32) -> Result<u32, Reason> {
+        let (after, rounds) = (Cost::default(), Cost::default());
+        let node = Node { parent, open, before, after, rounds, kept: NONE };
         if let Some(index) = self.free_nodes.pop()
             && let Some(free) = self.nodes.get_mut(index as usize)
         {
@@ -670,10 +706,10 @@ impl<'a> Walk<'a> {
     /// Takes the cost of a path that is at its end up the tree. Returns the cost of the whole program when nothing is
     /// open any more.
     #[inline(never)]
-    fn finish(&mut self, path: &Path) -> Result<Option<u64>, Reason> {
+    fn finish(&mut self, path: &Path) -> Result<Option<Cost>, Reason> {
         let (mut index, mut cost) = (path.node, path.cost);
         while let Some(node) = self.nodes.get_mut(index as usize) {
-            node.after = node.after.max(cost);
+            node.after = node.after.or(cost);
             node.open -= 1;
             if node.open > 0 {
                 return Ok(None);
@@ -682,17 +718,17 @@ impl<'a> Walk<'a> {
                 return Ok(None);
             }
             let Some(node) = self.nodes.get(index as usize).copied() else { break };
-            let after = node.rounds.saturating_add(node.after);
+            let after = node.rounds.plus(node.after);
             self.walked(node.kept, after);
             self.free_nodes.push(index);
-            cost = node.before.saturating_add(after);
+            cost = node.before.plus(after);
             index = node.parent;
         }
         Ok(Some(cost))
     }
 
     /// Every way from a kept state was walked: it may cut others short from now on.
-    fn walked(&mut self, index: u32, cost: u64) {
+    fn walked(&mut self, index: u32, cost: Cost) {
         let Some(Some(stored)) = self.stored.get_mut(index as usize) else { return };
         stored.cost = cost;
         let (place, previous, key) = (stored.point, stored.previous, stored.key);

@@ -176,7 +176,9 @@ fn a_record_is_given_back_exactly_once_on_every_path() {
 #[test]
 fn a_clone_is_opaque_and_given_back() {
     let clone = "r6 = r1\n call tidegate_clone_stream_data\n r7 = r0\n if r0 == 0 goto out";
-    accepts(&body(&format!("{clone}\n r1 = r6\n r2 = r7\n r3 = 0\n call tidegate_stream_inject")));
+    accepts(&body(&format!(
+        "{clone}\n r1 = r6\n r2 = r7\n r3 = 0\n call tidegate_stream_inject\n r0 = 2\n exit"
+    )));
     accepts(&body(&format!("{clone}\n r1 = r7\n call tidegate_clone_discard")));
     told(&body(clone), "TG0501");
     told(&body(&format!("{clone}\n r2 = *(u8 *)(r7 + 0)")), "TG0301");

@@ -179,6 +179,14 @@ impl ProgramType {
         }
     }
 
+    /// The field of this type's context that tells that no more data can be had, and its bit.
+    pub const fn no_more_data(self) -> Option<(usize, u32)> {
+        match self {
+            Self::Stream => Some((core::mem::offset_of!(StreamContext, flags), STREAM_NO_MORE_DATA)),
+            Self::Send => None,
+        }
+    }
+
     /// Bytes of this type's context.
     pub const fn context_size(self) -> usize {
         match self {

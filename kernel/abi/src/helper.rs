@@ -91,6 +91,26 @@ impl Capability {
     pub const INJECT: Self = Self(1 << 2);
     /// Sends records to user space.
     pub const EVENTS: Self = Self(1 << 3);
+    /// Takes data away: blocks it without injecting anything in its place, or resets its connection.
+    pub const DROP: Self = Self(1 << 4);
+}
+
+/// What a call does to the bytes shown, beside what its arguments and its result say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Plans an edit; its parameters, counted from 0.
+    Edit {
+        /// The offset in what is shown.
+        offset: usize,
+        /// The number of bytes that are removed there.
+        remove: Option<usize>,
+        /// The number of new bytes.
+        size: Option<usize>,
+    },
+    /// Injects a clone of all that is shown, in its place: the run must end with BLOCK.
+    Replace,
 }
 
 /// One parameter of a helper.
@@ -128,6 +148,17 @@ impl Helper {
             Ret::RecordOrNull => Some(Resource::Record),
             Ret::CloneOrNull => Some(Resource::Clone),
             _ => None,
+        }
+    }
+
+    /// What a call does to the bytes shown.
+    pub const fn effect(&self) -> Effect {
+        match self.number {
+            REPLACE | CLONE_REPLACE => Effect::Edit { offset: 1, remove: Some(2), size: Some(4) },
+            INSERT => Effect::Edit { offset: 1, remove: None, size: Some(3) },
+            REMOVE => Effect::Edit { offset: 1, remove: Some(2), size: None },
+            STREAM_INJECT | INJECT_TRANSPORT_SEND => Effect::Replace,
+            _ => Effect::None,
         }
     }
 }
@@ -326,6 +357,29 @@ mod tests {
                 "{}",
                 helper.name
             );
+        }
+    }
+
+    #[test]
+    fn effects_name_the_parameters_that_they_are_about() {
+        for helper in HELPERS {
+            let named =
+                |at: usize, names: &[&str]| helper.params.get(at).is_some_and(|p| names.contains(&p.name));
+            match helper.effect() {
+                Effect::Edit { offset, remove, size } => {
+                    assert!(named(offset, &["offset"]), "{}", helper.name);
+                    assert!(remove.is_none_or(|at| named(at, &["remove", "size"])), "{}", helper.name);
+                    assert!(size.is_none_or(|at| named(at, &["size"])), "{}", helper.name);
+                    assert!(size.is_none_or(|at| matches!(helper.params[at].arg, Arg::Size { .. })));
+                }
+                Effect::Replace => assert_eq!(helper.capability, Capability::INJECT, "{}", helper.name),
+                Effect::None => assert_eq!(
+                    helper.capability.0 & (Capability::EDIT.0 | Capability::INJECT.0) != 0,
+                    helper.acquires() == Some(Resource::Clone),
+                    "{}",
+                    helper.name
+                ),
+            }
         }
     }
 

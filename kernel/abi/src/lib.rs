@@ -21,7 +21,7 @@ pub use helper::{Arg, Helper, Resource, Ret};
 pub use hook::{Hook, ProgramType};
 pub use insn::Insn;
 pub use map::{MapDef, MapKind};
-pub use verdict::Verdict;
+pub use verdict::{Verdict, Verdicts};
 
 /// Version of everything in this crate that crosses a boundary: control messages, contexts, helpers, map kinds, verdicts.
 ///

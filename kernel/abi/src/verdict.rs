@@ -70,3 +70,20 @@ impl Verdict {
         Self::ALL.into_iter().find(|verdict| verdict.name() == name)
     }
 }
+
+/// A set of verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts(u8);
+
+impl Verdicts {
+    /// The set with one more.
+    #[must_use]
+    pub const fn with(self, verdict: Verdict) -> Self {
+        Self(self.0 | 1 << verdict as u8)
+    }
+
+    /// Whether `verdict` is in the set.
+    pub const fn contains(self, verdict: Verdict) -> bool {
+        self.0 & 1 << verdict as u8 != 0
+    }
+}

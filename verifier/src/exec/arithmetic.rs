@@ -9,7 +9,7 @@ use super::Machine;
 use crate::domain::{Cmp, Scalar};
 use crate::refusal::{Known, Reason};
 use crate::state::{State, offset};
-use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value, WINDOW_LIMIT};
+use crate::value::{FLAGS, Form, Kind, NAMED_LIMIT, NO_MORE_DATA, Symbol, Value, WINDOW_LIMIT};
 
 const HALF: u64 = u32::MAX as u64;
 
@@ -125,6 +125,11 @@ impl Machine<'_> {
         }
         if unchanged(op, wide, &a.num, &b.num) {
             return Ok(*a);
+        }
+        if op == alu::AND && (a.form, a.symbol, a.delta) == (Form::Plain, FLAGS, 0) {
+            let told = self.program.program_type.no_more_data();
+            let one = told.is_some_and(|(_, bit)| b.num.low_value() == Some(bit.into()));
+            return Ok(if one { Value::number(num).named(NO_MORE_DATA) } else { self.number(num) });
         }
         // In 32 bits, adding a large constant is subtracting a small one.
         let (op, b) = match b.num.low_value() {

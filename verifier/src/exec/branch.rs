@@ -8,8 +8,8 @@ use super::Machine;
 use super::arithmetic::near;
 use crate::domain::{Cmp, Scalar};
 use crate::refusal::{Known, Reason};
-use crate::state::{Relation, State};
-use crate::value::{Form, Kind, NAMED_LIMIT, Value};
+use crate::state::{Relation, State, Told};
+use crate::value::{FLAGS, Form, Kind, NAMED_LIMIT, NO_MORE_DATA, Value};
 
 /// The comparison that an instruction makes.
 fn comparison(insn: Insn) -> Cmp {
@@ -121,6 +121,9 @@ impl Machine<'_> {
             return state.learn(number, &num, since, self.memory);
         }
         let (a, b) = (Value { num: x, since, ..*a }, Value { num: y, since, ..*b });
+        if self.tells_no_more(&a) {
+            state.told.add(Told::NO_MORE_DATA);
+        }
         if insn.opcode & source::X != 0 {
             if insn.dst() == insn.src() {
                 return Ok(true);
@@ -145,6 +148,16 @@ impl Machine<'_> {
             state.learn_relation(Relation { low, high, gap: from - at, differs: true }, self.memory)?;
         }
         Ok(true)
+    }
+
+    /// Whether the flag that no more data can be had is set, by what is known of a number.
+    fn tells_no_more(&self, value: &Value) -> bool {
+        let told = self.program.program_type.no_more_data();
+        told.is_some_and(|(_, bit)| match (value.form, value.symbol, value.delta) {
+            (Form::Plain, FLAGS, 0) => value.num.bits().value & u64::from(bit) != 0,
+            (Form::Plain, NO_MORE_DATA, 0) => value.num.umin() > 0,
+            _ => false,
+        })
     }
 
     fn bounded(&self, state: &mut State, register: u8, value: &Value) {

@@ -1,14 +1,15 @@
 //! Calls: of helpers, by the table's kinds of arguments, and of functions of the program.
 
-use tidegate_abi::helper::{self, Arg, Helper, Resource, Ret};
+use tidegate_abi::helper::{self, Arg, Effect, Helper, Resource, Ret};
 use tidegate_abi::insn::{call, source};
+use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{Insn, MapDef};
 
 use super::memory_access::Span;
 use super::{Flow, Machine};
 use crate::domain::Scalar;
 use crate::refusal::{Known, Leak, Reason};
-use crate::state::{Held, State};
+use crate::state::{Held, State, Told};
 use crate::structure;
 use crate::value::{Kind, Value};
 
@@ -76,6 +77,7 @@ impl Machine<'_> {
         for index in 0..helper.params.len() {
             self.argument(state, helper, index, &mut given)?;
         }
+        self.effect(state, helper)?;
         if let Some(symbol) = given.release {
             state.release(symbol, slot as u32);
         }
@@ -84,6 +86,24 @@ impl Machine<'_> {
         }
         let result = self.result(state, slot, helper, &given)?;
         self.write(state, 0, result, slot);
+        Ok(())
+    }
+
+    /// What the call does to what is shown; its arguments were judged.
+    fn effect(&mut self, state: &mut State, helper: &'static Helper) -> Result<(), Reason> {
+        let number = |param: usize| state.reg(param as u8 + 1).num;
+        match helper.effect() {
+            Effect::None => {}
+            Effect::Replace => state.told.add(Told::INJECTED),
+            Effect::Edit { offset, remove, size } => {
+                let from = number(offset).umin();
+                let to = from.saturating_add(remove.map_or(0, |remove| number(remove).umin()));
+                if to > MAX_WINDOW as u64 {
+                    return Err(Reason::EditOutside { helper: helper.name, from, to });
+                }
+                self.brought += size.map_or(0, |size| number(size).umax());
+            }
+        }
         Ok(())
     }
 

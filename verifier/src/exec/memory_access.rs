@@ -12,7 +12,7 @@ use crate::needs::access_size;
 use crate::refusal::{Known, Leak, Reason};
 use crate::state::{State, offset};
 use crate::structure::AtomicOp;
-use crate::value::{Kind, Value};
+use crate::value::{FLAGS, Kind, Value};
 
 /// Memory that an instruction or a helper touches.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +169,11 @@ impl Machine<'_> {
     /// A load from the context: one field, by its exact size, or a naturally aligned piece of bytes.
     fn load_field(&self, span: &Span, signed: bool) -> Result<Option<Value>, Reason> {
         let field = self.field(span)?;
+        let flags = self.program.program_type.no_more_data();
         match field.kind {
+            FieldKind::Scalar if !signed && flags.is_some_and(|(offset, _)| offset == field.offset) => {
+                Ok(Some(Value::number(Scalar::of_width(span.size * 8)).named(FLAGS)))
+            }
             FieldKind::Data if !signed => Ok(Some(Value::pointer(Kind::Window))),
             FieldKind::DataEnd if !signed => Ok(Some(Value::pointer(Kind::WindowEnd))),
             _ => Ok(None),

@@ -43,8 +43,8 @@ impl Walk<'_> {
 
     /// A path comes back to the head: it is at its end, or the round begins anew with another claim.
     #[inline(never)]
-    pub(super) fn come_back(&mut self, path: &mut Path) -> Result<u64, Reason> {
-        let Some(mut region) = self.regions.pop() else { return Ok(0) };
+    pub(super) fn come_back(&mut self, path: &mut Path) -> Result<Cost, Reason> {
+        let Some(mut region) = self.regions.pop() else { return Ok(Cost::default()) };
         let (values, names) = (&mut self.values, &mut self.names);
         let round = match &mut region.rounds {
             Some(rounds) => rounds.back(&path.state, &mut self.machine, values, names)?,
@@ -71,13 +71,13 @@ impl Walk<'_> {
             Round::Changed => self.again(path)?,
             Round::Hopeless => self.fail(path)?,
         }
-        Ok(0)
+        Ok(Cost::default())
     }
 
     /// A path leaves the loop: it waits until the loop is closed.
     #[inline(never)]
-    pub(super) fn leave(&mut self, path: &mut Path) -> Result<u64, Reason> {
-        let Some(mut region) = self.regions.pop() else { return Ok(0) };
+    pub(super) fn leave(&mut self, path: &mut Path) -> Result<Cost, Reason> {
+        let Some(mut region) = self.regions.pop() else { return Ok(Cost::default()) };
         let mut joined = false;
         if self.manner.branches == Branches::Loops
             && let Some(need) = self.machine.needs.get(path.slot)
@@ -97,11 +97,17 @@ impl Walk<'_> {
         }
         if !joined {
             let state = Kept::pack(&path.state, &mut self.values, self.machine.memory)?;
-            let exit = Pending { state, slot: path.slot, node: region.node, cost: 0, unkept: path.unkept };
+            let exit = Pending {
+                state,
+                slot: path.slot,
+                node: region.node,
+                cost: Cost::default(),
+                unkept: path.unkept,
+            };
             self.machine.memory.push(&mut region.exits, exit)?;
         }
         self.machine.memory.push(&mut self.regions, region)?;
-        Ok(0)
+        Ok(Cost::default())
     }
 
     /// Every way of a round was walked: the loop is left. False when no path does.
@@ -113,8 +119,8 @@ impl Walk<'_> {
         let ways = region.exits.len() as u32;
         if let Some(node) = self.nodes.get_mut(region.node as usize) {
             // Each time that control comes back costs a round, and so does the last one.
-            node.rounds = node.after.saturating_mul(most + 1);
-            node.after = 0;
+            node.rounds = node.after.times(most + 1);
+            node.after = Cost::default();
             node.open = ways;
         }
         let mut exits = region.exits;
@@ -185,10 +191,17 @@ impl Walk<'_> {
 
     #[inline(never)]
     fn begin(&mut self, path: &mut Path, region: &Region, state: State) {
-        let next = Path { state, slot: region.head, node: region.node, cost: 0, unkept: 0, begins: true };
+        let next = Path {
+            state,
+            slot: region.head,
+            node: region.node,
+            cost: Cost::default(),
+            unkept: 0,
+            begins: true,
+        };
         core::mem::replace(path, next).state.discard(self.machine.memory);
         if let Some(node) = self.nodes.get_mut(region.node as usize) {
-            (node.open, node.after) = (1, 0);
+            (node.open, node.after) = (1, Cost::default());
         }
     }
 

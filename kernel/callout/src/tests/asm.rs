@@ -256,8 +256,10 @@ pub(crate) fn one_clone_only() -> Vec<u8> {
     asm.copy(R1, CTX).copy(R2, R7).set(R3, 0).call(helper::STREAM_INJECT);
     asm.copy(R1, CTX).call(helper::CLONE_STREAM_DATA).jump(jmp::JNE, R0, 0, "third");
     asm.give(Verdict::Block);
+    // Seen as a second injection: what is injected must be blocked.
+    asm.label("third").copy(R2, R0).copy(R1, CTX).set(R3, 0).call(helper::STREAM_INJECT).give(Verdict::Block);
     asm.label("second").copy(R8, R0).copy(R1, R7).call(helper::CLONE_DISCARD);
-    asm.copy(R0, R8).label("third").copy(R1, R0).call(helper::CLONE_DISCARD);
+    asm.copy(R1, R8).call(helper::CLONE_DISCARD);
     asm.label("none").give(Verdict::DropConnection).code()
 }
 
@@ -341,7 +343,10 @@ pub(crate) fn rewrite(rewrites: &[Rewrite], more: i32) -> Vec<u8> {
                     .call(helper::STREAM_INJECT)
             }
         };
-        asm.jump(jmp::JNE, R0, 0, "fail").add(R9, length);
+        if rewrite.how != How::Clone {
+            asm.jump(jmp::JNE, R0, 0, "fail");
+        }
+        asm.add(R9, length);
         asm.op(class::STX | mode::MEM | size::W, CTX, R9, BYTES_ENFORCED as i16, 0).give(verdict);
     }
     asm.label("absent").load(size::DW, R7, CTX, DATA).load(size::DW, R8, CTX, DATA_END);

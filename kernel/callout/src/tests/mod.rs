@@ -72,17 +72,28 @@ impl Bench {
         parse_reply(&self.ask(&MapCreate { name, def })).expect("memory")
     }
 
-    /// Runs `code`, which names these maps, at a hook.
-    pub(crate) fn link_with(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError) -> u32 {
+    /// Loads `code`, which names these maps; or the code that the verifier refuses it with.
+    fn load(&self, hook: Hook, code: &[u8], maps: &[u32]) -> Result<Loaded, std::string::String> {
         let reply = self.ask(&ProgramLoad {
             name: Name::try_from("test").expect("short"),
             program_type: hook.program_type(),
             code,
             maps: maps.iter().copied().collect(),
         });
-        let loaded: Loaded = parse_reply(&reply).unwrap_or_else(|status| {
-            panic!("{}: {:?}", status.text(), tidegate_abi::control::refusal(&reply));
-        });
+        parse_reply(&reply).map_err(|status| match tidegate_abi::control::refusal(&reply) {
+            Some(refusal) => refusal.code.as_str().into(),
+            None => status.text().into(),
+        })
+    }
+
+    /// The code that the verifier refuses `code` with.
+    pub(crate) fn refused(&self, hook: Hook, code: &[u8]) -> std::string::String {
+        self.load(hook, code, &[]).expect_err("refused")
+    }
+
+    /// Runs `code`, which names these maps, at a hook.
+    pub(crate) fn link_with(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError) -> u32 {
+        let loaded = self.load(hook, code, maps).unwrap_or_else(|code| panic!("{code}"));
         let attach =
             LinkAttach { program: loaded.program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET };
         parse_reply(&self.ask(&attach)).expect("attached")

@@ -206,9 +206,8 @@ fn a_clone_goes_in_the_place_of_a_blocked_packet() {
         assert_eq!((bench.counters(link).injected, bench.counters(link).edited), (2, 0));
     });
     everywhere(|bench, hook| {
-        let link = bench.link(hook, &asm::clone(clone, inject, 8, 1, b"D", Verdict::Permit), OnError::Block);
-        assert_eq!(bench.send(&udp(hook, b"data")), (SendOutcome::Blocked, vec![]));
-        assert_eq!(bench.counters(link).errors, 1);
+        let beside = asm::clone(clone, inject, 8, 1, b"D", Verdict::Permit);
+        assert_eq!(bench.refused(hook, &beside), "TG0603");
     });
 }
 

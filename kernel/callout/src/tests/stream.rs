@@ -343,14 +343,11 @@ fn a_clone_goes_in_the_place_of_blocked_bytes() {
 }
 
 #[test]
-fn an_injected_clone_beside_passing_bytes_is_an_error() {
-    everywhere(|bench, hook, direction| {
+fn an_injected_clone_beside_passing_bytes_is_refused() {
+    everywhere(|bench, hook, _| {
         let (clone, inject) = (helper::CLONE_STREAM_DATA, helper::STREAM_INJECT);
-        let link = bench.link(hook, &asm::clone(clone, inject, 1, 1, b"--", Verdict::Permit), OnError::Block);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"abc");
-        assert_eq!(bench.sim.flow_state(flow), FlowState::Dropped);
-        assert_eq!(bench.counters(link).errors, 1);
+        let code = asm::clone(clone, inject, 1, 1, b"--", Verdict::Permit);
+        assert_eq!(bench.refused(hook, &code), "TG0603");
     });
 }
 
