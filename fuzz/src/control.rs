@@ -167,7 +167,8 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
             let on_error = [OnError::Block, OnError::Permit][input.below(2)];
             let (priority, budget) =
                 (u16::from(input.byte()), u32::from(input.byte()) << (input.byte() & 31));
-            write_request(&LinkAttach { program, hook, priority, on_error, budget }, out)
+            let snapshot = input.below(2) == 1;
+            write_request(&LinkAttach { program, hook, priority, on_error, budget, snapshot }, out)
         }
         20 => write_request(&LinkDetach { link }, out),
         21 => write_request(&LinkReplace { link, program }, out),

@@ -359,6 +359,7 @@ fn verdict_doc(verdict: Verdict) -> &'static str {
         Verdict::NeedMoreData => "Streams: the data is held back and shown again with what follows it.",
         Verdict::DropConnection => "Streams: the connection is reset.",
         Verdict::AllowConnection => "Streams: the data passes, and the flow is never shown again.",
+        Verdict::Pend => "Streams: the data is kept back, and shown again when more comes or a map changes.",
     }
 }
 

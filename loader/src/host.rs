@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fwps_sim::{FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
-use fwps_sys::{FWPS_STREAM_FLAG, layer};
+use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
+use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG, layer};
 use tidegate_abi::control::Counters;
 use tidegate_abi::{Hook, ProgramType};
-use tidegate_callout::{Callouts, Objects};
+use tidegate_callout::{Callouts, NOTICES, Objects, Options};
 use tidegate_runtime::Runtime;
 
 use crate::capture::{Flags, Transport};
@@ -145,15 +145,19 @@ impl Machine {
         let device = sim.device_object();
         let objects = Objects { driver: device, device };
         let callouts = sim
-            .enter(|| Callouts::register(objects, Arc::clone(&self.runtime)))
+            .enter(|| Callouts::register(objects, Arc::clone(&self.runtime), AT_ONCE))
             .map_err(|error| broken(&error.to_string()))?;
-        let filters = Hook::ALL.map(|hook| {
-            let (layer, key) = (layer_of(hook), tidegate_callout::key(hook));
-            sim.add_filter(fwps_sim::Filter::at(layer, key).context(callouts.context()))
-        });
+        let hooks = Hook::ALL.map(|hook| Filter::at(layer_of(hook), tidegate_callout::key(hook)));
+        let notices =
+            NOTICES.map(|told| Filter::at(told.layer, told.key).action(FWP_ACTION::CALLOUT_INSPECTION));
+        let filters = hooks.into_iter().chain(notices);
+        let filters = filters.map(|filter| sim.add_filter(filter.context(callouts.context()))).collect();
         Ok(Session { machine: self, sim, callouts, filters })
     }
 }
+
+/// Nothing comes any more when a session ends, so that nobody waits for it.
+const AT_ONCE: Options = Options { mid_stream: false, grace: 0 };
 
 /// The layer of a hook, by the number that the filter engine knows it by.
 const fn layer_of(hook: Hook) -> u16 {
@@ -175,7 +179,7 @@ pub struct Session<'m> {
     machine: &'m mut Machine,
     sim: Simulator,
     callouts: Callouts,
-    filters: [u64; Hook::ALL.len()],
+    filters: Vec<u64>,
 }
 
 /// A connection of a session.
@@ -322,6 +326,9 @@ impl Session<'_> {
     pub fn end(self) -> Vec<String> {
         let Self { sim, callouts, filters, .. } = self;
         sim.settle();
+        while sim.enter(|| callouts.drain()) > 0 {
+            sim.settle();
+        }
         for filter in filters {
             sim.remove_filter(filter);
         }

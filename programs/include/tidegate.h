@@ -50,7 +50,7 @@ typedef long long __s64;
 /* A clone of what is shown: handed out, edited, injected or discarded; never looked into. */
 struct tidegate_clone;
 
-#define TIDEGATE_API_VERSION 1
+#define TIDEGATE_API_VERSION 2
 
 /* What a program returns. */
 enum tidegate_verdict {
@@ -66,6 +66,8 @@ enum tidegate_verdict {
     TIDEGATE_DROP_CONNECTION = 4,
     /* Streams: the data passes, and the flow is never shown again. */
     TIDEGATE_ALLOW_CONNECTION = 5,
+    /* Streams: the data is kept back, and shown again when more comes or a map changes. */
+    TIDEGATE_PEND = 6,
 };
 
 /* Context of programs in section tidegate/stream. */
@@ -118,6 +120,10 @@ struct tidegate_stream {
 #define TIDEGATE_STREAM_ABORT 0x8u
 /* No more data can be had: NEED_MORE_DATA is refused. */
 #define TIDEGATE_STREAM_NO_MORE_DATA 0x10u
+/* The connection began before the link could see it: what it is shown first is not the beginning. */
+#define TIDEGATE_STREAM_MID_STREAM 0x20u
+/* The bytes were kept back (PEND) and are shown again. */
+#define TIDEGATE_STREAM_HELD 0x40u
 
 /* Context of programs in section tidegate/send. */
 struct tidegate_send {
@@ -242,6 +248,22 @@ static struct tidegate_clone *(*const tidegate_clone_stream_data)(struct tidegat
 /* Injects the clone in place of the bytes shown (FwpsStreamInjectAsync0). The program must return BLOCK,
  * or both would pass. Programs in tidegate/stream only. */
 static long (*const tidegate_stream_inject)(struct tidegate_stream *ctx, struct tidegate_clone *clone, __u64 flags) = (void *)0x10011;
+
+/* Sends `data` of the program's own in a direction of the connection (0 outbound, 1 inbound), in front of
+ * what is shown when it is the same. Flag 1 ends the direction behind it, where its own end is what is
+ * shown. Nothing is sent when the verdict is NEED_MORE_DATA, PEND or DROP_CONNECTION. Programs in
+ * tidegate/stream only. */
+static long (*const tidegate_stream_inject_data)(struct tidegate_stream *ctx, __u64 direction, const void *data, __u32 size, __u64 flags) = (void *)0x10012;
+
+/* Removes the `size` bytes of this direction that follow those shown, in whatever pieces they come: an
+ * edit that reaches over the end of what is shown. The verdict must cover all bytes shown. Programs in
+ * tidegate/stream only. */
+static long (*const tidegate_remove_ahead)(struct tidegate_stream *ctx, __u64 size) = (void *)0x10013;
+
+/* Copies the path of the program that owns the local end, as the filter engine gives it (UTF-16,
+ * little-endian), zero behind its end, and returns all of its bytes; -ENOENT when it is not known.
+ * Programs in tidegate/stream only. */
+static long (*const tidegate_stream_application)(struct tidegate_stream *ctx, void *to, __u32 size) = (void *)0x10014;
 
 /* A clone of the packet shown (FwpsAllocateCloneNetBufferList0), to be edited and injected; null when one
  * is held already. Inject or discard it. Programs in tidegate/send only. */

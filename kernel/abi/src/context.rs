@@ -135,6 +135,10 @@ pub const STREAM_DISCONNECT: u32 = 1 << 2;
 pub const STREAM_ABORT: u32 = 1 << 3;
 /// No more data can be had: NEED_MORE_DATA is refused.
 pub const STREAM_NO_MORE_DATA: u32 = 1 << 4;
+/// The connection began before the link could see it: what it is shown first is not the beginning.
+pub const STREAM_MID_STREAM: u32 = 1 << 5;
+/// The bytes were kept back (PEND) and are shown again.
+pub const STREAM_HELD: u32 = 1 << 6;
 /// The packet stays on this machine.
 pub const SEND_LOOPBACK: u32 = 1 << 0;
 /// A raw socket sends it: the data starts at the IP header.
@@ -152,6 +156,16 @@ pub const STREAM_FLAGS: &[Flag] = &[
         name: "STREAM_NO_MORE_DATA",
         bit: STREAM_NO_MORE_DATA,
         doc: "No more data can be had: NEED_MORE_DATA is refused.",
+    },
+    Flag {
+        name: "STREAM_MID_STREAM",
+        bit: STREAM_MID_STREAM,
+        doc: "The connection began before the link could see it: what it is shown first is not the beginning.",
+    },
+    Flag {
+        name: "STREAM_HELD",
+        bit: STREAM_HELD,
+        doc: "The bytes were kept back (PEND) and are shown again.",
     },
 ];
 

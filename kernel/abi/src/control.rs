@@ -247,11 +247,15 @@ operations! {
         on_error: OnError,
         /// Instructions that one run may take, 1 to 16,777,216.
         budget: u32,
+        /// The bytes that the hook's links judge are the bytes that are sent, whatever the sender does to its memory
+        /// meanwhile. Costs a copy of everything that passes.
+        snapshot: bool,
     } -> Id; "Runs a program at a hook from now on."
     31 LinkDetach {
         /// The link.
         link: Id,
-    } -> (); "Ends a link."
+    } -> Detached; "Ends a link, once it keeps nothing back any more: ask again until the reply, or NotFound, says so. From the first time on \
+         it is shown nothing new, and after limits::DRAIN_NS its on_error decides on what it keeps."
     32 LinkReplace {
         /// The link.
         link: Id,
@@ -358,6 +362,15 @@ pub struct ProgramInfoReply {
     pub counters: Counters,
 }
 
+/// Reply to [`LinkDetach`]: what the link still keeps back. Nothing: it is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// Directions of connections of which it keeps bytes back, or waits for more.
+    pub flows: u32,
+    /// Bytes that it keeps back.
+    pub bytes: u64,
+}
+
 /// Reply to [`LinkInfo`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkInfoReply {
@@ -371,6 +384,10 @@ pub struct LinkInfoReply {
     pub on_error: OnError,
     /// Instructions that one run may take.
     pub budget: u32,
+    /// Whether the bytes judged are the bytes sent.
+    pub snapshot: bool,
+    /// What it keeps back now.
+    pub held: Detached,
     /// What it has counted since it was attached.
     pub counters: Counters,
 }

@@ -310,6 +310,29 @@ helpers! {
         -> STATUS, ProgramType::Stream.set(), INJECT;
         "Injects the clone in place of the bytes shown (FwpsStreamInjectAsync0). The program must \
          return BLOCK, or both would pass."
+    0x10012 STREAM_INJECT_DATA tidegate_stream_inject_data(
+        CTX,
+        p("direction", Arg::Scalar),
+        p("data", Arg::Readable),
+        p("size", EDIT_SIZE),
+        p("flags", Arg::Flags(1))
+    )
+        -> STATUS, ProgramType::Stream.set(), INJECT;
+        "Sends `data` of the program's own in a direction of the connection (0 outbound, 1 inbound), in \
+         front of what is shown when it is the same. Flag 1 ends the direction behind it, where its own end \
+         is what is shown. Nothing is sent when the verdict is NEED_MORE_DATA, PEND or DROP_CONNECTION."
+    0x10013 REMOVE_AHEAD tidegate_remove_ahead(CTX, p("size", Arg::Scalar))
+        -> STATUS, ProgramType::Stream.set(), EDIT;
+        "Removes the `size` bytes of this direction that follow those shown, in whatever pieces they \
+         come: an edit that reaches over the end of what is shown. The verdict must cover all bytes shown."
+    0x10014 STREAM_APPLICATION tidegate_stream_application(
+        CTX,
+        p("to", Arg::Writable),
+        p("size", Arg::Size { min: 0, max: 1024 })
+    )
+        -> Ret::Range { min: -crate::errno::MAX_ERRNO, max: 65_535 }, ProgramType::Stream.set(), NONE;
+        "Copies the path of the program that owns the local end, as the filter engine gives it (UTF-16, \
+         little-endian), zero behind its end, and returns all of its bytes; -ENOENT when it is not known."
     0x10020 CLONE_NET_BUFFER_LIST tidegate_clone_net_buffer_list(CTX)
         -> Ret::CloneOrNull, ProgramType::Send.set(), EDIT;
         "A clone of the packet shown (FwpsAllocateCloneNetBufferList0), to be edited and injected; \

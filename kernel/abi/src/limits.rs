@@ -44,6 +44,12 @@ pub const MAX_WINDOW: usize = 65_536;
 pub const MAX_EDITS: usize = 16;
 /// Bytes of new data that the edits of one run may bring.
 pub const MAX_EDIT_BYTES: usize = 2_048;
+/// Times that one run may inject data of its own into a stream.
+pub const MAX_INJECTIONS: usize = 4;
+/// Bytes of one direction of a connection that are kept back (PEND) at most: with more, the link's `on_error` decides.
+pub const MAX_HELD: usize = 1 << 20;
+/// Nanoseconds that a link which is being detached has to decide on what it keeps back: then its `on_error` does.
+pub const DRAIN_NS: u64 = 5_000_000_000;
 /// Clones that one run may hold at a time.
 pub const MAX_CLONES: usize = 1;
 /// Bytes of a pattern that `tidegate_find` takes.

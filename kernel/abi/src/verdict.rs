@@ -23,17 +23,21 @@ pub enum Verdict {
     DropConnection = 4,
     /// The data passes, and the flow is never shown again.
     AllowConnection = 5,
+    /// The data is taken out of the stream and kept. The program is asked again when more comes, or when a control message
+    /// changed a map or a link; what it lets pass then goes back into the stream in its order.
+    Pend = 6,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Continue,
         Self::Permit,
         Self::Block,
         Self::NeedMoreData,
         Self::DropConnection,
         Self::AllowConnection,
+        Self::Pend,
     ];
 
     /// The name that people read.
@@ -45,6 +49,7 @@ impl Verdict {
             Self::NeedMoreData => "need-more-data",
             Self::DropConnection => "drop-connection",
             Self::AllowConnection => "allow-connection",
+            Self::Pend => "pend",
         }
     }
 
@@ -52,7 +57,9 @@ impl Verdict {
     pub const fn program_types(self) -> ProgramTypes {
         match self {
             Self::Continue | Self::Permit | Self::Block => ProgramTypes::ALL,
-            Self::NeedMoreData | Self::DropConnection | Self::AllowConnection => ProgramType::Stream.set(),
+            Self::NeedMoreData | Self::DropConnection | Self::AllowConnection | Self::Pend => {
+                ProgramType::Stream.set()
+            }
         }
     }
 

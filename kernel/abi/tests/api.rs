@@ -88,7 +88,7 @@ fn operations(all: &mut Fingerprint) {
     let def = |kind| MapDef { kind, key_size: 4, value_size: 300, max_entries: 70_000, flags: 128 };
     let counters = Counters {
         runs: 1 << 40,
-        verdicts: [1, 2, 3, 4, 5, 6],
+        verdicts: [1, 2, 3, 4, 5, 6, 7],
         errors: 7,
         bytes_shown: 1 << 50,
         edited: 8,
@@ -143,12 +143,19 @@ fn operations(all: &mut Fingerprint) {
 
     for hook in Hook::ALL {
         for on_error in [OnError::Block, OnError::Permit] {
-            let attach = LinkAttach { program: 0x0708, hook, priority: 400, on_error, budget: 65_536 };
+            let attach = LinkAttach {
+                program: 0x0708,
+                hook,
+                priority: 400,
+                on_error,
+                budget: 65_536,
+                snapshot: on_error == OnError::Permit,
+            };
             all.operation(&attach, &0x0809);
         }
         all.operation(&LinkList { hook }, &ids(&[150, 151, 152]));
     }
-    all.operation(&LinkDetach { link: 0x0910 }, &());
+    all.operation(&LinkDetach { link: 0x0910 }, &Detached { flows: 300, bytes: 1 << 37 });
     all.operation(&LinkReplace { link: 0x1011, program: 0x1112 }, &());
     let info = LinkInfoReply {
         program: 0x1213,
@@ -156,6 +163,8 @@ fn operations(all: &mut Fingerprint) {
         priority: 500,
         on_error: OnError::Permit,
         budget: 65_537,
+        snapshot: true,
+        held: Detached { flows: 301, bytes: 1 << 38 },
         counters,
     };
     all.operation(&LinkInfo { link: 0x1314 }, &info);

@@ -12,8 +12,10 @@ use fwps_sys::{
 use tidegate_abi::ProgramType;
 
 use crate::engine::{Dispatch, Engine};
+use crate::flow::Flow;
+use crate::held;
 use crate::instances;
-use crate::layer::Incoming;
+use crate::layer::{Given, Incoming};
 use crate::outcome::{SendOutcome, StreamOutcome};
 use crate::packet::{Packets, View};
 use crate::send;
@@ -29,26 +31,35 @@ pub(crate) unsafe extern "system" fn classify(
     layer_data: *mut c_void,
     _classify_context: *const c_void,
     filter: *const FWPS_FILTER1,
-    _flow_context: u64,
+    flow_context: u64,
     out: *mut FWPS_CLASSIFY_OUT0,
 ) {
     // SAFETY: what the engine passes lives as long as the call, and only `out` is ours to write.
     let given = unsafe { (values.as_ref(), meta.as_ref(), filter.as_ref(), out.as_mut()) };
     let (Some(values), Some(meta), Some(filter), Some(out)) = given else { return };
     // SAFETY: both are what this classify was given.
-    let Some(incoming) = (unsafe { Incoming::new(values, meta) }) else { return };
-    // SAFETY: `notify` put it there, and an instance outlives its callouts. The reference stays the instance's own.
-    let engine = NonNull::new(core::ptr::with_exposed_provenance_mut::<Engine>(filter.context as usize))
-        .map(|engine| ManuallyDrop::new(unsafe { Arc::from_raw(engine.as_ptr().cast_const()) }));
+    let Some(incoming) = Incoming::new(unsafe { Given::new(values, meta) }) else { return };
+    // SAFETY: `notify` put the instance there; the flow context is ours.
+    let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
     let engine = engine.as_deref();
     match incoming.layer.hook.program_type() {
         // SAFETY: at the stream layers this is what `layer_data` is.
         ProgramType::Stream => unsafe {
-            classify_stream(engine, &incoming, layer_data.cast(), filter, out);
+            classify_stream(engine, &incoming, flow.as_deref(), layer_data.cast(), filter, out);
         },
         // SAFETY: at the transport layers this is what `layer_data` is.
         ProgramType::Send => unsafe { classify_send(engine, &incoming, layer_data.cast(), filter, out) },
     }
+}
+
+/// The instance that a filter leads to. The reference stays the instance's own.
+///
+/// # Safety
+/// [`notify`] accepted the filter. An instance outlives its callouts.
+pub(crate) unsafe fn engine_of(filter: &FWPS_FILTER1) -> Option<ManuallyDrop<Arc<Engine>>> {
+    let engine = NonNull::new(core::ptr::with_exposed_provenance_mut::<Engine>(filter.context as usize))?;
+    // SAFETY: the caller's promise.
+    Some(ManuallyDrop::new(unsafe { Arc::from_raw(engine.as_ptr().cast_const()) }))
 }
 
 /// # Safety
@@ -56,6 +67,7 @@ pub(crate) unsafe extern "system" fn classify(
 unsafe fn classify_stream(
     engine: Option<&Arc<Engine>>,
     incoming: &Incoming<'_>,
+    flow: Option<&Arc<Flow>>,
     packet: *mut FWPS_STREAM_CALLOUT_IO_PACKET0,
     filter: &FWPS_FILTER1,
     out: &mut FWPS_CLASSIFY_OUT0,
@@ -68,7 +80,7 @@ unsafe fn classify_stream(
     };
     // SAFETY: it lives as long as the call.
     let outcome = match (engine, unsafe { packet.streamData.as_ref() }) {
-        (Some(engine), Some(data)) if !engine.is_closing() => {
+        (Some(engine), Some(data)) => {
             let _dispatch = Dispatch::raise(&engine.platform);
             let indication = Indication {
                 incoming,
@@ -79,7 +91,7 @@ unsafe fn classify_stream(
                 callout: filter.action.calloutId,
                 flags: out.flags,
             };
-            stream::classify(engine, &indication)
+            stream::classify(engine, &indication, flow)
         }
         (_, data) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),
     };
@@ -128,4 +140,15 @@ pub(crate) unsafe extern "system" fn notify(
     let Some(engine) = instances::find(filter.context) else { return NTSTATUS::INVALID_PARAMETER };
     filter.context = engine.expose_provenance() as u64;
     NTSTATUS::SUCCESS
+}
+
+/// flowDeleteFn: a connection has ended, or its context was removed. Called once for each context. IRQL <= DISPATCH_LEVEL.
+///
+/// # Safety
+/// The filter engine calls it, with a context that [`Flow::begin`] gave it.
+pub(crate) unsafe extern "system" fn flow_deleted(_layer: u16, _callout: u32, context: u64) {
+    // SAFETY: the promise of this callback, which is called once: the reference is ours again.
+    let Some(flow) = (unsafe { Flow::of_context(context) }).map(ManuallyDrop::into_inner) else { return };
+    held::give_up(&flow.engine, &flow);
+    flow.engine.flows.remove(&flow, &flow.engine.platform);
 }

@@ -30,6 +30,10 @@ counters! {
     refused "Injections that the system refused."
     completed "Injections that have completed well."
     failed "Injections that were accepted and failed later. A stream is then reset."
+    overflowed "Connections that were reset since more of them was kept back than may be."
+    hops "Packets of another injector that were not edited, since the budget of their flow for that was spent."
+    copied "Bytes that were copied to be injected."
+    allocated "Bytes of memory that were asked for to inject."
     lost "Packets that were already dropped in favour of an edited copy when that was refused."
 }
 
@@ -40,6 +44,10 @@ pub(crate) struct Count(AtomicU64);
 impl Count {
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add_many(&self, count: usize) {
+        self.0.fetch_add(count as u64, Relaxed);
     }
 }
 

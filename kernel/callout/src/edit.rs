@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use tidegate_abi::errno;
-use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_EDITS};
+use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_EDITS, MAX_INJECTIONS};
 
 /// One edit. Its new bytes follow those of the edit before in [`Plan::bytes`].
 #[derive(Clone, Copy)]
@@ -113,6 +113,96 @@ impl Plan {
 
     fn edits(&self) -> &[Edit] {
         self.edits.get(..self.count).unwrap_or(&[])
+    }
+}
+
+/// What one run wants to send of its own, and to remove of what is still to come. Fixed size, as a plan is.
+pub(crate) struct Own {
+    sent: [Sent; MAX_INJECTIONS],
+    count: usize,
+    bytes: [u8; MAX_EDIT_BYTES],
+    used: usize,
+    ahead: u64,
+}
+
+/// One piece of data of a program's own. Its bytes follow those of the piece before.
+#[derive(Clone, Copy)]
+struct Sent {
+    direction: u8,
+    end: bool,
+    len: u16,
+}
+
+/// The same, for whoever sends it.
+pub(crate) struct OwnPiece<'p> {
+    /// 0 outbound, 1 inbound.
+    pub(crate) direction: usize,
+    /// The direction ends behind it.
+    pub(crate) end: bool,
+    pub(crate) bytes: &'p [u8],
+}
+
+impl Own {
+    /// Nothing.
+    pub(crate) const fn new() -> Self {
+        Self {
+            sent: [Sent { direction: 0, end: false, len: 0 }; MAX_INJECTIONS],
+            count: 0,
+            bytes: [0; MAX_EDIT_BYTES],
+            used: 0,
+            ahead: 0,
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        (self.count, self.used, self.ahead) = (0, 0, 0);
+    }
+
+    /// Sends `data` in a direction, which ends behind it if so wanted.
+    ///
+    /// # Errors
+    /// What a helper negates: `E2BIG` for too many or too much, `EINVAL` behind the end of the direction.
+    pub(crate) fn send(&mut self, direction: usize, data: &[u8], end: bool) -> Result<(), i64> {
+        if self.pieces().any(|piece| piece.end && piece.direction == direction) {
+            return Err(errno::EINVAL);
+        }
+        let used = self.used + data.len();
+        let (Some(sent), Some(bytes)) = (self.sent.get_mut(self.count), self.bytes.get_mut(self.used..used))
+        else {
+            return Err(errno::E2BIG);
+        };
+        bytes.copy_from_slice(data);
+        *sent = Sent { direction: direction as u8, end, len: data.len() as u16 };
+        self.count += 1;
+        self.used = used;
+        Ok(())
+    }
+
+    /// Removes so many more of the bytes to come.
+    pub(crate) fn remove_ahead(&mut self, bytes: u64) {
+        self.ahead = self.ahead.saturating_add(bytes);
+    }
+
+    /// Bytes to come that are to be removed.
+    pub(crate) fn ahead(&self) -> u64 {
+        self.ahead
+    }
+
+    /// Whether a direction is ended.
+    pub(crate) fn ends(&self) -> bool {
+        self.pieces().any(|piece| piece.end)
+    }
+
+    /// What is to be sent, in order.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = OwnPiece<'_>> {
+        let mut at = 0;
+        self.sent.get(..self.count).unwrap_or_default().iter().map(move |sent| {
+            let from = at;
+            at += sent.len as usize;
+            let bytes = self.bytes.get(from..at).unwrap_or_default();
+            OwnPiece { direction: sent.direction as usize, end: sent.end, bytes }
+        })
     }
 }
 

@@ -1,14 +1,17 @@
 //! What classify, completions and the worker share: one for each registration.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use fwps_sys::HANDLE;
+use tidegate_abi::Hook;
 use tidegate_runtime::{Platform, Runtime};
 
 use crate::counters::Counters;
-use crate::queue::SendQueue;
+use crate::flow::Flows;
+use crate::hops::Hops;
 use crate::scratch::Scratch;
+use crate::worker::Worker;
 
 /// One registration, as its callbacks see it.
 pub(crate) struct Engine {
@@ -16,10 +19,16 @@ pub(crate) struct Engine {
     pub(crate) platform: Platform,
     pub(crate) scratch: Scratch,
     pub(crate) counters: Counters,
-    pub(crate) sends: SendQueue,
+    pub(crate) worker: Worker,
+    pub(crate) flows: Flows,
+    pub(crate) hops: Hops,
+    /// The callouts of the stream layers, as the filter engine knows them, by hook.
+    pub(crate) streams: [AtomicU32; Hook::ALL.len()],
     pub(crate) handles: Handles,
-    /// Set when it is being unregistered: from then on everything passes.
-    pub(crate) closing: AtomicBool,
+    /// When it began to be unregistered, in nanoseconds; 0: it did not. From then on everything passes.
+    pub(crate) closing: AtomicU64,
+    /// Nanoseconds from then on until connections of which the filter engine keeps bytes are reset.
+    pub(crate) grace: u64,
 }
 
 /// Handles that live as long as a callout is registered, the worker runs or an injection is pending.
@@ -41,7 +50,24 @@ unsafe impl Sync for Engine {}
 impl Engine {
     /// Whether it is being unregistered.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+        self.closing.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether nothing may wait for data any more.
+    pub(crate) fn must_end(&self) -> bool {
+        let since = self.closing.load(Ordering::Acquire);
+        since != 0 && (self.platform.now_ns)().saturating_sub(since) >= self.grace
+    }
+
+    /// Whether a connection or a link may wait for a control message.
+    pub(crate) fn has_waiting(&self) -> bool {
+        let drains = |hook| self.runtime.chain(hook).links().iter().any(|link| link.is_draining());
+        !self.flows.held.is_empty(&self.platform) || Hook::ALL.into_iter().any(drains)
+    }
+
+    /// Has the worker look at what waits. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn wake(self: &Arc<Self>) {
+        self.worker.wake(self);
     }
 }
 

@@ -116,6 +116,11 @@ impl Registered {
         Ok(Self(id))
     }
 
+    /// What the filter engine knows it by.
+    pub(crate) fn id(&self) -> u32 {
+        self.0
+    }
+
     /// Ends the registration. After success no callback runs and none will.
     ///
     /// # Errors

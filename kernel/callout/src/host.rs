@@ -4,7 +4,7 @@ use tidegate_abi::{errno, helper, limits};
 use tidegate_runtime::Calls;
 use tidegate_vm::{Cause, Fault, Host, Memory};
 
-use crate::edit::Plan;
+use crate::edit::{Own, Plan};
 use crate::search;
 
 /// Which edits of the bytes shown can be carried out.
@@ -41,7 +41,19 @@ pub(crate) struct PacketHost<'r> {
     edits: &'r mut Plan,
     clone_edits: &'r mut Plan,
     clone: Clone,
+    connection: Option<Connection<'r>>,
     scan_left: usize,
+}
+
+/// What a program can do with the connection around the bytes shown.
+pub(crate) struct Connection<'r> {
+    /// Path of the program that owns the local end; empty: not known.
+    pub(crate) application: &'r [u8],
+    pub(crate) own: &'r mut Own,
+    /// Directions that data can be sent in.
+    pub(crate) open: [bool; 2],
+    /// The direction whose end is what is shown.
+    pub(crate) ends: Option<usize>,
 }
 
 impl<'r> PacketHost<'r> {
@@ -55,7 +67,14 @@ impl<'r> PacketHost<'r> {
     ) -> Self {
         edits.clear();
         clone_edits.clear();
-        Self { calls, window, editable, edits, clone_edits, clone: Clone::None, scan_left: limits::MAX_SCAN }
+        let scan_left = limits::MAX_SCAN;
+        Self { calls, window, editable, edits, clone_edits, clone: Clone::None, connection: None, scan_left }
+    }
+
+    /// The same for a run about a connection. Its own data is cleared.
+    pub(crate) fn with(self, connection: Connection<'r>) -> Self {
+        connection.own.clear();
+        Self { connection: Some(connection), ..self }
     }
 
     /// Whether the program wants its clone injected.
@@ -111,6 +130,34 @@ impl<'r> PacketHost<'r> {
         plan.record(self.window.len(), offset, remove, new)
     }
 
+    fn inject_data(&mut self, direction: u64, data: &[u8], flags: u64) -> Result<(), i64> {
+        let Some(connection) = &mut self.connection else { return Err(errno::EOPNOTSUPP) };
+        let at = usize::try_from(direction).unwrap_or(usize::MAX);
+        let (open, end) = (connection.open.get(at).ok_or(errno::EINVAL)?, flags & 1 != 0);
+        if !open || (end && connection.ends != Some(at)) {
+            return Err(errno::EOPNOTSUPP);
+        }
+        connection.own.send(at, data, end)
+    }
+
+    fn remove_ahead(&mut self, bytes: u64) -> Result<(), i64> {
+        match &mut self.connection {
+            Some(connection) if self.editable == Editable::Yes && connection.ends.is_none() => {
+                connection.own.remove_ahead(bytes);
+                Ok(())
+            }
+            _ => Err(errno::EOPNOTSUPP),
+        }
+    }
+
+    fn application(&self, to: &mut [u8]) -> u64 {
+        let path = self.connection.as_ref().map_or(&[][..], |connection| connection.application);
+        let (copied, rest) = to.split_at_mut(path.len().min(to.len()));
+        copied.iter_mut().zip(path).for_each(|(to, from)| *to = *from);
+        rest.fill(0);
+        if path.is_empty() { negated(errno::ENOENT) } else { path.len() as u64 }
+    }
+
     /// The clone that `handle` names, when the program holds it.
     fn held(&self, handle: u64) -> Result<(), Fault> {
         if handle == CLONE && self.clone == Clone::Held { Ok(()) } else { Err(misuse()) }
@@ -145,6 +192,16 @@ impl Host for PacketHost<'_> {
             helper::REMOVE => Ok(status(self.edit(Of::Shown, a, b, &[]))),
             helper::FIND => self.find(a, b, c, memory),
             helper::LOAD_BYTES => self.load_bytes(a, b, c, memory),
+            helper::STREAM_INJECT_DATA => {
+                let data = memory.read(b, size_of_memory(c)?)?;
+                Ok(status(self.inject_data(a, data, d)))
+            }
+            helper::REMOVE_AHEAD => Ok(status(self.remove_ahead(a))),
+            helper::STREAM_APPLICATION => {
+                let size = size_of_memory(b)?;
+                self.scan(size)?;
+                Ok(self.application(if size == 0 { &mut [] } else { memory.write(a, size)? }))
+            }
             helper::CLONE_STREAM_DATA | helper::CLONE_NET_BUFFER_LIST => {
                 if self.clone != Clone::None || self.editable == Editable::No {
                     return Ok(0);

@@ -85,6 +85,11 @@ impl Body {
         self.len
     }
 
+    /// Bytes of memory of its own: those of the system's descriptors are not known.
+    pub(crate) fn allocated(&self) -> usize {
+        self.bytes.capacity() + self.originals.capacity() * size_of::<NonNull<NET_BUFFER_LIST>>()
+    }
+
     /// Adds these of the new bytes. IRQL <= DISPATCH_LEVEL.
     pub(crate) fn push_new(&mut self, range: Range<usize>) -> Result<(), Failure> {
         let len = self.bytes.get(range.clone()).ok_or(Failure::Unfit)?.len();
@@ -212,6 +217,42 @@ impl StreamInjection {
     }
 }
 
+/// The end of a direction, behind everything that was kept back of it.
+pub(crate) struct StreamEnd {
+    pub(crate) flow: u64,
+    pub(crate) callout: u32,
+    pub(crate) layer: u16,
+    /// With DISCONNECT.
+    pub(crate) flags: FWPS_STREAM_FLAG,
+}
+
+impl StreamEnd {
+    /// Injects the end. It has no bytes and no NBL, and so no completion. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn inject(self, engine: &Engine) -> Result<(), Failure> {
+        let Self { flow, callout, layer, flags } = self;
+        // SAFETY: nothing but numbers and a live handle are passed. The completion has to be named, and is never called.
+        let status = unsafe {
+            FwpsStreamInjectAsync0(
+                engine.handles.stream,
+                ptr::null_mut(),
+                0,
+                flow,
+                callout,
+                layer,
+                flags,
+                ptr::null_mut(),
+                0,
+                Some(stream_completed),
+                ptr::null_mut(),
+            )
+        };
+        status.ok().map_err(|_| {
+            engine.counters.refused.add();
+            Failure::Refused
+        })
+    }
+}
+
 /// Completion of a stream injection. IRQL <= DISPATCH_LEVEL.
 ///
 /// # Safety
@@ -248,6 +289,8 @@ pub(crate) struct SendInjection {
     pub(crate) args: FWPS_TRANSPORT_SEND_PARAMS1,
     /// The next one of a [`SendList`].
     pub(crate) next: *mut Self,
+    /// Its endpoint has closed: it can't be injected any more.
+    pub(crate) orphaned: bool,
 }
 
 // SAFETY: all of its pointers lead to what it owns, or are set while it is in a list.
@@ -269,7 +312,7 @@ impl SendInjection {
     /// True when it is on its way; else it is freed.
     pub(crate) fn send(mut self: Box<Self>) -> bool {
         let (engine, by) = (Arc::clone(&self.engine), self.by.take());
-        let accepted = self.inject().is_ok();
+        let accepted = !self.orphaned && self.inject().is_ok();
         let counter = if accepted { &engine.counters.injected } else { &engine.counters.refused };
         counter.add();
         match by {
@@ -331,56 +374,77 @@ unsafe extern "system" fn send_completed(context: *mut c_void, nbl: *mut NET_BUF
     owner.engine.counters.completed(status);
 }
 
-/// Packets that wait to be injected: the last one in is the first one out.
+/// Packets that wait to be injected, in the order that they leave in.
 pub(crate) struct SendList {
-    head: *mut SendInjection,
+    first: *mut SendInjection,
+    last: *mut SendInjection,
 }
+
+// SAFETY: the list owns its packets, and the system lets any thread free them.
+unsafe impl Send for SendList {}
 
 impl SendList {
     /// None.
     pub(crate) const fn new() -> Self {
-        Self { head: ptr::null_mut() }
-    }
-
-    /// The packets from `head` on.
-    ///
-    /// # Safety
-    /// They are live, linked by `next`, and nobody else's.
-    pub(crate) const unsafe fn from_raw(head: *mut SendInjection) -> Self {
-        Self { head }
+        Self { first: ptr::null_mut(), last: ptr::null_mut() }
     }
 
     /// True when none waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_null()
+        self.first.is_null()
     }
 
-    /// Puts one in front.
+    /// Puts one behind the others.
     pub(crate) fn push(&mut self, packet: Box<SendInjection>) {
         let packet = Box::into_raw(packet);
-        // SAFETY: the allocation is live and ours.
-        unsafe { (*packet).next = self.head };
-        self.head = packet;
+        if self.last.is_null() {
+            self.first = packet;
+        } else {
+            // SAFETY: the list owns its packets.
+            unsafe { (*self.last).next = packet };
+        }
+        self.last = packet;
+    }
+
+    /// Puts all of another list behind these.
+    pub(crate) fn append(&mut self, other: Self) {
+        let (first, last) = (other.first, other.last);
+        core::mem::forget(other);
+        if first.is_null() {
+            return;
+        }
+        if self.last.is_null() {
+            self.first = first;
+        } else {
+            // SAFETY: the list owns its packets.
+            unsafe { (*self.last).next = first };
+        }
+        self.last = last;
     }
 
     /// Takes the one in front.
     pub(crate) fn pop(&mut self) -> Option<Box<SendInjection>> {
-        if self.head.is_null() {
+        if self.first.is_null() {
             return None;
         }
         // SAFETY: the list owns its packets.
-        let packet = unsafe { Box::from_raw(self.head) };
-        self.head = packet.next;
+        let mut packet = unsafe { Box::from_raw(self.first) };
+        self.first = core::mem::replace(&mut packet.next, ptr::null_mut());
+        if self.first.is_null() {
+            self.last = ptr::null_mut();
+        }
         Some(packet)
     }
 
-    /// The same packets, the other way round.
-    pub(crate) fn reversed(mut self) -> Self {
-        let mut reversed = Self::new();
-        while let Some(packet) = self.pop() {
-            reversed.push(packet);
+    /// Says of each packet of an endpoint that the endpoint is closed.
+    pub(crate) fn orphan(&mut self, endpoint: u64) {
+        let mut packet = self.first;
+        while !packet.is_null() {
+            // SAFETY: the list owns its packets, and nobody else refers to them.
+            let this = unsafe { &mut *packet };
+            this.orphaned |= this.endpoint == endpoint;
+            packet = this.next;
         }
-        reversed
     }
 }
 

@@ -3,6 +3,8 @@
 //! Every layer keeps its fixed values in an order of its own, so each has a row here. A value counts only when the layer
 //! has it and it is of the type it must be; a metadata member counts only when its bit is set.
 
+use core::ops::Deref;
+
 use fwps_sys::layer::{self, outbound_transport, stream};
 use fwps_sys::{
     ADDRESS_FAMILY, COMPARTMENT_ID, FWP_CONDITION_FLAG, FWP_DATA_TYPE, FWP_VALUE0,
@@ -87,25 +89,26 @@ pub(crate) const LAYERS: [Layer; Hook::ALL.len()] = [
 /// An address as bytes in network order, IPv4 in the first four.
 type Address = [u8; 16];
 
-/// What classify was given about the data, for as long as it runs.
+/// What classify was given at any layer, for as long as it runs.
 #[derive(Clone, Copy)]
-pub(crate) struct Incoming<'c> {
-    pub(crate) layer: &'static Layer,
+pub(crate) struct Given<'c> {
     values: &'c FWPS_INCOMING_VALUES0,
     meta: &'c FWPS_INCOMING_METADATA_VALUES0,
 }
 
-impl<'c> Incoming<'c> {
-    /// What this classify was given; `None` when its layer is not one of ours.
-    ///
+impl<'c> Given<'c> {
     /// # Safety
     /// Both are what classify was given, and 'c ends with that classify.
     pub(crate) unsafe fn new(
         values: &'c FWPS_INCOMING_VALUES0,
         meta: &'c FWPS_INCOMING_METADATA_VALUES0,
-    ) -> Option<Self> {
-        let layer = LAYERS.iter().find(|layer| layer.id == values.layerId)?;
-        Some(Self { layer, values, meta })
+    ) -> Self {
+        Self { values, meta }
+    }
+
+    /// `FWPS_LAYER_*`.
+    pub(crate) fn layer(&self) -> u16 {
+        self.values.layerId
     }
 
     /// A fixed value of this type; `None` when the layer does not have it.
@@ -118,7 +121,7 @@ impl<'c> Incoming<'c> {
         (value.r#type == of).then_some(value)
     }
 
-    fn u8(&self, index: usize) -> Option<u8> {
+    pub(crate) fn u8(&self, index: usize) -> Option<u8> {
         // SAFETY: the type says that this member is the one that was written.
         self.value(index, FWP_DATA_TYPE::UINT8).map(|value| unsafe { value.data.uint8 })
     }
@@ -131,6 +134,67 @@ impl<'c> Incoming<'c> {
     fn u32(&self, index: usize) -> Option<u32> {
         // SAFETY: the type says that this member is the one that was written.
         self.value(index, FWP_DATA_TYPE::UINT32).map(|value| unsafe { value.data.uint32 })
+    }
+
+    /// Bytes of any kind.
+    pub(crate) fn blob(&self, index: usize) -> &'c [u8] {
+        let Some(value) = self.value(index, FWP_DATA_TYPE::BYTE_BLOB_TYPE) else { return &[] };
+        // SAFETY: the type says that this member is the one that was written, and what it points to lives as long as the
+        // classify.
+        match unsafe { value.data.byteBlob.as_ref() } {
+            // SAFETY: as above; the blob says how many bytes there are.
+            Some(blob) if !blob.data.is_null() => unsafe {
+                core::slice::from_raw_parts(blob.data, blob.size as usize)
+            },
+            _ => &[],
+        }
+    }
+
+    /// A metadata member, when its bit is set.
+    pub(crate) fn meta<T>(
+        &self,
+        bit: FWPS_METADATA_FIELD,
+        member: impl FnOnce(&'c FWPS_INCOMING_METADATA_VALUES0) -> T,
+    ) -> Option<T> {
+        self.meta.has(bit).then(|| member(self.meta))
+    }
+
+    /// The flow's id, if there is one.
+    pub(crate) fn flow(&self) -> Option<u64> {
+        self.meta(FWPS_METADATA_FIELD::FLOW_HANDLE, |meta| meta.flowHandle)
+    }
+
+    /// The endpoint that it is about, if it is known.
+    pub(crate) fn endpoint(&self) -> Option<u64> {
+        self.meta(FWPS_METADATA_FIELD::TRANSPORT_ENDPOINT_HANDLE, |meta| meta.transportEndpointHandle)
+    }
+
+    /// The process that it is about, 0 when it is not known.
+    pub(crate) fn process_id(&self) -> u64 {
+        self.meta(FWPS_METADATA_FIELD::PROCESS_ID, |meta| meta.processId).unwrap_or(0)
+    }
+}
+
+/// What classify was given at a layer of ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Incoming<'c> {
+    pub(crate) layer: &'static Layer,
+    given: Given<'c>,
+}
+
+impl<'c> Deref for Incoming<'c> {
+    type Target = Given<'c>;
+
+    fn deref(&self) -> &Given<'c> {
+        &self.given
+    }
+}
+
+impl<'c> Incoming<'c> {
+    /// What this classify was given; `None` when its layer is not one of ours.
+    pub(crate) fn new(given: Given<'c>) -> Option<Self> {
+        let layer = LAYERS.iter().find(|layer| layer.id == given.layer())?;
+        Some(Self { layer, given })
     }
 
     /// An address: IPv4 comes as a number in host order, IPv6 as bytes in network order behind a pointer.
@@ -166,25 +230,6 @@ impl<'c> Incoming<'c> {
         FWP_CONDITION_FLAG(self.u32(self.layer.fields.flags).unwrap_or(0))
     }
 
-    /// A metadata member, when its bit is set.
-    pub(crate) fn meta<T>(
-        &self,
-        bit: FWPS_METADATA_FIELD,
-        member: impl FnOnce(&'c FWPS_INCOMING_METADATA_VALUES0) -> T,
-    ) -> Option<T> {
-        self.meta.has(bit).then(|| member(self.meta))
-    }
-
-    /// The flow's id, if there is one.
-    pub(crate) fn flow(&self) -> Option<u64> {
-        self.meta(FWPS_METADATA_FIELD::FLOW_HANDLE, |meta| meta.flowHandle)
-    }
-
-    /// The endpoint that sends, if it is known. Nothing is injected without.
-    pub(crate) fn endpoint(&self) -> Option<u64> {
-        self.meta(FWPS_METADATA_FIELD::TRANSPORT_ENDPOINT_HANDLE, |meta| meta.transportEndpointHandle)
-    }
-
     /// The compartment as an injection is told it.
     pub(crate) fn compartment_id(&self) -> COMPARTMENT_ID {
         self.meta(FWPS_METADATA_FIELD::COMPARTMENT_ID, |meta| meta.compartmentId)
@@ -206,10 +251,6 @@ impl<'c> Incoming<'c> {
             },
             _ => &[],
         }
-    }
-
-    fn process_id(&self) -> u64 {
-        self.meta(FWPS_METADATA_FIELD::PROCESS_ID, |meta| meta.processId).unwrap_or(0)
     }
 
     fn compartment(&self) -> u32 {
@@ -243,8 +284,13 @@ impl<'c> Incoming<'c> {
         Ends::V4([a, b, c, d], [e, f, g, h])
     }
 
-    /// The context of a stream indication, but for the window.
-    pub(crate) fn stream_context(&self, data: &FWPS_STREAM_DATA0, missed: usize) -> StreamContext {
+    /// The context of a stream indication, but for the window. The layer does not say whose it is.
+    pub(crate) fn stream_context(
+        &self,
+        data: &FWPS_STREAM_DATA0,
+        missed: usize,
+        process_id: u64,
+    ) -> StreamContext {
         let fields = &self.layer.fields;
         let mut flags = 0;
         for (bits, flag) in [
@@ -259,7 +305,7 @@ impl<'c> Incoming<'c> {
         }
         StreamContext {
             flow_id: self.flow().unwrap_or(0),
-            process_id: self.process_id(),
+            process_id,
             missed_bytes: missed as u64,
             flags,
             direction: u32::from(data.flags.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY)),
@@ -416,10 +462,11 @@ mod tests {
             meta.flowHandle = 77;
             meta.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE;
             // SAFETY: both live through the test.
-            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let (local_addr, remote_addr) = addresses(layer);
             let expected = StreamContext {
                 flow_id: 77,
+                process_id: 88,
                 missed_bytes: 3,
                 flags: STREAM_PUSH | STREAM_DISCONNECT,
                 direction: 1,
@@ -434,10 +481,10 @@ mod tests {
             };
             let flags = FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::RECEIVE_DISCONNECT;
             let data = FWPS_STREAM_DATA0 { flags: DATA.flags | flags, ..DATA };
-            assert_eq!(incoming.stream_context(&data, 3), expected);
+            assert_eq!(incoming.stream_context(&data, 3, 88), expected);
             let data = FWPS_STREAM_DATA0 { flags: FWPS_STREAM_FLAG::SEND, ..DATA };
             assert_eq!(
-                incoming.stream_context(&data, 3),
+                incoming.stream_context(&data, 3, 88),
                 StreamContext { flags: 0, direction: 0, ..expected }
             );
         }
@@ -457,7 +504,7 @@ mod tests {
                 | FWPS_METADATA_FIELD::IP_HEADER_SIZE
                 | FWPS_METADATA_FIELD::COMPARTMENT_ID;
             // SAFETY: both live through the test.
-            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let (local_addr, remote_addr) = addresses(layer);
             let expected = SendContext {
                 flow_id: 77,
@@ -485,7 +532,7 @@ mod tests {
             let values = given(layer, &mut values);
             let meta = garbage();
             // SAFETY: both live through the test.
-            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let context = incoming.send_context();
             assert_eq!((context.flow_id, context.process_id, context.header_size), (0, 0, 0));
             assert_eq!(context.flags & SEND_RAW, 0);
@@ -506,8 +553,8 @@ mod tests {
             for count in 0..all.len() {
                 let values = given(layer, &mut all[..count]);
                 // SAFETY: both live through the test.
-                let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
-                let context = incoming.stream_context(&DATA, 0);
+                let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+                let context = incoming.stream_context(&DATA, 0, 0);
                 let seen = |index: usize| index < count;
                 assert_eq!(context.local_port != 0, seen(layer.fields.local_port));
                 assert_eq!(context.remote_addr != [0; 16], seen(layer.fields.remote_address));
@@ -518,7 +565,7 @@ mod tests {
             }
             let values = given(layer, &mut all);
             // SAFETY: both live through the test.
-            let incoming = unsafe { Incoming::new(&values, &meta) }.expect("one of ours");
+            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let nothing = SendContext { family: incoming.family(), ..SendContext::default() };
             assert_eq!(incoming.send_context(), nothing);
         }
@@ -529,6 +576,6 @@ mod tests {
         let values = FWPS_INCOMING_VALUES0 { layerId: 99, valueCount: 0, incomingValue: ptr::null_mut() };
         let meta = garbage();
         // SAFETY: both live through the test.
-        assert!(unsafe { Incoming::new(&values, &meta) }.is_none());
+        assert!(Incoming::new(unsafe { Given::new(&values, &meta) }).is_none());
     }
 }

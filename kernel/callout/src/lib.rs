@@ -21,6 +21,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod ask;
 mod checksum;
 #[expect(unsafe_code, reason = "the callbacks that the filter engine calls")]
 mod classify;
@@ -28,8 +29,13 @@ mod counters;
 mod edit;
 #[expect(unsafe_code, reason = "handles are shared between threads")]
 mod engine;
+#[expect(unsafe_code, reason = "flow contexts are references that travel through the system as numbers")]
+mod flow;
 #[expect(unsafe_code, reason = "calls of the system")]
 mod handles;
+#[expect(unsafe_code, reason = "a call of the system")]
+mod held;
+mod hops;
 mod host;
 #[expect(unsafe_code, reason = "calls of the system, and owners that travel through it")]
 mod injection;
@@ -39,38 +45,44 @@ mod instances;
 mod layer;
 #[expect(unsafe_code, reason = "a box is made without aborting")]
 mod memory;
+#[expect(unsafe_code, reason = "the callbacks that the filter engine calls")]
+mod notice;
 #[cfg(test)]
 mod os;
 mod outcome;
 #[expect(unsafe_code, reason = "the bytes lie behind pointers")]
 mod packet;
-#[expect(unsafe_code, reason = "owners are linked by pointers, and the worker is a callback")]
-mod queue;
 mod scratch;
 mod search;
 mod send;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[expect(unsafe_code, reason = "the worker is a callback")]
+mod worker;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use fwps_sys::{FWP_CALLOUT_FLAG, FWPS_CALLOUT1, FWPS_INJECTION_TYPE, GUID, NTSTATUS};
-use tidegate_abi::Hook;
+use tidegate_abi::{Hook, ProgramType, limits};
 use tidegate_runtime::Runtime;
 
 use crate::counters::Counters;
 use crate::engine::{Engine, Handles};
+use crate::flow::Flows;
 use crate::handles::{InjectionHandle, NblPool, NdisObject, Registered, System, WorkItem};
+use crate::hops::Hops;
 use crate::memory::NoMemory;
-use crate::queue::SendQueue;
 use crate::scratch::Scratch;
+use crate::worker::Worker;
 
 pub use crate::counters::Counts;
+pub use crate::notice::{NOTICES, Notice};
 
 /// The key of a hook's callout, as filters name it.
 pub const fn key(hook: Hook) -> GUID {
@@ -123,18 +135,37 @@ impl From<NTSTATUS> for Error {
     }
 }
 
+/// What an operator decides when the driver starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Connections that were there before a link was are shown too, from the middle on. Else the callouts are conditional on
+    /// flow: a connection that no link waited for when it was established costs nothing.
+    pub mid_stream: bool,
+    /// Nanoseconds that an unload waits for connections of which the filter engine keeps bytes, since a program asked for
+    /// more, before it resets them.
+    pub grace: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mid_stream: false, grace: limits::DRAIN_NS }
+    }
+}
+
 /// The callouts can't be unregistered yet: try again later.
 #[derive(Debug)]
 pub struct Busy {
     /// Still registered, in part. From now on they permit everything.
     pub callouts: Callouts,
-    /// What the filter engine said; `DEVICE_BUSY` when packets wait for the worker.
+    /// What the filter engine said; `DEVICE_BUSY` when packets or connections wait.
     pub status: NTSTATUS,
+    /// Connections that still have a context.
+    pub flows: usize,
 }
 
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the callouts are in use: {}", self.status)
+        write!(f, "the callouts are in use: {}, {} connections", self.status, self.flows)
     }
 }
 
@@ -154,12 +185,12 @@ pub struct Callouts {
 impl Callouts {
     /// Registers a callout for each hook, which runs the hook's chain of `runtime`. `PASSIVE_LEVEL`.
     ///
-    /// Filters lead to them by [`key`] and carry [`Callouts::context`].
+    /// Filters lead to them by [`key`], those that only tell by [`NOTICES`], and carry [`Callouts::context`].
     ///
     /// # Errors
     /// No memory, or a refusal of the system. Nothing is left behind then.
     #[expect(unsafe_code, reason = "from its registration on a callback may be called at any time")]
-    pub fn register(objects: Objects, runtime: Arc<Runtime>) -> Result<Self, Error> {
+    pub fn register(objects: Objects, runtime: Arc<Runtime>, options: Options) -> Result<Self, Error> {
         let platform = *runtime.platform();
         let scratch = Scratch::new(platform.processors)?;
         let owner = NdisObject::new(objects.driver)?;
@@ -167,32 +198,62 @@ impl Callouts {
         let work_item = WorkItem::new(objects.device)?;
         let transport = InjectionHandle::new(FWPS_INJECTION_TYPE::TRANSPORT)?;
         let stream = InjectionHandle::new(FWPS_INJECTION_TYPE::STREAM)?;
-        let mut registered = memory::vec(Hook::ALL.len())?;
+        let mut registered = memory::vec(Hook::ALL.len() + NOTICES.len())?;
+        let hops = Hops::new()?;
 
         let engine = memory::shared(Engine {
             runtime,
             platform,
             scratch,
             counters: Counters::default(),
-            sends: SendQueue::new(work_item.0),
+            worker: Worker::new(work_item.0),
+            flows: Flows::new(),
+            hops,
+            streams: Hook::ALL.map(|_| AtomicU32::new(0)),
             handles: Handles { stream: stream.0, transport: transport.0, pool: pool.0 },
-            closing: AtomicBool::new(false),
+            closing: AtomicU64::new(0),
+            grace: options.grace,
         })?;
         let number = instances::add(Arc::as_ptr(&engine))?;
         let system = System { stream, transport, work_item, pool, owner };
         let mut callouts = Self { number, engine, registered: Vec::new(), system: Some(system) };
-        for hook in Hook::ALL {
+        let hooks = Hook::ALL.map(|hook| {
+            let flags = match (hook.program_type(), options.mid_stream) {
+                (ProgramType::Stream, true) => FWP_CALLOUT_FLAG::ALLOW_MID_STREAM_INSPECTION,
+                (ProgramType::Stream, false) => FWP_CALLOUT_FLAG::CONDITIONAL_ON_FLOW,
+                // None: the stack turns off the offloads that programs could not see through.
+                (ProgramType::Send, _) => FWP_CALLOUT_FLAG::NONE,
+            };
+            let stream = hook.program_type() == ProgramType::Stream;
             let callout = FWPS_CALLOUT1 {
                 calloutKey: key(hook),
-                // None: the stack turns off the offloads that programs could not see through.
-                flags: FWP_CALLOUT_FLAG::NONE,
+                flags,
                 classifyFn: Some(classify::classify),
+                notifyFn: Some(classify::notify),
+                flowDeleteFn: if stream { Some(classify::flow_deleted) } else { None },
+            };
+            (callout, Some(hook))
+        });
+        let notices = NOTICES.map(|told| {
+            let callout = FWPS_CALLOUT1 {
+                calloutKey: told.key,
+                flags: FWP_CALLOUT_FLAG::NONE,
+                classifyFn: Some(notice::told),
                 notifyFn: Some(classify::notify),
                 flowDeleteFn: None,
             };
+            (callout, None)
+        });
+        for (callout, hook) in hooks.into_iter().chain(notices) {
             // SAFETY: what the callbacks reach lives until `unregister` has succeeded.
             match unsafe { Registered::new(objects.device, &callout) } {
-                Ok(one) => registered.push(one),
+                Ok(one) => {
+                    let known = hook.and_then(|hook: Hook| callouts.engine.streams.get(hook.index()));
+                    if let Some(id) = known {
+                        id.store(one.id(), Ordering::Relaxed);
+                    }
+                    registered.push(one);
+                }
                 Err(status) => {
                     callouts.registered = registered;
                     // No filter can lead to them yet, so that nothing holds them.
@@ -202,6 +263,15 @@ impl Callouts {
             }
         }
         callouts.registered = registered;
+        // What is kept back is shown again when a control message changed what decides on it.
+        let engine = Arc::downgrade(&callouts.engine);
+        callouts.engine.runtime.on_change(Some(Box::new(move || {
+            if let Some(engine) = engine.upgrade()
+                && engine.has_waiting()
+            {
+                engine.wake();
+            }
+        })));
         Ok(callouts)
     }
 
@@ -215,6 +285,29 @@ impl Callouts {
         self.engine.counters.read()
     }
 
+    /// Begins the end: everything passes from now on, what is kept of connections is decided on by its links' rules, and flow
+    /// contexts go. Gives back how many connections still have one: call again, a moment later, until there is none. Only then
+    /// may the filters go, since the filter engine may keep bytes of such a connection for us. `PASSIVE_LEVEL`.
+    pub fn drain(&self) -> usize {
+        let engine = &self.engine;
+        let now = (engine.platform.now_ns)().max(1);
+        if engine.closing.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            engine.runtime.on_change(None);
+        }
+        let mut waits = false;
+        engine.flows.each(&engine.platform, |flow| {
+            if flow.is_at_rest() {
+                flow.end();
+            } else {
+                waits = true;
+            }
+        });
+        if waits {
+            engine.wake();
+        }
+        engine.flows.count(&engine.platform)
+    }
+
     /// Unregisters the callouts, waits for pending injections and gives everything back. `PASSIVE_LEVEL`.
     ///
     /// # Errors
@@ -222,15 +315,22 @@ impl Callouts {
     pub fn unregister(mut self) -> Result<(), Busy> {
         match self.close() {
             Ok(()) => Ok(()),
-            Err(status) => Err(Busy { callouts: self, status }),
+            Err(status) => {
+                let flows = self.engine.flows.count(&self.engine.platform);
+                Err(Busy { callouts: self, status, flows })
+            }
         }
     }
 
-    /// The order matters. Packets that wait are sent first, while there still is a callout to permit them; after the
-    /// callouts nobody injects, and destroying the injection handles waits for completions.
+    /// The order matters. What waits is sent or reset first, while there still is a callout to permit it; then the flow
+    /// contexts go, so that no stream is shown any more. After the callouts nobody injects, and destroying the injection
+    /// handles waits for completions.
     fn close(&mut self) -> Result<(), NTSTATUS> {
-        self.engine.closing.store(true, Ordering::Release);
+        let flows = self.drain();
         self.idle()?;
+        if flows > 0 {
+            return Err(NTSTATUS::DEVICE_BUSY);
+        }
         while let Some(last) = self.registered.last() {
             last.unregister()?;
             self.registered.pop();
@@ -243,7 +343,7 @@ impl Callouts {
     }
 
     fn idle(&self) -> Result<(), NTSTATUS> {
-        if self.engine.sends.is_idle() { Ok(()) } else { Err(NTSTATUS::DEVICE_BUSY) }
+        if self.engine.worker.is_idle() { Ok(()) } else { Err(NTSTATUS::DEVICE_BUSY) }
     }
 }
 

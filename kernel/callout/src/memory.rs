@@ -29,9 +29,16 @@ pub(crate) fn filled<T: Copy>(count: usize, value: T) -> Result<Vec<T>, NoMemory
 
 /// Makes room for `more` elements. IRQL <= DISPATCH_LEVEL.
 pub(crate) fn reserve<T>(vec: &mut Vec<T>, more: usize) -> Result<(), NoMemory> {
+    check()?;
+    vec.try_reserve_exact(more).map_err(|_| NoMemory)
+}
+
+/// Fails when a test wants the next allocation to.
+#[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "tests make it fail"))]
+pub(crate) fn check() -> Result<(), NoMemory> {
     #[cfg(test)]
     failing::check()?;
-    vec.try_reserve_exact(more).map_err(|_| NoMemory)
+    Ok(())
 }
 
 /// `value` in memory of its own. IRQL <= DISPATCH_LEVEL.

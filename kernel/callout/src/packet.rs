@@ -135,6 +135,16 @@ impl<'c> View<'c> {
         Ok(scratch)
     }
 
+    /// The first `len` bytes, copied to `scratch` wherever they lie.
+    ///
+    /// # Errors
+    /// [`Unreadable`], as with [`window`](Self::window).
+    pub(crate) fn copied<'w>(&self, len: usize, scratch: &'w mut [u8]) -> Result<&'w [u8], Unreadable> {
+        let scratch = scratch.get_mut(..len).ok_or(Unreadable)?;
+        self.copy(0..len, scratch)?;
+        Ok(scratch)
+    }
+
     /// Copies `range` to `out`, which is as long.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use spin::mutex::{Mutex, MutexGuard};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_vm::Stack;
 
-use crate::edit::Plan;
+use crate::edit::{Own, Plan};
 use crate::memory::{self, NoMemory};
 
 /// Desks of one processor: a classify and one nested into it.
@@ -26,6 +26,8 @@ pub(crate) struct Desk {
     pub(crate) edits: Plan,
     /// Edits of the program's clone.
     pub(crate) clone: Plan,
+    /// What the program sends of its own.
+    pub(crate) own: Own,
 }
 
 /// The desks of all processors.
@@ -45,6 +47,7 @@ impl Scratch {
                 stack: Stack::new(),
                 edits: Plan::new(),
                 clone: Plan::new(),
+                own: Own::new(),
             }));
         }
         Ok(Self { desks })

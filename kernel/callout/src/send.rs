@@ -29,11 +29,12 @@ use crate::layer::Incoming;
 use crate::memory;
 use crate::outcome::SendOutcome;
 use crate::packet::{Packets, Unreadable, View};
-use crate::queue;
 use crate::scratch::Desk;
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
+
+const UNCHANGED: &Plan = &Plan::new();
 
 /// One call of classify at a transport layer.
 struct Send<'c> {
@@ -41,6 +42,10 @@ struct Send<'c> {
     incoming: &'c Incoming<'c>,
     protocol: IPPROTO,
     editable: Editable,
+    /// Another driver injected it.
+    foreign: bool,
+    /// What is judged is what is sent.
+    snapshot: bool,
     context: SendContext,
 }
 
@@ -74,6 +79,7 @@ pub(crate) fn classify(
     ) {
         return SendOutcome::Permit;
     }
+    let foreign = state == FWPS_PACKET_INJECTION_STATE::INJECTED_BY_OTHER;
     let chain = engine.runtime.chain(incoming.layer.hook);
     let links = chain.links();
     if links.is_empty() {
@@ -84,7 +90,7 @@ pub(crate) fn classify(
         return if unseen(links) { SendOutcome::Block } else { SendOutcome::Permit };
     };
     let mut context = incoming.send_context();
-    if state == FWPS_PACKET_INJECTION_STATE::INJECTED_BY_OTHER {
+    if foreign {
         context.flags |= SEND_REINJECTED;
     }
     let protocol = incoming.protocol().unwrap_or_default();
@@ -94,6 +100,7 @@ pub(crate) fn classify(
         || incoming.control_data().len() > MAX_CONTROL
         || !checksum::knows(protocol)
         || packets.is_segmented()
+        || (foreign && !engine.hops.left(flow_of(&context), &engine.platform))
     {
         Editable::No
     } else if protocol == IPPROTO::TCP {
@@ -101,13 +108,26 @@ pub(crate) fn classify(
     } else {
         Editable::Yes
     };
-    let send = Send { engine, incoming, protocol, editable, context };
+    let snapshot = links.iter().any(|link| link.is_snapshot());
+    let send = Send { engine, incoming, protocol, editable, foreign, snapshot, context };
     let mut views = packets.views();
     match (views.next(), views.next()) {
         (None, _) => SendOutcome::Permit,
         (Some(packet), None) if protocol != IPPROTO::TCP => send.alone(links, &packet, &mut desk),
         _ => send.list(links, packets, &mut desk),
     }
+}
+
+/// A number that the packets of one flow share.
+fn flow_of(context: &SendContext) -> u64 {
+    let SendContext { local_addr, remote_addr, local_port, remote_port, protocol, .. } = context;
+    let ports = [*local_port, *remote_port].map(u16::to_ne_bytes);
+    let bytes =
+        local_addr.iter().chain(remote_addr).chain(ports.as_flattened()).copied().chain([*protocol as u8]);
+    // FNV-1a.
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Counts an error of every link, since none could be shown the packet. True when it must not pass.
@@ -170,14 +190,14 @@ impl Send<'_> {
         match passing {
             Some(_) => SendOutcome::Permit,
             None if out.is_empty() => SendOutcome::Block,
-            None => self.send(out.reversed()),
+            None => self.send(out),
         }
     }
 
     /// Sends copies in the place of their list.
     fn send(&self, mut packets: SendList) -> SendOutcome {
         if self.protocol == IPPROTO::TCP {
-            queue::send_later(self.engine, packets);
+            self.engine.worker.send(self.engine, packets);
             return SendOutcome::Absorb;
         }
         let mut outcome = SendOutcome::Block;
@@ -193,12 +213,14 @@ impl Send<'_> {
 
     /// Asks the links about one packet.
     fn judge<'l>(&self, links: &'l [Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> Fate<'l> {
-        let Desk { window, stack, edits, clone } = desk;
+        let Desk { window, stack, edits, clone, .. } = desk;
         let window = if packet.len() > MAX_WINDOW {
             self.engine.counters.oversized.add();
             Err(Unreadable)
         } else {
-            let window = packet.window(packet.len(), window);
+            let whole = packet.len();
+            let window =
+                if self.snapshot { packet.copied(whole, window) } else { packet.window(whole, window) };
             if window.is_err() {
                 self.engine.counters.unreadable.add();
             }
@@ -223,12 +245,13 @@ impl Send<'_> {
                         Verdict::Block if injects => Ok(&*clone),
                         _ if injects => Err(Failure::Unfit),
                         Verdict::Continue | Verdict::Permit if !edits.is_empty() => Ok(&*edits),
-                        Verdict::Permit => return Fate::Pass,
+                        Verdict::Permit => return self.pass(packet, window, links),
                         Verdict::Block => return Fate::Drop,
                         _ => continue,
                     };
                     let by = Some((Arc::clone(link), verdict));
-                    plan.and_then(|plan| self.build(packet, plan, by)).map_err(|_| link.count_failed(verdict))
+                    plan.and_then(|plan| self.build(packet, window, plan, by))
+                        .map_err(|_| link.count_failed(verdict))
                 }
             };
             match built {
@@ -239,13 +262,36 @@ impl Send<'_> {
                 Err(()) => return Fate::Drop,
             }
         }
-        Fate::Pass
+        self.pass(packet, window, links)
+    }
+
+    /// A packet passes: the one that was judged.
+    fn pass<'l>(&self, packet: &View<'_>, window: &[u8], links: &[Arc<Link>]) -> Fate<'l> {
+        // What the stack sends by itself lies in its own memory.
+        if !self.snapshot || self.incoming.endpoint().is_none() {
+            return Fate::Pass;
+        }
+        let sealed = match self.editable {
+            Editable::No => Err(Failure::Unfit),
+            _ => self.build(packet, window, UNCHANGED, None),
+        };
+        let closed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
+        match sealed {
+            Ok(copy) => {
+                let on_error = if closed { OnError::Block } else { OnError::Permit };
+                Fate::Replace(copy, Else { on_error, rest: &[] })
+            }
+            Err(_) if closed => {
+                links.iter().filter(|link| link.is_snapshot()).for_each(|link| link.count_error());
+                Fate::Drop
+            }
+            Err(_) => Fate::Pass,
+        }
     }
 
     /// Adds an unchanged copy of a packet.
     fn copy(&self, packet: &View<'_>, out: &mut SendList) -> Result<(), Failure> {
-        const UNCHANGED: &Plan = &Plan::new();
-        out.push(self.build(packet, UNCHANGED, None)?);
+        out.push(self.build(packet, &[], UNCHANGED, None)?);
         Ok(())
     }
 
@@ -253,10 +299,15 @@ impl Send<'_> {
     fn build(
         &self,
         packet: &View<'_>,
+        window: &[u8],
         plan: &Plan,
         by: Option<(Arc<Link>, Verdict)>,
     ) -> Result<Box<SendInjection>, Failure> {
         let endpoint = self.incoming.endpoint().ok_or(Failure::Unfit)?;
+        if self.foreign && !self.engine.hops.spend(flow_of(&self.context), &self.engine.platform) {
+            self.engine.counters.hops.add();
+            return Err(Failure::Unfit);
+        }
         let len = plan.output_len(packet.len());
         let mut bytes = memory::filled(len, 0)?;
         let mut free = bytes.as_mut_slice();
@@ -264,6 +315,10 @@ impl Send<'_> {
             let (Piece::Keep(range) | Piece::New(range)) = &piece;
             let (to, behind) = free.split_at_mut_checked(range.len()).ok_or(Failure::Unfit)?;
             match piece {
+                // A sealed packet is what was judged; any other is what there is now.
+                Piece::Keep(range) if self.snapshot && !window.is_empty() => {
+                    to.copy_from_slice(window.get(range).ok_or(Failure::Unfit)?);
+                }
                 Piece::Keep(range) => packet.copy(range, to)?,
                 Piece::New(range) => {
                     let new = plan.new_bytes().get(range).filter(|new| new.len() == to.len());
@@ -285,6 +340,9 @@ impl Send<'_> {
         for (word, bytes) in control.iter_mut().zip(whole.iter().chain([&last])) {
             *word = u64::from_ne_bytes(*bytes);
         }
+        let owner = size_of::<SendInjection>();
+        self.engine.counters.copied.add_many(len + data.len());
+        self.engine.counters.allocated.add_many(body.allocated() + control.capacity() * 8 + owner);
         Ok(memory::boxed(SendInjection {
             engine: Arc::clone(self.engine),
             body,
@@ -298,6 +356,7 @@ impl Send<'_> {
             by,
             args: SendInjection::NO_ARGS,
             next: core::ptr::null_mut(),
+            orphaned: false,
         })?)
     }
 }

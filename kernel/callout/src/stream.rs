@@ -1,32 +1,31 @@
-//! The stream layers, inline: the chain is run on what was indicated, and its decision is carried out before classify
-//! returns.
+//! The stream layers: what classify answers for a connection, and when the chain is asked at once.
 //!
-//! An edit injects one NBL in place of the bytes that it covers, in the direction and with the flags of the indication: new
-//! memory for new bytes, and for kept ranges the original's own pages behind partial MDLs, under a reference until the
-//! completion. The bytes covered are blocked; what follows them is shown again by the filter engine, behind what was
-//! injected.
+//! Mostly inline: the chain is run on what was indicated, and its decision is carried out before classify returns. An edit is
+//! injected and the bytes that it covers are blocked; what follows them is shown again by the filter engine, behind what was
+//! injected. A direction that a program keeps back (PEND) goes through its queue instead (see [`held`]).
 //!
-//! A link that continues with the first bytes only wants to be asked about the rest again, so no link behind it decides on
-//! more than those bytes: an edit that reaches further is an error of its link.
+//! With a link that wants a snapshot, the links are shown a copy, and what passes is the copy: a sender that changes its
+//! buffer after it was judged has not sent what it changed.
 //!
 //! The end of a direction (FIN) is an indication without bytes: there is nothing to block in it, so it passes, with inserted
-//! bytes in front of it. A reset passes always.
+//! bytes in front of it, unless bytes before it are still kept back: then it waits behind them. A reset passes always, and
+//! ends everything that is kept.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_DATA0, FWPS_STREAM_FLAG};
-use tidegate_abi::context::STREAM_NO_MORE_DATA;
 use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
-use tidegate_abi::{StreamContext, Verdict};
-use tidegate_runtime::{Calls, Link};
+use tidegate_runtime::{Held, Link};
 
-use crate::edit::{Piece, Plan};
+use crate::ask::{Ask, Bounds, Decision, Kept};
 use crate::engine::Engine;
-use crate::host::{Editable, PacketHost};
-use crate::injection::{Body, Failure, StreamInjection};
+use crate::flow::{Begin, Flow, Marks};
+use crate::held::{self, Arrival};
+use crate::host::Editable;
+use crate::injection::Failure;
 use crate::layer::Incoming;
-use crate::memory;
 use crate::outcome::StreamOutcome;
 use crate::packet::{Unreadable, View};
 use crate::scratch::Desk;
@@ -45,23 +44,6 @@ pub(crate) struct Indication<'c> {
     pub(crate) flags: FWPS_CLASSIFY_OUT_FLAG,
 }
 
-/// What an indication allows to be decided.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    /// Bytes indicated.
-    len: usize,
-    /// Bytes shown to programs: the first of those.
-    shown: usize,
-    /// Bytes that may be decided on: those that every link before has seen enough of.
-    open: usize,
-    /// All of the bytes have to be decided on at once.
-    whole: bool,
-    /// More data can come.
-    may_wait: bool,
-    /// The direction ends behind these bytes.
-    end: bool,
-}
-
 impl Indication<'_> {
     fn has(&self, flags: FWPS_STREAM_FLAG) -> bool {
         self.data.flags.has_any(flags)
@@ -70,8 +52,10 @@ impl Indication<'_> {
     fn bounds(&self) -> Bounds {
         let len = self.data.dataLength;
         let whole = self.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
+        // Urgent data is not part of what follows, so that nothing can complete it.
+        let urgent = FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED;
         let last = self.flags.has(FWPS_CLASSIFY_OUT_FLAG::NO_MORE_DATA)
-            || self.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT);
+            || self.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT | urgent);
         Bounds {
             len,
             shown: len.min(MAX_WINDOW),
@@ -82,43 +66,149 @@ impl Indication<'_> {
         }
     }
 
+    /// 0 outbound, 1 inbound.
+    fn direction(&self) -> usize {
+        usize::from(self.has(FWPS_STREAM_FLAG::RECEIVE_FAMILY))
+    }
+
     fn editable(&self) -> Editable {
-        if self.has(FWPS_STREAM_FLAG::ABORT) || self.incoming.flow().is_none() {
-            Editable::No
-        } else {
-            Editable::Yes
+        if self.has(FWPS_STREAM_FLAG::ABORT) { Editable::No } else { Editable::Yes }
+    }
+
+    /// Flags of what is injected in its place.
+    fn injected(&self) -> FWPS_STREAM_FLAG {
+        self.data.flags.without(FWPS_STREAM_FLAG::DISCONNECT)
+    }
+}
+
+/// What classify answers. DISPATCH_LEVEL.
+pub(crate) fn classify(
+    engine: &Arc<Engine>,
+    indication: &Indication<'_>,
+    flow: Option<&Arc<Flow>>,
+) -> StreamOutcome {
+    let chain = engine.runtime.chain(indication.incoming.layer.hook);
+    let (links, pass) = (chain.links(), StreamOutcome::Permit(indication.data.dataLength));
+    let met;
+    let flow = match flow {
+        Some(flow) => flow,
+        None if links.is_empty() || engine.is_closing() => return pass,
+        None => match meet(engine, indication) {
+            Ok(flow) => {
+                met = flow;
+                &met
+            }
+            Err(_) => return unseen(links, pass),
+        },
+    };
+    if indication.has(FWPS_STREAM_FLAG::ABORT) {
+        held::give_up(engine, flow);
+        decide(engine, indication, flow, links);
+        return pass;
+    }
+    let marks = flow.marks();
+    if !marks.is_empty()
+        && let Some(outcome) = look(engine, indication, flow, marks)
+    {
+        return outcome;
+    }
+    if engine.is_closing() { pass } else { decide(engine, indication, flow, links) }
+}
+
+/// A context for a connection that was there before it could be seen.
+fn meet(engine: &Arc<Engine>, indication: &Indication<'_>) -> Result<Arc<Flow>, Failure> {
+    let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
+    let layer = indication.incoming.layer.id;
+    let callout = indication.callout;
+    let begin = Begin { id, layer, callout, process_id: 0, application: Vec::new(), mid_stream: true };
+    match Flow::begin(engine, begin)? {
+        Some(flow) => Ok(flow),
+        // The other direction was quicker, on another processor.
+        None => engine.flows.find(id, layer, &engine.platform).ok_or(Failure::Refused),
+    }
+}
+
+/// What is to be done before anybody is asked: `None` when nothing stands against it.
+fn look(
+    engine: &Arc<Engine>,
+    indication: &Indication<'_>,
+    flow: &Arc<Flow>,
+    marks: Marks,
+) -> Option<StreamOutcome> {
+    let (direction, platform) = (indication.direction(), &engine.platform);
+    let len = indication.data.dataLength;
+    if marks.has(Marks::DEAD) {
+        return Some(StreamOutcome::Permit(len));
+    }
+    if marks.has(Marks::waits(direction)) {
+        // What it waited for is here, as far as it comes.
+        drop(flow.side(direction, platform, |side| side.waits.take()));
+        flow.unmark(Marks::waits(direction));
+    }
+    let ends = indication.has(FWPS_STREAM_FLAG::DISCONNECT);
+    if marks.has(Marks::held(direction)) {
+        let queued = flow.side(direction, platform, |side| side.is_queued());
+        if queued || !(marks.has(Marks::ALLOWED) || engine.is_closing()) {
+            return Some(keep(engine, indication, flow, None));
+        }
+    } else if marks.has(Marks::ahead(direction)) {
+        let removed = flow.side(direction, platform, |side| {
+            let removed = if ends { 0 } else { len.min(usize::try_from(side.ahead).unwrap_or(len)) };
+            side.ahead = if ends { 0 } else { side.ahead - removed as u64 };
+            if side.ahead == 0 {
+                flow.unmark(Marks::ahead(direction));
+            }
+            removed
+        });
+        if removed > 0 {
+            return Some(StreamOutcome::Block(removed));
+        }
+    }
+    marks.has(Marks::ALLOWED).then(|| allow(engine, flow, len))
+}
+
+/// The answer for a connection that no program wants to see more of: what is kept of it goes first.
+fn allow(engine: &Engine, flow: &Flow, len: usize) -> StreamOutcome {
+    let queued = |direction| flow.side(direction, &engine.platform, |side| side.is_queued());
+    if queued(0) || queued(1) { StreamOutcome::Permit(len) } else { StreamOutcome::Allow }
+}
+
+/// Puts the indication into its direction's queue.
+fn keep(
+    engine: &Arc<Engine>,
+    indication: &Indication<'_>,
+    flow: &Arc<Flow>,
+    holder: Option<(&Arc<Link>, usize)>,
+) -> StreamOutcome {
+    let Ok(view) = &indication.view else {
+        engine.counters.unreadable.add();
+        held::give_up(engine, flow);
+        return StreamOutcome::Drop;
+    };
+    let arrival = Arrival {
+        hook: indication.incoming.layer.hook,
+        context: indication.incoming.stream_context(indication.data, indication.missed, flow.process_id),
+        flags: indication.injected(),
+        bytes: view,
+        end: indication.has(FWPS_STREAM_FLAG::DISCONNECT),
+    };
+    match held::keep(engine, flow, &arrival, holder) {
+        Ok(()) => StreamOutcome::Block(indication.data.dataLength),
+        Err(held::Overflow) => {
+            engine.counters.overflowed.add();
+            held::give_up(engine, flow);
+            StreamOutcome::Drop
         }
     }
 }
 
-/// What one link decided. Numbers are bytes from the first one shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decision {
-    /// No opinion of so many.
-    Next(usize),
-    Permit(usize),
-    /// These pass edited.
-    Edit(usize),
-    /// The clone passes instead of these.
-    Clone(usize),
-    Block(usize),
-    NeedMore(u32),
-    Drop,
-    Allow,
-}
-
-/// Runs the chain on an indication and carries its decision out. DISPATCH_LEVEL.
-pub(crate) fn classify(engine: &Arc<Engine>, indication: &Indication<'_>) -> StreamOutcome {
-    let outcome = decide(engine, indication);
-    if indication.has(FWPS_STREAM_FLAG::ABORT) {
-        return StreamOutcome::Permit(indication.data.dataLength);
-    }
-    outcome
-}
-
-fn decide(engine: &Arc<Engine>, indication: &Indication<'_>) -> StreamOutcome {
-    let chain = engine.runtime.chain(indication.incoming.layer.hook);
-    let (links, bounds) = (chain.links(), indication.bounds());
+fn decide(
+    engine: &Arc<Engine>,
+    indication: &Indication<'_>,
+    flow: &Arc<Flow>,
+    links: &[Arc<Link>],
+) -> StreamOutcome {
+    let bounds = indication.bounds();
     let pass = StreamOutcome::Permit(bounds.len);
     let abort = indication.has(FWPS_STREAM_FLAG::ABORT);
     if links.is_empty() || (bounds.len == 0 && !bounds.end && !abort) {
@@ -136,7 +226,7 @@ fn decide(engine: &Arc<Engine>, indication: &Indication<'_>) -> StreamOutcome {
         engine.counters.oversized.add();
         return unseen(links, pass);
     }
-    run(engine, indication, links, bounds, &view, &mut desk)
+    run(engine, indication, flow, links, bounds, &view, &mut desk)
 }
 
 /// The outcome when no link could be shown the bytes: every link's `on_error` counts.
@@ -148,166 +238,84 @@ fn unseen(links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
 fn run(
     engine: &Arc<Engine>,
     indication: &Indication<'_>,
+    flow: &Arc<Flow>,
     links: &[Arc<Link>],
-    mut bounds: Bounds,
+    bounds: Bounds,
     view: &View<'_>,
     desk: &mut Desk,
 ) -> StreamOutcome {
-    let Desk { window, stack, edits, clone } = desk;
-    let Ok(window) = view.window(bounds.shown, window) else {
+    let Desk { window, stack, edits, clone, own } = desk;
+    let snapshot = links.iter().any(|link| link.is_snapshot());
+    let window = if snapshot { view.copied(bounds.shown, window) } else { view.window(bounds.shown, window) };
+    let Ok(window) = window else {
         engine.counters.unreadable.add();
         return unseen(links, StreamOutcome::Permit(bounds.len));
     };
-    let mut shown = indication.incoming.stream_context(indication.data, indication.missed);
-    if !bounds.may_wait {
-        shown.flags |= STREAM_NO_MORE_DATA;
+    let direction = indication.direction();
+    let ask = Ask {
+        engine,
+        flow,
+        direction,
+        flags: indication.injected(),
+        context: indication.incoming.stream_context(indication.data, indication.missed, flow.process_id),
+        window,
+        kept: if snapshot { Kept::Copied } else { Kept::Shared(view) },
+        editable: indication.editable(),
+        holder: None,
+        failed: 0,
+        inline: true,
+    };
+    let (decision, by) = ask.links(links, bounds, stack, edits, clone, own);
+    match decision {
+        Decision::Next(cover) | Decision::Permit(cover) => {
+            if snapshot {
+                sealed(&ask, links, cover, &bounds)
+            } else {
+                StreamOutcome::Permit(cover)
+            }
+        }
+        Decision::Edit(cover) | Decision::Clone(cover) | Decision::Block(cover) => blocked(cover, &bounds),
+        Decision::Ended => StreamOutcome::Block(0),
+        Decision::NeedMore(bytes) => {
+            if let Some(by) = by {
+                let waits = Held::new(by, 0);
+                drop(flow.side(direction, &engine.platform, |side| side.waits.replace(waits)));
+                flow.mark(Marks::waits(direction));
+            }
+            StreamOutcome::NeedMore(bytes)
+        }
+        Decision::Hold(seen) => keep(engine, indication, flow, by.map(|by| (by, seen))),
+        Decision::Drop => {
+            held::give_up(engine, flow);
+            StreamOutcome::Drop
+        }
+        Decision::Allow => {
+            flow.mark(Marks::ALLOWED);
+            if snapshot {
+                return sealed(&ask, links, bounds.shown, &bounds);
+            }
+            allow(engine, flow, bounds.len)
+        }
     }
-    for link in links {
-        let mut context = shown;
-        let mut host = PacketHost::new(Calls::new(link), window, indication.editable(), edits, clone);
-        let verdict = link.run(&mut host, stack, &mut context, window);
-        let injects = host.injects();
-        drop(host);
-        let decision = match verdict {
-            // A run that failed has been counted.
-            Err(_) => Err(()),
-            Ok(verdict) => {
-                let decision =
-                    judge(verdict, &context, injects, if injects { clone } else { edits }, &bounds);
-                let done = decision.and_then(|decision| {
-                    let plan = match decision {
-                        Decision::Edit(cover) => Some((&*edits, cover)),
-                        Decision::Clone(cover) => Some((&*clone, cover)),
-                        _ => None,
-                    };
-                    match plan {
-                        Some((plan, cover)) => {
-                            inject(engine, indication, view, plan, cover).map(|()| decision)
-                        }
-                        None => Ok(decision),
-                    }
-                });
-                done.map_err(|_| link.count_failed(verdict))
-            }
-        };
-        return match decision {
-            Ok(Decision::Next(cover)) => {
-                bounds.open = cover;
-                continue;
-            }
-            Err(()) if link.on_error() == OnError::Permit => continue,
-            Err(()) => StreamOutcome::Drop,
-            Ok(Decision::Permit(cover)) => StreamOutcome::Permit(cover),
-            Ok(Decision::Edit(cover)) => {
-                link.count_edited();
-                blocked(cover, &bounds)
-            }
-            Ok(Decision::Clone(cover)) => {
-                link.count_injected();
-                blocked(cover, &bounds)
-            }
-            Ok(Decision::Block(cover)) => blocked(cover, &bounds),
-            Ok(Decision::NeedMore(bytes)) => StreamOutcome::NeedMore(bytes),
-            Ok(Decision::Drop) => StreamOutcome::Drop,
-            Ok(Decision::Allow) => StreamOutcome::Allow,
+}
+
+/// Lets bytes pass as they were judged, whatever has become of the original.
+fn sealed(ask: &Ask<'_>, links: &[Arc<Link>], cover: usize, bounds: &Bounds) -> StreamOutcome {
+    if cover == 0 || (bounds.end && cover == bounds.len) {
+        // The end that comes together with bytes can't be kept when they are taken out.
+        return if cover == 0 {
+            StreamOutcome::Permit(0)
+        } else {
+            unseen(links, StreamOutcome::Permit(cover))
         };
     }
-    StreamOutcome::Permit(bounds.open)
+    match ask.pass(cover) {
+        Ok(()) => StreamOutcome::Block(cover),
+        Err(_) => unseen(links, StreamOutcome::Permit(cover)),
+    }
 }
 
 /// Takes bytes out of the stream. An indication without bytes is the end of its direction, and passes.
 fn blocked(cover: usize, bounds: &Bounds) -> StreamOutcome {
     if bounds.len == 0 { StreamOutcome::Permit(0) } else { StreamOutcome::Block(cover) }
-}
-
-/// What a verdict comes to.
-///
-/// # Errors
-/// The verdict can't be carried out on this indication: an error of the link.
-fn judge(
-    verdict: Verdict,
-    context: &StreamContext,
-    injects: bool,
-    plan: &Plan,
-    bounds: &Bounds,
-) -> Result<Decision, Failure> {
-    let cover = match context.bytes_enforced as usize {
-        0 => bounds.open,
-        bytes if bytes > bounds.shown || (bounds.whole && bytes < bounds.shown) => {
-            return Err(Failure::Unfit);
-        }
-        bytes => bytes.min(bounds.open),
-    };
-    let decision = match verdict {
-        Verdict::Block if injects => Decision::Clone(cover),
-        _ if injects => return Err(Failure::Unfit),
-        Verdict::Continue | Verdict::Permit if !plan.is_empty() => Decision::Edit(cover),
-        Verdict::Continue => Decision::Next(cover),
-        Verdict::Permit => Decision::Permit(cover),
-        Verdict::Block => Decision::Block(cover),
-        Verdict::NeedMoreData if !bounds.may_wait => return Err(Failure::Unfit),
-        Verdict::NeedMoreData => {
-            // One more byte at least, and not more than a window holds.
-            let room = (MAX_WINDOW - bounds.shown).max(1) as u32;
-            Decision::NeedMore(context.bytes_required.clamp(1, room))
-        }
-        Verdict::DropConnection => Decision::Drop,
-        Verdict::AllowConnection => Decision::Allow,
-    };
-    match decision {
-        Decision::Edit(_) | Decision::Clone(_) if plan.end() > cover => Err(Failure::Unfit),
-        // The end that comes together with bytes can't be kept when they are taken out.
-        Decision::Edit(_) | Decision::Clone(_) | Decision::Block(_)
-            if bounds.end && bounds.len > 0 && cover == bounds.len =>
-        {
-            Err(Failure::Unfit)
-        }
-        decision => Ok(decision),
-    }
-}
-
-/// Injects what a plan makes of the first `cover` bytes.
-fn inject(
-    engine: &Arc<Engine>,
-    indication: &Indication<'_>,
-    view: &View<'_>,
-    plan: &Plan,
-    cover: usize,
-) -> Result<(), Failure> {
-    let flow = indication.incoming.flow().ok_or(Failure::Unfit)?;
-    let mut new = memory::vec(plan.new_bytes().len())?;
-    new.extend_from_slice(plan.new_bytes());
-    let mut body = Body::new(new);
-    for piece in plan.pieces(cover) {
-        match piece {
-            Piece::Keep(range) => {
-                for segment in view.segments(range) {
-                    body.push_kept(&segment?)?;
-                }
-            }
-            Piece::New(range) => body.push_new(range)?,
-        }
-    }
-    if body.len() == 0 {
-        return Ok(());
-    }
-    body.finish(engine.handles.pool)?;
-    let injection = memory::boxed(StreamInjection {
-        engine: Arc::clone(engine),
-        body,
-        flow,
-        callout: indication.callout,
-        layer: indication.incoming.layer.id,
-        flags: indication.data.flags.without(FWPS_STREAM_FLAG::DISCONNECT),
-    })?;
-    match injection.inject() {
-        Ok(()) => {
-            engine.counters.injected.add();
-            Ok(())
-        }
-        Err(_) => {
-            engine.counters.refused.add();
-            Err(Failure::Refused)
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use fwps_sys::{
     FWPM_CALLOUT_FLAG, FWPM_FILTER_FLAG, FWPM_PROVIDER_FLAG, FWPM_SESSION_FLAG, FWPM_SUBLAYER_FLAG, GUID,
-    guid,
+    guid, layer,
 };
 use tidegate_abi::Hook;
 
@@ -24,13 +24,33 @@ pub const fn filter_key(hook: Hook) -> GUID {
 }
 
 /// The layer of a hook, as management names it.
-pub const fn layer(hook: Hook) -> GUID {
+pub const fn layer_of(hook: Hook) -> GUID {
     match hook {
         Hook::StreamV4 => guid::LAYER_STREAM_V4,
         Hook::StreamV6 => guid::LAYER_STREAM_V6,
         Hook::OutboundTransportV4 => guid::LAYER_OUTBOUND_TRANSPORT_V4,
         Hook::OutboundTransportV6 => guid::LAYER_OUTBOUND_TRANSPORT_V6,
     }
+}
+
+/// Key of the filter at a layer that only tells, and the layer as management names it; `None` when it is not one of ours.
+pub const fn notice(layer: u16) -> Option<(GUID, GUID)> {
+    let (key, layer) = match layer {
+        layer::ALE_FLOW_ESTABLISHED_V4 => {
+            (0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c301, guid::LAYER_ALE_FLOW_ESTABLISHED_V4)
+        }
+        layer::ALE_FLOW_ESTABLISHED_V6 => {
+            (0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c302, guid::LAYER_ALE_FLOW_ESTABLISHED_V6)
+        }
+        layer::ALE_ENDPOINT_CLOSURE_V4 => {
+            (0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c303, guid::LAYER_ALE_ENDPOINT_CLOSURE_V4)
+        }
+        layer::ALE_ENDPOINT_CLOSURE_V6 => {
+            (0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c304, guid::LAYER_ALE_ENDPOINT_CLOSURE_V6)
+        }
+        _ => return None,
+    };
+    Some((GUID::from_u128(key), layer))
 }
 
 /// How long the objects live.
@@ -110,8 +130,9 @@ mod tests {
 
     #[test]
     fn every_key_is_its_own() {
-        let keys = Hook::ALL.into_iter().flat_map(|hook| [filter_key(hook), layer(hook)]);
-        let keys: BTreeSet<_> = keys.chain([PROVIDER, SUBLAYER]).collect();
-        assert_eq!(keys.len(), 2 * Hook::ALL.len() + 2);
+        let keys = Hook::ALL.into_iter().flat_map(|hook| [filter_key(hook), layer_of(hook)]);
+        let told = (0..100).filter_map(notice).flat_map(|(key, layer)| [key, layer]);
+        let keys: BTreeSet<_> = keys.chain(told).chain([PROVIDER, SUBLAYER]).collect();
+        assert_eq!(keys.len(), 2 * (Hook::ALL.len() + 4) + 2);
     }
 }

@@ -63,6 +63,7 @@ impl Runtime {
             }),
             Request::MapUpdate(request) => apart(|| {
                 self.map(request.map)?.control_update(request.key, request.value, request.flags)?;
+                self.changed();
                 control::write(OK, &(), reply)
             }),
             Request::MapLookup(request) => apart(|| {
@@ -73,6 +74,7 @@ impl Runtime {
             }),
             Request::MapDelete(request) => {
                 self.map(request.map)?.control_delete(request.key)?;
+                self.changed();
                 control::write(OK, &(), reply)
             }
             Request::MapNextKey(request) => apart(|| {
@@ -112,15 +114,21 @@ impl Runtime {
             Request::LinkAttach(request) => apart(|| {
                 let id = self.objects(Objects::new_id)?;
                 drop(self.objects(|objects| objects.attach(id, request, &self.chains, &self.platform))?);
+                self.changed();
                 control::write(OK, &id, reply)
             }),
             Request::LinkDetach(request) => apart(|| {
-                drop(self.objects(|objects| objects.detach(request.link, &self.chains, &self.platform))?);
-                control::write(OK, &(), reply)
+                let link = request.link;
+                let (held, removed) =
+                    self.objects(|objects| objects.detach(link, &self.chains, &self.platform))?;
+                drop(removed);
+                self.changed();
+                control::write(OK, &held, reply)
             }),
             Request::LinkReplace(request) => apart(|| {
                 let (link, program) = (request.link, request.program);
                 drop(self.objects(|objects| objects.replace(link, program, &self.chains, &self.platform))?);
+                self.changed();
                 control::write(OK, &(), reply)
             }),
             Request::LinkInfo(request) => apart(|| {

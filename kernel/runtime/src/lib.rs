@@ -24,19 +24,21 @@ mod platform;
 mod program;
 mod spin;
 
+pub use self::spin::Spin;
 pub use calls::Calls;
 pub use chain::Chain;
-pub use link::{Link, RunError};
+pub use link::{Held, Link, RunError};
 pub use platform::Platform;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::fmt;
 
 use tidegate_abi::Hook;
-use tidegate_abi::control::Status;
+use tidegate_abi::control::{Id, Status};
 
 use crate::chain::Published;
 use crate::objects::{HOOKS, Objects};
-use crate::spin::Spin;
 
 /// Programs, maps and links of one driver, or of one test: any number may live side by side.
 #[derive(Debug)]
@@ -44,6 +46,19 @@ pub struct Runtime {
     platform: Platform,
     objects: Spin<Objects>,
     chains: [Published; HOOKS],
+    waker: Spin<Waker>,
+}
+
+/// Who wants to know that a control message changed a map or a link.
+#[derive(Default)]
+struct Waker(Option<Arc<Wake>>);
+
+type Wake = dyn Fn() + Send + Sync;
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Waker").field(&self.0.is_some()).finish()
+    }
 }
 
 impl Runtime {
@@ -57,6 +72,7 @@ impl Runtime {
             platform,
             objects: Spin::new(Objects::new()?),
             chains: [published()?, published()?, published()?, published()?],
+            waker: Spin::new(Waker(None)),
         })
     }
 
@@ -71,6 +87,24 @@ impl Runtime {
     /// The system's functions that it was made with.
     pub fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    /// Has `wake` called after each control message that changed a map or a link, until the next call of this; at
+    /// `PASSIVE_LEVEL`, with nothing locked.
+    pub fn on_change(&self, wake: Option<Box<dyn Fn() + Send + Sync>>) {
+        let mut waker = Waker(wake.map(Arc::from));
+        self.waker.with(&self.platform, |old| core::mem::swap(old, &mut waker));
+    }
+
+    pub(crate) fn changed(&self) {
+        if let Some(wake) = self.waker.with(&self.platform, |waker| waker.0.clone()) {
+            wake();
+        }
+    }
+
+    /// The newest id of all objects: those that come later have greater ones.
+    pub fn newest(&self) -> Id {
+        self.objects.with(&self.platform, |objects| objects.newest())
     }
 
     /// What runs at `hook`, as a snapshot. IRQL <= `DISPATCH_LEVEL`; never allocates, never waits for a control request.

@@ -2,8 +2,10 @@
 
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use tidegate_abi::control::{Id, LinkInfoReply, OnError};
+use tidegate_abi::control::{Detached, Id, LinkInfoReply, OnError};
+use tidegate_abi::limits::DRAIN_NS;
 use tidegate_abi::{Hook, ProgramType, Verdict};
 use tidegate_vm::{Context, Fault, Host, Stack};
 
@@ -19,6 +21,8 @@ pub struct Link {
     pub(crate) priority: u16,
     pub(crate) on_error: OnError,
     pub(crate) budget: u32,
+    pub(crate) snapshot: bool,
+    pub(crate) holding: Arc<Holding>,
     pub(crate) program: Arc<Program>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) platform: Platform,
@@ -48,6 +52,32 @@ impl Link {
     /// Instructions that one run may take.
     pub fn budget(&self) -> u32 {
         self.budget
+    }
+
+    /// Whether the bytes judged are the bytes sent.
+    pub fn is_snapshot(&self) -> bool {
+        self.snapshot
+    }
+
+    /// Its place in the order of its hook.
+    pub fn order(&self) -> (u16, Id) {
+        (self.priority, self.id)
+    }
+
+    /// Whether it joins what began when `newest` was the newest id in the middle.
+    pub fn is_newer(&self, newest: Id) -> bool {
+        self.id.max(self.program.id) > newest
+    }
+
+    /// Whether it is being detached: it is only shown what it keeps back.
+    pub fn is_draining(&self) -> bool {
+        self.holding.since.load(Relaxed) != 0
+    }
+
+    /// Whether it had all the time that a link which is being detached has.
+    pub fn is_overdue(&self) -> bool {
+        let since = self.holding.since.load(Relaxed);
+        since != 0 && (self.platform.now_ns)().saturating_sub(since) >= DRAIN_NS
     }
 
     /// Runs the program over `window` and counts the run; `host` answers its helpers, with [`crate::Calls`] for those that are
@@ -105,8 +135,66 @@ impl Link {
             priority: self.priority,
             on_error: self.on_error,
             budget: self.budget,
+            snapshot: self.snapshot,
+            held: self.holding.read(),
             counters: self.tally.read(),
         }
+    }
+}
+
+/// What a link keeps back, of all connections. Stays when its program is replaced.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    flows: AtomicU32,
+    bytes: AtomicU64,
+    /// When it was first asked to end; 0: it was not.
+    since: AtomicU64,
+}
+
+impl Holding {
+    pub(crate) fn read(&self) -> Detached {
+        Detached { flows: self.flows.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+    }
+
+    /// It is shown nothing new from now on.
+    pub(crate) fn drain(&self, platform: &Platform) {
+        let now = (platform.now_ns)().max(1);
+        // Only the first time counts.
+        let _ = self.since.compare_exchange(0, now, Relaxed, Relaxed);
+    }
+}
+
+/// What a link keeps back of one direction of a connection, counted there for as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    link: Arc<Link>,
+    bytes: u64,
+}
+
+impl Held {
+    /// `link` keeps so many bytes back; none when it only waits for more.
+    pub fn new(link: &Arc<Link>, bytes: u64) -> Self {
+        link.holding.flows.fetch_add(1, Relaxed);
+        link.holding.bytes.fetch_add(bytes, Relaxed);
+        Self { link: Arc::clone(link), bytes }
+    }
+
+    /// The link, as it was when it began.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Says how many bytes it is now.
+    pub fn set(&mut self, bytes: u64) {
+        self.link.holding.bytes.fetch_add(bytes.wrapping_sub(self.bytes), Relaxed);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+        self.link.holding.flows.fetch_sub(1, Relaxed);
     }
 }
 

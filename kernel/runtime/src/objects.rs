@@ -7,12 +7,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use tidegate_abi::Hook;
-use tidegate_abi::control::{Id, IdList, LinkAttach, Status};
+use tidegate_abi::control::{Detached, Id, IdList, LinkAttach, Status};
 use tidegate_abi::limits;
 
 use crate::chain::{Prepared, Published};
 use crate::counters::Tally;
-use crate::link::Link;
+use crate::link::{Holding, Link};
 use crate::map::Map;
 use crate::memory::{room, shared};
 use crate::platform::Platform;
@@ -67,6 +67,11 @@ impl Objects {
     pub(crate) fn new_id(&mut self) -> Result<Id, Status> {
         self.last = self.last.checked_add(1).ok_or(Status::Full)?;
         Ok(self.last)
+    }
+
+    /// The newest id that was given.
+    pub(crate) const fn newest(&self) -> Id {
+        self.last
     }
 
     fn map_entry(&mut self, id: Id) -> Result<(usize, &mut MapEntry), Status> {
@@ -173,6 +178,8 @@ impl Objects {
             priority: request.priority,
             on_error: request.on_error,
             budget: request.budget,
+            snapshot: request.snapshot,
+            holding: shared(Holding::default())?,
             program,
             tally: shared(Tally::new(platform)?)?,
             platform: *platform,
@@ -186,17 +193,24 @@ impl Objects {
         })
     }
 
+    /// Ends a link that keeps nothing back; else it is shown nothing new from now on.
     pub(crate) fn detach(
         &mut self,
         id: Id,
         published: &[Published; HOOKS],
         platform: &Platform,
-    ) -> Result<Removed, Status> {
-        let hook = self.link(id)?.hook;
-        self.change(hook, published, platform, |links| {
+    ) -> Result<(Detached, Removed), Status> {
+        let link = self.link(id)?;
+        link.holding.drain(platform);
+        let held = link.holding.read();
+        if held.flows > 0 {
+            return Ok((held, Removed::default()));
+        }
+        let removed = self.change(link.hook, published, platform, |links| {
             links.retain(|link| link.id != id);
             Ok(())
-        })
+        })?;
+        Ok((Detached::default(), removed))
     }
 
     /// Puts another program into a link, which keeps its id, place and counters.
@@ -209,7 +223,8 @@ impl Objects {
     ) -> Result<Removed, Status> {
         let (old, program) = (self.link(id)?, self.program(program)?);
         fits(&program, old.hook, old.budget)?;
-        let new = shared(Link { program, tally: Arc::clone(&old.tally), ..*old })?;
+        let (tally, holding) = (Arc::clone(&old.tally), Arc::clone(&old.holding));
+        let new = shared(Link { program, tally, holding, ..*old })?;
         self.change(old.hook, published, platform, |links| {
             links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Arc::clone(&new));
             Ok(())
@@ -227,7 +242,9 @@ impl Objects {
         let (links, published) =
             self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
         let mut new = room(limits::MAX_LINKS)?;
-        new.extend(links.iter().cloned());
+        // One that was to end goes with the next change, if it keeps nothing back any more.
+        let stays = |link: &&Arc<Link>| !link.is_draining() || link.holding.read().flows > 0;
+        new.extend(links.iter().filter(stays).cloned());
         change(&mut new)?;
         let chains = published.publish(Prepared::new(&new, platform)?, platform);
         let links = core::mem::replace(links, new);

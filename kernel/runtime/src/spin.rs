@@ -7,15 +7,16 @@ use crate::platform::Platform;
 ///
 /// Keep sections short and free of calls that may wait. Sections of two locks nest only as their owners' docs say.
 #[derive(Debug)]
-pub(crate) struct Spin<T>(spin::Mutex<T>);
+pub struct Spin<T>(spin::Mutex<T>);
 
 impl<T> Spin<T> {
-    pub(crate) const fn new(value: T) -> Self {
+    /// Data behind a lock.
+    pub const fn new(value: T) -> Self {
         Self(spin::Mutex::new(value))
     }
 
     /// Runs `section` on the data with the lock held and the IRQL raised.
-    pub(crate) fn with<R>(&self, platform: &Platform, section: impl FnOnce(&mut T) -> R) -> R {
+    pub fn with<R>(&self, platform: &Platform, section: impl FnOnce(&mut T) -> R) -> R {
         let irql = (platform.raise)();
         let result = section(&mut self.0.lock());
         (platform.lower)(irql);

@@ -86,6 +86,7 @@ impl Loaded {
                     priority,
                     on_error: setup.on_error,
                     budget: limits::DEFAULT_BUDGET,
+                    snapshot: false,
                 };
                 let link = client.call(&request).map_err(|refused| refusal(program, &refused))?;
                 loaded.links.push(Link { program: program.name.clone(), hook, id: link, place, loaded: id });

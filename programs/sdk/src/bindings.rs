@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 /// Version of everything below.
-pub const API_VERSION: u16 = 1;
+pub const API_VERSION: u16 = 2;
 
 /// What a program returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Verdict {
     DropConnection = 4,
     /// Streams: the data passes, and the flow is never shown again.
     AllowConnection = 5,
+    /// Streams: the data is kept back, and shown again when more comes or a map changes.
+    Pend = 6,
 }
 
 /// Context of programs in section `tidegate/stream`.
@@ -72,6 +74,10 @@ pub const STREAM_DISCONNECT: u32 = 0x4;
 pub const STREAM_ABORT: u32 = 0x8;
 /// Bit of [`StreamContext::flags`]: No more data can be had: NEED_MORE_DATA is refused.
 pub const STREAM_NO_MORE_DATA: u32 = 0x10;
+/// Bit of [`StreamContext::flags`]: The connection began before the link could see it: what it is shown first is not the beginning.
+pub const STREAM_MID_STREAM: u32 = 0x20;
+/// Bit of [`StreamContext::flags`]: The bytes were kept back (PEND) and are shown again.
+pub const STREAM_HELD: u32 = 0x40;
 
 /// Context of programs in section `tidegate/send`.
 #[repr(C)]
@@ -322,6 +328,36 @@ pub unsafe fn tidegate_clone_stream_data(ctx: *mut StreamContext) -> *mut Clone 
 pub unsafe fn tidegate_stream_inject(ctx: *mut StreamContext, clone: *mut Clone, flags: u64) -> i64 {
     let call: extern "C" fn(*mut StreamContext, *mut Clone, u64) -> i64 = unsafe { core::mem::transmute(0x10011usize) };
     call(ctx, clone, flags)
+}
+
+/// Sends `data` of the program's own in a direction of the connection (0 outbound, 1 inbound), in front of what is shown when it is the same. Flag 1 ends the direction behind it, where its own end is what is shown. Nothing is sent when the verdict is NEED_MORE_DATA, PEND or DROP_CONNECTION.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_stream_inject_data(ctx: *mut StreamContext, direction: u64, data: *const c_void, size: u32, flags: u64) -> i64 {
+    let call: extern "C" fn(*mut StreamContext, u64, *const c_void, u32, u64) -> i64 = unsafe { core::mem::transmute(0x10012usize) };
+    call(ctx, direction, data, size, flags)
+}
+
+/// Removes the `size` bytes of this direction that follow those shown, in whatever pieces they come: an edit that reaches over the end of what is shown. The verdict must cover all bytes shown.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_remove_ahead(ctx: *mut StreamContext, size: u64) -> i64 {
+    let call: extern "C" fn(*mut StreamContext, u64) -> i64 = unsafe { core::mem::transmute(0x10013usize) };
+    call(ctx, size)
+}
+
+/// Copies the path of the program that owns the local end, as the filter engine gives it (UTF-16, little-endian), zero behind its end, and returns all of its bytes; -ENOENT when it is not known.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_stream_application(ctx: *mut StreamContext, to: *mut c_void, size: u32) -> i64 {
+    let call: extern "C" fn(*mut StreamContext, *mut c_void, u32) -> i64 = unsafe { core::mem::transmute(0x10014usize) };
+    call(ctx, to, size)
 }
 
 /// A clone of the packet shown (FwpsAllocateCloneNetBufferList0), to be edited and injected; null when one is held already. Inject or discard it.

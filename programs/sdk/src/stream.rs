@@ -68,6 +68,18 @@ impl Stream {
         self.flags() & bindings::STREAM_NO_MORE_DATA != 0
     }
 
+    /// Whether the connection began before this link could see it: what it is shown first is not the beginning.
+    #[inline(always)]
+    pub fn is_mid_stream(&self) -> bool {
+        self.flags() & bindings::STREAM_MID_STREAM != 0
+    }
+
+    /// Whether the bytes were kept back and are shown again.
+    #[inline(always)]
+    pub fn is_held(&self) -> bool {
+        self.flags() & bindings::STREAM_HELD != 0
+    }
+
     /// Whether no byte is shown: the direction ends, or the connection was reset.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
@@ -138,5 +150,38 @@ impl Stream {
     pub fn remove(&self, offset: u64, size: u64) -> Result<(), Error> {
         // SAFETY: no memory is handed over.
         status(unsafe { bindings::tidegate_remove(self.raw.cast(), offset, size) })
+    }
+
+    /// Removes the `size` bytes of this direction that follow those shown, in whatever pieces they come.
+    ///
+    /// # Errors
+    /// [`Error::Helper`] where nothing follows.
+    #[inline(always)]
+    pub fn remove_ahead(&self, size: u64) -> Result<(), Error> {
+        // SAFETY: no memory is handed over.
+        status(unsafe { bindings::tidegate_remove_ahead(self.raw, size) })
+    }
+
+    /// Sends `data` of the policy's own: to the peer, or to the application of this machine.
+    ///
+    /// # Errors
+    /// [`Error::Helper`] when it is too much, or that direction can't be injected into now.
+    #[inline(always)]
+    pub fn inject<const N: usize>(&self, outbound: bool, data: &[u8; N]) -> Result<(), Error> {
+        let direction = u64::from(!outbound);
+        // SAFETY: `data` has N bytes.
+        status(unsafe {
+            bindings::tidegate_stream_inject_data(self.raw, direction, data.as_ptr().cast(), N as u32, 0)
+        })
+    }
+
+    /// Copies the path of the program that owns the local end (UTF-16, little-endian), zeros behind it. Bytes that it has.
+    #[inline(always)]
+    pub fn application<const N: usize>(&self, to: &mut [u8; N]) -> Option<u64> {
+        // SAFETY: `to` has N bytes.
+        let size = unsafe {
+            bindings::tidegate_stream_application(self.raw, to.as_mut_ptr().cast(), N as u32)
+        };
+        u64::try_from(size).ok()
     }
 }

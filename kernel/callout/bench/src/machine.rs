@@ -11,7 +11,7 @@ use tidegate_abi::control::{
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Hook, SendContext, StreamContext, Verdict};
-use tidegate_callout::{Callouts, Objects, key};
+use tidegate_callout::{Callouts, NOTICES, Objects, Options, key};
 use tidegate_runtime::Runtime;
 use tidegate_vm::{Cause, Fault, Host, Memory, Stack};
 
@@ -93,7 +93,7 @@ impl Tidegate {
     fn new(case: Case, links: usize) -> Result<Self> {
         let runtime = Arc::new(Runtime::new(os::platform()).map_err(|status| anyhow!("{}", status.text()))?);
         let objects = Objects { driver: null_mut(), device: null_mut() };
-        let callouts = Callouts::register(objects, Arc::clone(&runtime))?;
+        let callouts = Callouts::register(objects, Arc::clone(&runtime), Options::default())?;
         let machine = Self { runtime, callouts: Some(callouts) };
         for link in 0..links {
             let last = link + 1 == links;
@@ -117,7 +117,8 @@ impl Tidegate {
         let reply = self.ask(&ProgramLoad { name, program_type, code, maps: [].into_iter().collect() });
         let loaded: Loaded = parse_reply(&reply).map_err(|status| anyhow!("{}", status.text()))?;
         let (program, on_error) = (loaded.program, OnError::Block);
-        let attach = LinkAttach { program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET };
+        let attach =
+            LinkAttach { program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET, snapshot: false };
         parse_reply::<tidegate_abi::control::Id>(&self.ask(&attach))
             .map(drop)
             .map_err(|status| anyhow!("{}", status.text()))
@@ -242,7 +243,55 @@ impl Machine {
         });
         anyhow::ensure!(status == Some(NTSTATUS::SUCCESS), "the callout refuses its filter: {status:?}");
         machine._tidegate = Some(tidegate);
+        if case != Case::Send {
+            machine.establish()?;
+        }
         Ok(machine)
+    }
+
+    /// Tells the callouts of every connection, so that they give it a context.
+    fn establish(&mut self) -> Result<()> {
+        use layer::ale_flow_established as of;
+        let [told, ..] = NOTICES;
+        let callout = null::callout(&told.key).context("a callout for new connections")?;
+        let classify = callout.classifyFn.context("it has a classifyFn")?;
+        let none = FWPS_INCOMING_VALUE0 { value: FWP_VALUE0::EMPTY };
+        let mut values = [none; 20];
+        values[of::IP_PROTOCOL] = uint8(6);
+        let fixed = FWPS_INCOMING_VALUES0 {
+            layerId: told.layer,
+            valueCount: values.len() as u32,
+            incomingValue: values.as_mut_ptr(),
+        };
+        // SAFETY: integers and pointers, for which zeroes are values.
+        let mut meta = unsafe { Box::<FWPS_INCOMING_METADATA_VALUES0>::new_zeroed().assume_init() };
+        meta.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE;
+        for flow in 0..self.flows {
+            meta.flowHandle = flow + 1;
+            let mut out = FWPS_CLASSIFY_OUT0 {
+                actionType: FWP_ACTION::CONTINUE,
+                outContext: 0,
+                filterId: 2,
+                rights: FWPS_RIGHT::ACTION_WRITE,
+                flags: FWPS_CLASSIFY_OUT_FLAG::NONE,
+                reserved: 0,
+            };
+            let (nothing, out) = (null_mut(), &raw mut out);
+            // SAFETY: everything is as at the layer, and lives through the call.
+            unsafe {
+                classify(
+                    &raw const fixed,
+                    &raw const *meta,
+                    nothing,
+                    nothing,
+                    &raw const self.filter,
+                    0,
+                    out,
+                );
+            };
+        }
+        self.contexts = null::contexts();
+        Ok(())
     }
 
     /// A callout that does nothing.

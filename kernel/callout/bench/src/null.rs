@@ -282,8 +282,16 @@ pub(crate) fn contexts() -> Vec<u64> {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "system" fn FwpsFlowRemoveContext0(_flow: u64, _layer: u16, _callout: u32) -> NTSTATUS {
-    NTSTATUS::UNSUCCESSFUL
+pub unsafe extern "system" fn FwpsFlowRemoveContext0(flow: u64, layer: u16, id: u32) -> NTSTATUS {
+    let context = CONTEXTS.with(|all| all.borrow_mut().get_mut(flow as usize).map(std::mem::take));
+    let callout = CALLOUTS.with(|all| all.borrow().get((id as usize).wrapping_sub(1)).copied());
+    let deleted = callout.and_then(|callout| callout.flowDeleteFn);
+    let (Some(deleted), Some(context)) = (deleted, context.filter(|context| *context != 0)) else {
+        return NTSTATUS::UNSUCCESSFUL;
+    };
+    // SAFETY: the callout associated this context, and gets it back once.
+    unsafe { deleted(layer, id, context) };
+    NTSTATUS::SUCCESS
 }
 
 #[unsafe(no_mangle)]

@@ -129,6 +129,8 @@ const BYTES_ENFORCED: usize = core::mem::offset_of!(tidegate_abi::StreamContext,
 const BYTES_REQUIRED: usize = core::mem::offset_of!(tidegate_abi::StreamContext, bytes_required);
 const MISSED_BYTES: usize = core::mem::offset_of!(tidegate_abi::StreamContext, missed_bytes);
 const STREAM_FLAGS: usize = core::mem::offset_of!(tidegate_abi::StreamContext, flags);
+const DIRECTION: usize = core::mem::offset_of!(tidegate_abi::StreamContext, direction);
+const PROCESS_ID: usize = core::mem::offset_of!(tidegate_abi::StreamContext, process_id);
 const DATA: usize = core::mem::offset_of!(tidegate_abi::StreamContext, data);
 const DATA_END: usize = core::mem::offset_of!(tidegate_abi::StreamContext, data_end);
 
@@ -246,6 +248,68 @@ pub(crate) fn permit_then_edit() -> Vec<u8> {
     asm.label("second").replace(8, 1, b"x");
     asm.jump(jmp::JEQ, R0, -(errno::EOPNOTSUPP as i32), "no").give(Verdict::Permit);
     asm.label("no").give(Verdict::Block).code()
+}
+
+/// Gives the verdict that its map 0, an array of one u64, has the number of. Looks at bytes that it keeps back again.
+pub(crate) fn by_map() -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.op(class::LD | mode::IMM | size::DW, R7, pseudo::MAP_IDX_VALUE, 0, 0).op(0, 0, 0, 0, 0);
+    asm.load(size::DW, R0, R7, 0);
+    asm.jump(jmp::JLE, R0, Verdict::Pend as i32, "fits").set(R0, 0).label("fits").exit().code()
+}
+
+/// The same, and replaces the first byte shown when there is one.
+pub(crate) fn by_map_with(new: &[u8]) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.replace(0, 1, new);
+    asm.op(class::LD | mode::IMM | size::DW, R7, pseudo::MAP_IDX_VALUE, 0, 0).op(0, 0, 0, 0, 0);
+    asm.load(size::DW, R0, R7, 0);
+    asm.jump(jmp::JLE, R0, Verdict::Pend as i32, "fits").set(R0, 0).label("fits").exit().code()
+}
+
+/// Sends data of its own in a direction when it is shown the bytes of the other one, or, with `same`, of that one; gives the
+/// verdict. Blocks when the helper refuses.
+pub(crate) fn inject_data(direction: i32, same: bool, data: &[u8], flags: i32, verdict: Verdict) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.load(size::W, R7, CTX, DIRECTION);
+    asm.jump(if same { jmp::JNE } else { jmp::JEQ }, R7, direction, "pass");
+    asm.text(data).copy(R1, CTX).set(R2, direction).point(R3).set(R4, data.len() as i32).set(R5, flags);
+    asm.call(helper::STREAM_INJECT_DATA).jump(jmp::JNE, R0, 0, "no").give(verdict);
+    asm.label("no").give(Verdict::Block).label("pass").give(Verdict::Permit).code()
+}
+
+/// Removes an `x` at the start of what it is shown, and `more` bytes that follow what is shown.
+pub(crate) fn remove_ahead(more: i32) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.copy(R1, CTX).set(R2, 0).point(R3).set(R4, 1).call(helper::LOAD_BYTES);
+    asm.op(class::LDX | mode::MEM | size::B, R3, FP, TEXT, 0).jump(jmp::JNE, R3, i32::from(b'x'), "pass");
+    asm.replace(0, 1, b"").copy(R1, CTX).set(R2, more).call(helper::REMOVE_AHEAD);
+    asm.label("pass").give(Verdict::Permit).code()
+}
+
+/// Puts the process's id in the place of the first byte shown.
+pub(crate) fn tell_process() -> Vec<u8> {
+    tell(size::DW, PROCESS_ID)
+}
+
+/// Puts the flags, as 8 bytes, in the place of the first byte shown.
+pub(crate) fn tell_flags() -> Vec<u8> {
+    tell(size::W, STREAM_FLAGS)
+}
+
+fn tell(width: u8, field: usize) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.load(width, R7, CTX, field).op(class::STX | mode::MEM | size::DW, FP, R7, TEXT, 0);
+    asm.copy(R1, CTX).set(R2, 0).set(R3, 1).point(R4).set(R5, 8).call(helper::REPLACE);
+    asm.give(Verdict::Permit).code()
+}
+
+/// Puts the first bytes of the program's path in the place of the first byte shown.
+pub(crate) fn tell_application(bytes: i32) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.copy(R1, CTX).point(R2).set(R3, bytes).call(helper::STREAM_APPLICATION);
+    asm.copy(R1, CTX).set(R2, 0).set(R3, 1).point(R4).set(R5, bytes).call(helper::REPLACE);
+    asm.give(Verdict::Permit).code()
 }
 
 /// Takes a clone, and asks for another while it holds it and when it has injected it: drops the connection if it gets one.

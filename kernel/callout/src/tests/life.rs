@@ -10,7 +10,7 @@ use tidegate_abi::control::OnError;
 use tidegate_abi::{Hook, Verdict};
 use tidegate_runtime::Runtime;
 
-use super::{Bench, SENDS, STREAMS, asm, ends};
+use super::{Bench, NOW, SENDS, STREAMS, asm, ends};
 use crate::layer::LAYERS;
 use crate::memory::failing;
 use crate::{Callouts, Error, Objects, key, os};
@@ -18,7 +18,7 @@ use crate::{Callouts, Error, Objects, key, os};
 fn register(sim: &Simulator) -> Result<Callouts, Error> {
     let runtime = Arc::new(Runtime::new(os::platform()).expect("memory"));
     let objects = Objects { driver: sim.device_object(), device: sim.device_object() };
-    sim.enter(|| Callouts::register(objects, runtime))
+    sim.enter(|| Callouts::register(objects, runtime, NOW))
 }
 
 #[test]

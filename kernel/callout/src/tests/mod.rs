@@ -2,29 +2,49 @@
 
 mod asm;
 mod failures;
+mod field_bugs;
+mod flows;
+mod held;
 mod life;
 mod rewrites;
 mod send;
 mod soak;
 mod stream;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
 use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome, Sent, Simulator};
-use fwps_sys::FWPS_FILTER_FLAG;
+use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG};
 use tidegate_abi::control::{
-    Counters, LinkAttach, LinkInfo, LinkInfoReply, Loaded, MapCreate, Name, OnError, Operation, ProgramLoad,
-    parse_reply, write_request,
+    Counters, Detached, LinkAttach, LinkDetach, LinkInfo, LinkInfoReply, Loaded, MapCreate, MapUpdate, Name,
+    OnError, Operation, ProgramLoad, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Hook, MapDef, MapKind};
-use tidegate_runtime::Runtime;
+use tidegate_runtime::{Platform, Runtime};
 
 use crate::layer::LAYERS;
-use crate::{Callouts, Counts, Objects, key, os};
+use crate::{Callouts, Counts, NOTICES, Objects, Options, key, os};
+
+/// An unload resets at once what waits for data.
+pub(crate) const NOW: Options = Options { mid_stream: false, grace: 0 };
+
+std::thread_local! {
+    static LATER: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The clock of this thread goes on by so much.
+pub(crate) fn wait(nanoseconds: u64) {
+    LATER.set(LATER.get() + nanoseconds);
+}
+
+fn now() -> u64 {
+    (os::platform().now_ns)() + LATER.get()
+}
 
 /// A loaded driver, as far as this crate is one, in a simulator of its own.
 pub(crate) struct Bench {
@@ -40,13 +60,23 @@ impl Bench {
     }
 
     pub(crate) fn with_flags(config: Config, flags: FWPS_FILTER_FLAG) -> Self {
+        Self::with_options(config, flags, NOW)
+    }
+
+    pub(crate) fn with_options(config: Config, flags: FWPS_FILTER_FLAG, options: Options) -> Self {
         let sim = Simulator::new(config);
-        let runtime = Arc::new(Runtime::new(os::platform()).expect("memory"));
+        let platform = Platform { now_ns: now, ..os::platform() };
+        let runtime = Arc::new(Runtime::new(platform).expect("memory"));
         let objects = Objects { driver: sim.device_object(), device: sim.device_object() };
-        let callouts = sim.enter(|| Callouts::register(objects, Arc::clone(&runtime))).expect("registered");
+        let callouts =
+            sim.enter(|| Callouts::register(objects, Arc::clone(&runtime), options)).expect("registered");
         for layer in LAYERS {
             let filter = Filter::at(layer.id, key(layer.hook)).context(callouts.context()).flags(flags);
             sim.add_filter(filter);
+        }
+        for told in NOTICES {
+            let filter = Filter::at(told.layer, told.key).context(callouts.context());
+            sim.add_filter(filter.action(FWP_ACTION::CALLOUT_INSPECTION));
         }
         Self { sim, runtime, callouts: Some(callouts) }
     }
@@ -93,10 +123,41 @@ impl Bench {
 
     /// Runs `code`, which names these maps, at a hook.
     pub(crate) fn link_with(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError) -> u32 {
+        self.attach(hook, code, maps, on_error, false)
+    }
+
+    /// Runs `code` at a hook on copies that are also what is sent.
+    pub(crate) fn snapshot(&self, hook: Hook, code: &[u8], on_error: OnError) -> u32 {
+        self.attach(hook, code, &[], on_error, true)
+    }
+
+    fn attach(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError, snapshot: bool) -> u32 {
         let loaded = self.load(hook, code, maps).unwrap_or_else(|code| panic!("{code}"));
-        let attach =
-            LinkAttach { program: loaded.program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET };
+        let attach = LinkAttach {
+            program: loaded.program,
+            hook,
+            priority: 1,
+            on_error,
+            budget: DEFAULT_BUDGET,
+            snapshot,
+        };
         parse_reply(&self.ask(&attach)).expect("attached")
+    }
+
+    /// Sets the number of a map that [`Self::counter`] made.
+    pub(crate) fn set(&self, map: u32, number: u64) {
+        let update = MapUpdate { map, key: &[0; 4], value: &number.to_ne_bytes(), flags: 0 };
+        parse_reply::<()>(&self.ask(&update)).expect("it exists");
+    }
+
+    /// Ends a link, or tells what it still keeps back.
+    pub(crate) fn detach(&self, link: u32) -> Detached {
+        parse_reply(&self.ask(&LinkDetach { link })).expect("it exists")
+    }
+
+    /// What a link keeps back.
+    pub(crate) fn held(&self, link: u32) -> Detached {
+        parse_reply::<LinkInfoReply>(&self.ask(&LinkInfo { link })).expect("it exists").held
     }
 
     /// What a link has counted.

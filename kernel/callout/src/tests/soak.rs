@@ -11,7 +11,7 @@ use std::vec::Vec;
 
 use fwps_sim::{Completion, Config, Direction, FlowSpec, FlowState, Packet, Simulator, Split};
 use tidegate_abi::control::{
-    Id, LinkAttach, LinkDetach, LinkReplace, Loaded, Name, OnError, ProgramLoad, parse_reply,
+    Detached, Id, LinkAttach, LinkDetach, LinkReplace, Loaded, Name, OnError, ProgramLoad, parse_reply,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Hook, Verdict};
@@ -99,7 +99,8 @@ struct Links<'b> {
 
 impl Links<'_> {
     fn attach(&mut self, hook: Hook, program: Id, on_error: OnError) {
-        let attach = LinkAttach { program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET };
+        let attach =
+            LinkAttach { program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET, snapshot: false };
         let link = parse_reply(&self.bench.ask(&attach)).expect("attached");
         self.links.push((hook, link));
     }
@@ -115,7 +116,8 @@ impl Links<'_> {
             parse_reply::<()>(&self.bench.ask(&LinkReplace { link, program })).expect("replaced");
             return;
         }
-        parse_reply::<()>(&self.bench.ask(&LinkDetach { link })).expect("detached");
+        // What it still keeps back is decided on by its rule, once its time is over; it is asked nothing new.
+        parse_reply::<Detached>(&self.bench.ask(&LinkDetach { link })).expect("detached");
         self.links.swap_remove(at);
         let on_error = if dice.below(2) == 0 { OnError::Block } else { OnError::Permit };
         self.attach(hook, program, on_error);

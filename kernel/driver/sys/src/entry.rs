@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 
 use fwps_sys::NTSTATUS;
 use tidegate_abi::control::Status;
-use tidegate_callout::{self as callout, Callouts, Objects};
+use tidegate_callout::{self as callout, Callouts, Objects, Options};
 use tidegate_driver::parameters::Parameters;
 use tidegate_driver::sequence::{self, Step};
 use tidegate_runtime::Runtime;
@@ -128,6 +128,10 @@ impl sequence::Parts for Parts {
                 }
             }
             Step::Filters => {
+                // The filter engine may keep bytes of a connection for us: while it does, no filter may go.
+                while self.callouts.as_ref().is_some_and(|callouts| callouts.drain() > 0) {
+                    os::sleep(10);
+                }
                 if let Some(device) = &self.device {
                     // SAFETY: it was begun.
                     unsafe { Filters::end((*device.extension()).filters.as_mut_ptr()) };
@@ -161,7 +165,7 @@ impl Parts {
             }
             Step::Callouts => {
                 let objects = Objects { driver: self.driver.cast(), device: self.device()?.object() };
-                let registered = Callouts::register(objects, self.runtime()?);
+                let registered = Callouts::register(objects, self.runtime()?, Options::default());
                 self.callouts = Some(registered.map_err(|error| match error {
                     callout::Error::NoMemory => NTSTATUS::INSUFFICIENT_RESOURCES,
                     callout::Error::System(status) => status,

@@ -162,8 +162,7 @@ impl Filters {
     fn add(&self, engine: HANDLE) -> Result<(), NTSTATUS> {
         let (mut provider_key, sublayer_key) = (objects::PROVIDER, objects::SUBLAYER);
         let none = FWP_BYTE_BLOB { size: 0, data: ptr::null_mut() };
-        for hook in Hook::ALL {
-            let (filter, callout) = (objects::filter_key(hook), callout::key(hook));
+        for Entry { filter, callout, .. } in entries() {
             // SAFETY: keys only. There may be nothing to delete.
             let _ = unsafe { FwpmFilterDeleteByKey0(engine, &raw const filter) };
             // SAFETY: as above.
@@ -193,33 +192,30 @@ impl Filters {
         };
         // SAFETY: as above.
         unsafe { FwpmSubLayerAdd0(engine, &raw const sublayer, ptr::null_mut()) }.ok()?;
-        for hook in Hook::ALL {
+        for entry in entries() {
             let callout = FWPM_CALLOUT0 {
-                calloutKey: callout::key(hook),
+                calloutKey: entry.callout,
                 displayData: display(),
                 flags: self.lifetime.callout,
                 providerKey: &raw mut provider_key,
                 providerData: none,
-                applicableLayer: objects::layer(hook),
+                applicableLayer: entry.layer,
                 calloutId: 0,
             };
             // SAFETY: as above.
             unsafe { FwpmCalloutAdd0(engine, &raw const callout, ptr::null_mut(), ptr::null_mut()) }.ok()?;
             let filter = FWPM_FILTER0 {
-                filterKey: objects::filter_key(hook),
+                filterKey: entry.filter,
                 displayData: display(),
                 flags: self.lifetime.filter,
                 providerKey: &raw mut provider_key,
                 providerData: none,
-                layerKey: objects::layer(hook),
+                layerKey: entry.layer,
                 subLayerKey: objects::SUBLAYER,
                 weight: FWP_VALUE0::EMPTY,
                 numFilterConditions: 0,
                 filterCondition: ptr::null_mut(),
-                action: FWPM_ACTION0 {
-                    r#type: FWP_ACTION::CALLOUT_TERMINATING,
-                    calloutKey: callout::key(hook),
-                },
+                action: FWPM_ACTION0 { r#type: entry.action, calloutKey: entry.callout },
                 context: FWPM_FILTER0_CONTEXT { words: [self.context, 0] },
                 reserved: ptr::null_mut(),
                 filterId: 0,
@@ -230,6 +226,29 @@ impl Filters {
         }
         Ok(())
     }
+}
+
+/// A callout and the filter that leads to it.
+struct Entry {
+    filter: GUID,
+    callout: GUID,
+    layer: GUID,
+    action: FWP_ACTION,
+}
+
+/// Every callout that there is.
+fn entries() -> impl Iterator<Item = Entry> {
+    let hooks = Hook::ALL.into_iter().map(|hook| Entry {
+        filter: objects::filter_key(hook),
+        callout: callout::key(hook),
+        layer: objects::layer_of(hook),
+        action: FWP_ACTION::CALLOUT_TERMINATING,
+    });
+    let notices = callout::NOTICES.into_iter().filter_map(|told| {
+        let (filter, layer) = objects::notice(told.layer)?;
+        Some(Entry { filter, callout: told.key, layer, action: FWP_ACTION::CALLOUT_INSPECTION })
+    });
+    hooks.chain(notices)
 }
 
 /// The name of every object, for people.

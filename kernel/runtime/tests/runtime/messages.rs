@@ -30,7 +30,8 @@ fn messages() -> Vec<Vec<u8>> {
         maps: [1, 2].into_iter().collect(),
     };
     let (on_error, budget) = (OnError::Permit, 70);
-    let attach = LinkAttach { program: 4, hook: Hook::StreamV6, priority: 300, on_error, budget };
+    let attach =
+        LinkAttach { program: 4, hook: Hook::StreamV6, priority: 300, on_error, budget, snapshot: false };
     vec![
         message(&Version {}),
         message(&MapCreate { name: name("new"), def }),

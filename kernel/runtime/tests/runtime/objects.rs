@@ -65,7 +65,7 @@ fn a_hook_takes_programs_of_its_type_within_their_budget_and_so_many() {
     let hook = Hook::OutboundTransportV4;
     let try_budget = |budget| {
         let (priority, on_error) = (0, OnError::Permit);
-        call(&runtime, &LinkAttach { program, hook, priority, on_error, budget })
+        call(&runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false })
     };
     assert_eq!(try_budget(0), Err(Status::Invalid));
     assert_eq!(try_budget(limits::MAX_BUDGET + 1), Err(Status::Invalid));
@@ -202,7 +202,8 @@ fn a_run_may_move_as_much_as_the_limit_says() {
     for (times, verdict) in [(most, Some(Verdict::Permit)), (most + 1, None)] {
         let program = load(&runtime, ProgramType::Send, &copying(times), &[map]).expect("accepted");
         let (hook, priority, on_error, budget) = (Hook::OutboundTransportV4, 0, OnError::Block, 1000);
-        let link = call(&runtime, &LinkAttach { program, hook, priority, on_error, budget }).expect("room");
+        let link = call(&runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false })
+            .expect("room");
         let done = run(&runtime.chain(hook).links()[0], b"");
         assert_eq!(done.ok(), verdict, "{done:?}");
         call(&runtime, &LinkDetach { link }).expect("attached");
@@ -285,12 +286,12 @@ fn runs_are_counted_by_verdict_for_the_link_and_for_the_program() {
 
     let of_link = call(&runtime, &LinkInfo { link }).expect("attached").counters;
     let (runs, edited, injected) = (3, 1, 1);
-    let verdicts = [0, 1, 1, 0, 0, 0];
+    let verdicts = [0, 1, 1, 0, 0, 0, 0];
     assert_eq!(of_link, Counters { runs, verdicts, errors: 1, bytes_shown: 8, edited, injected });
     let of = |program| call(&runtime, &ProgramInfo { program }).expect("loaded").counters;
-    let verdicts = [0, 1, 0, 0, 0, 0];
+    let verdicts = [0, 1, 0, 0, 0, 0, 0];
     assert_eq!(of(permit), Counters { runs: 1, verdicts, errors: 0, bytes_shown: 5, edited, injected: 0 });
-    let verdicts = [0, 0, 1, 0, 0, 0];
+    let verdicts = [0, 0, 1, 0, 0, 0, 0];
     assert_eq!(of(block), Counters { runs: 2, verdicts, errors: 1, bytes_shown: 3, edited: 0, injected });
 }
 

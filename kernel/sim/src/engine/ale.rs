@@ -43,6 +43,8 @@ pub(crate) fn closed(sim: &Arc<Inner>, handle: u64) {
     tell(sim, layer, &mut [], &metadata);
     if let Some(endpoint) = sim.lock().endpoints.get_mut(&handle) {
         endpoint.closed = true;
+        // What was absorbed there is lost rightly.
+        endpoint.refused = true;
     }
 }
 

@@ -9,7 +9,7 @@ use crate::current::{self, Reason};
 use crate::engine::send;
 use crate::flow::FlowState;
 use crate::rules;
-use crate::state::{Fate, Injection, Inner};
+use crate::state::{Fate, Injection, Inner, State};
 use crate::trace::Event;
 
 /// What the simulator does of its own accord before a driving call returns.
@@ -67,8 +67,16 @@ pub(crate) fn complete_all(sim: &Arc<Inner>) {
 pub(crate) fn complete_handle(sim: &Arc<Inner>, handle: usize) {
     loop {
         send::transmit_all(sim);
-        let id =
-            sim.lock().injections.iter().find(|injection| injection.handle == handle).map(|found| found.id);
+        let id = {
+            let state = sim.lock();
+            if !state.injections.iter().any(|injection| injection.handle == handle) {
+                return;
+            }
+            // A clone that another handle injected holds its original up.
+            let ready = |injection: &&Injection| !state.is_cloned(injection.nbl);
+            let own = state.injections.iter().filter(ready).find(|injection| injection.handle == handle);
+            own.or_else(|| state.injections.iter().find(ready)).map(|found| found.id)
+        };
         match id {
             Some(id) => complete(sim, id),
             None => return,
@@ -79,9 +87,12 @@ pub(crate) fn complete_handle(sim: &Arc<Inner>, handle: usize) {
 fn complete_one(sim: &Arc<Inner>, random: bool) -> bool {
     let id = {
         let mut state = sim.lock();
-        let ready = state.injections.len();
-        let at = if random { state.rng.below(ready) } else { 0 };
-        state.injections.get(at).map(|injection| injection.id)
+        let waiting: Vec<(u64, usize)> =
+            state.injections.iter().map(|injection| (injection.id, injection.nbl)).collect();
+        let start = if random { state.rng.below(waiting.len()) } else { 0 };
+        let (before, from) = waiting.split_at(start);
+        let ready = from.iter().chain(before).find(|(_, nbl)| !state.is_cloned(*nbl));
+        ready.map(|(id, _)| *id)
     };
     let Some(id) = id else { return false };
     complete(sim, id);
@@ -96,6 +107,9 @@ pub(crate) fn complete(sim: &Arc<Inner>, id: u64) {
     else {
         return;
     };
+    if state.injections.get(at).is_some_and(|injection| state.is_cloned(injection.nbl)) {
+        return;
+    }
     let Some(mut injection) = state.injections.remove(at) else { return };
     let nbl = injection.nbl as *mut NET_BUFFER_LIST;
     if !state.is_nbl(nbl, "a completion") {
@@ -134,6 +148,13 @@ pub(crate) fn complete(sim: &Arc<Inner>, id: u64) {
         && let Some(flow) = sim.lock().flows.get_mut(&lost)
     {
         flow.torn = flow.state == FlowState::Open;
+    }
+}
+
+impl State {
+    /// Whether a clone of an NBL lives, or a reference: as long, the completion of the NBL waits.
+    fn is_cloned(&self, nbl: usize) -> bool {
+        self.nbls.get(&nbl).is_some_and(|info| info.holds > 1)
     }
 }
 

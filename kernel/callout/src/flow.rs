@@ -1,0 +1,293 @@
+//! What is kept about a connection: its flow context at the stream layer.
+//!
+//! A connection has a context when a program is to see it: it is associated when the connection is established and a link
+//! waits at its stream layer, and gone with the connection or the driver, whichever is first; flowDeleteFn is called once for
+//! each, and is the only place that gives the context's reference back. Connections without a context are not shown to us.
+//!
+//! A context has two owners: the engine's list, through which the worker and the unload find it, and the filter engine,
+//! through the number that it hands to classify. While classify runs for a connection its context is not deleted.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use fwps_sys::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0, NTSTATUS};
+use tidegate_abi::control::Id;
+use tidegate_runtime::{Platform, Spin};
+
+use crate::engine::Engine;
+use crate::held::Side;
+use crate::injection::Failure;
+use crate::memory::{self, NoMemory};
+
+/// A connection that programs see.
+pub(crate) struct Flow {
+    /// Whose it is. The unload takes every flow's context off before anything else goes.
+    pub(crate) engine: Arc<Engine>,
+    /// The filter engine's number.
+    pub(crate) id: u64,
+    /// The stream layer that shows it.
+    pub(crate) layer: u16,
+    /// The callout that it is shown to, and that injects into it.
+    pub(crate) callout: u32,
+    /// 0: not known.
+    pub(crate) process_id: u64,
+    /// Path of the program that owns the local end, as the filter engine gives it; empty: not known.
+    pub(crate) application: Vec<u8>,
+    /// It was there before it could be seen.
+    pub(crate) mid_stream: bool,
+    /// The newest object of the runtime when it began.
+    pub(crate) born: Id,
+    /// What is to be looked at before its data is: [`Marks`].
+    marks: AtomicU32,
+    /// Outbound, inbound.
+    pub(crate) sides: [Spin<Side>; 2],
+    /// Where it is in [`Flows::all`] and in [`Flows::held`].
+    places: [AtomicUsize; 2],
+}
+
+/// Bits of a flow that make classify look at its sides: without them it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marks(u32);
+
+impl Marks {
+    /// No program wants to see more of it.
+    pub(crate) const ALLOWED: Self = Self(1);
+    /// It has ended, or was reset: nothing is injected any more.
+    pub(crate) const DEAD: Self = Self(2);
+    /// Bytes of one direction are kept back, or were once.
+    pub(crate) const fn held(direction: usize) -> Self {
+        Self(4 << direction)
+    }
+    /// The filter engine keeps bytes of one direction until more come.
+    pub(crate) const fn waits(direction: usize) -> Self {
+        Self(16 << direction)
+    }
+    /// Bytes of one direction that are still to come are to be removed.
+    pub(crate) const fn ahead(direction: usize) -> Self {
+        Self(64 << direction)
+    }
+
+    /// Whether all bits of `other` are set.
+    pub(crate) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether there is nothing to look at.
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// What is known of a connection when it is first heard of.
+pub(crate) struct Begin {
+    pub(crate) id: u64,
+    pub(crate) layer: u16,
+    pub(crate) callout: u32,
+    pub(crate) process_id: u64,
+    pub(crate) application: Vec<u8>,
+    pub(crate) mid_stream: bool,
+}
+
+impl Flow {
+    pub(crate) fn marks(&self) -> Marks {
+        Marks(self.marks.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn mark(&self, mark: Marks) {
+        self.marks.fetch_or(mark.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn unmark(&self, mark: Marks) {
+        self.marks.fetch_and(!mark.0, Ordering::AcqRel);
+    }
+
+    /// Whether something may still be injected into it.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.marks().has(Marks::DEAD)
+    }
+
+    /// What one direction keeps. Not nested. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn side<R>(
+        &self,
+        direction: usize,
+        platform: &Platform,
+        section: impl FnOnce(&mut Side) -> R,
+    ) -> R {
+        let [outbound, inbound] = &self.sides;
+        if direction == 0 { outbound } else { inbound }.with(platform, section)
+    }
+
+    /// Makes a context and gives the filter engine a reference to it. IRQL <= DISPATCH_LEVEL.
+    ///
+    /// # Errors
+    /// No memory, or a refusal; nothing is left behind. `Ok(None)`: there is a context already.
+    pub(crate) fn begin(engine: &Arc<Engine>, begin: Begin) -> Result<Option<Arc<Self>>, Failure> {
+        let Begin { id, layer, callout, process_id, application, mid_stream } = begin;
+        let flow = memory::shared(Self {
+            engine: Arc::clone(engine),
+            id,
+            layer,
+            callout,
+            process_id,
+            application,
+            mid_stream,
+            born: engine.runtime.newest(),
+            marks: AtomicU32::new(0),
+            sides: [Spin::new(Side::new()), Spin::new(Side::new())],
+            places: [AtomicUsize::new(NOWHERE), AtomicUsize::new(NOWHERE)],
+        })?;
+        engine.flows.all(id).add(&flow, &engine.platform)?;
+        let context = Arc::into_raw(Arc::clone(&flow));
+        let number = context.expose_provenance() as u64;
+        // SAFETY: numbers only; the context is a reference that flowDeleteFn gives back.
+        let status = unsafe { FwpsFlowAssociateContext0(id, layer, callout, number) };
+        if status == NTSTATUS::SUCCESS {
+            return Ok(Some(flow));
+        }
+        // SAFETY: the filter engine did not take the reference.
+        drop(unsafe { Arc::from_raw(context) });
+        engine.flows.all(id).remove(&flow, &engine.platform);
+        if status == NTSTATUS::OBJECT_NAME_EXISTS { Ok(None) } else { Err(Failure::Refused) }
+    }
+
+    /// The flow that a flow context is, which stays the filter engine's.
+    ///
+    /// # Safety
+    /// `context` is 0 or what classify was given for one of our callouts, and is used while that classify runs.
+    pub(crate) unsafe fn of_context(context: u64) -> Option<ManuallyDrop<Arc<Self>>> {
+        let flow = NonNull::new(core::ptr::with_exposed_provenance_mut::<Self>(context as usize))?;
+        // SAFETY: the caller's promise: the reference that `begin` gave is not back yet.
+        Some(ManuallyDrop::new(unsafe { Arc::from_raw(flow.as_ptr().cast_const()) }))
+    }
+
+    /// Whether nothing of it waits: neither here nor, on our account, in the filter engine.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let marks = self.marks();
+        let waits = (0..2).any(|direction| marks.has(Marks::waits(direction)));
+        let queued =
+            || (0..2).any(|direction| self.side(direction, &self.engine.platform, |side| side.is_queued()));
+        !waits && !queued()
+    }
+
+    /// Takes the context off its connection: flowDeleteFn is called now or when the classify that runs is over. Nothing is
+    /// locked. IRQL <= DISPATCH_LEVEL.
+    pub(crate) fn end(&self) {
+        // SAFETY: numbers only. UNSUCCESSFUL: it has ended by itself, and flowDeleteFn was or is called.
+        let _ = unsafe { FwpsFlowRemoveContext0(self.id, self.layer, self.callout) };
+    }
+}
+
+/// Not in a list.
+const NOWHERE: usize = usize::MAX;
+/// Lists that connections are spread over, so that processors don't wait for each other.
+const LISTS: usize = 64;
+
+/// The connections that live.
+pub(crate) struct Flows {
+    all: [List<0>; LISTS],
+    /// Those of which bytes are kept back.
+    pub(crate) held: List<1>,
+}
+
+impl Flows {
+    /// None.
+    pub(crate) fn new() -> Self {
+        Self { all: core::array::from_fn(|_| List::new()), held: List::new() }
+    }
+
+    /// The list that a connection is in.
+    fn all(&self, id: u64) -> &List<0> {
+        let [first, ..] = &self.all;
+        self.all.get(id as usize % LISTS).unwrap_or(first)
+    }
+
+    /// The context of a connection, by its number: slow, for the rare case that two processors make it.
+    pub(crate) fn find(&self, id: u64, layer: u16, platform: &Platform) -> Option<Arc<Flow>> {
+        self.all(id)
+            .flows
+            .with(platform, |flows| flows.iter().find(|flow| flow.id == id && flow.layer == layer).cloned())
+    }
+
+    /// Forgets a connection that has ended.
+    pub(crate) fn remove(&self, flow: &Flow, platform: &Platform) {
+        self.held.remove(flow, platform);
+        self.all(flow.id).remove(flow, platform);
+    }
+
+    /// Calls `visit` with each connection, those excepted that come or go meanwhile; nothing is locked then.
+    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Arc<Flow>)) {
+        self.all.iter().for_each(|list| list.each(platform, &mut visit));
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self, platform: &Platform) -> usize {
+        self.all.iter().map(|list| list.flows.with(platform, |flows| flows.len())).sum()
+    }
+}
+
+/// Connections, each of which knows its place.
+pub(crate) struct List<const PLACE: usize> {
+    flows: Spin<Vec<Arc<Flow>>>,
+}
+
+impl<const PLACE: usize> List<PLACE> {
+    const fn new() -> Self {
+        Self { flows: Spin::new(Vec::new()) }
+    }
+
+    fn place(flow: &Flow) -> &AtomicUsize {
+        let [first, second] = &flow.places;
+        if PLACE == 0 { first } else { second }
+    }
+
+    /// Adds a connection, unless it is there.
+    pub(crate) fn add(&self, flow: &Arc<Flow>, platform: &Platform) -> Result<(), NoMemory> {
+        self.flows.with(platform, |flows| {
+            if Self::place(flow).load(Ordering::Relaxed) != NOWHERE {
+                return Ok(());
+            }
+            if flows.len() == flows.capacity() {
+                // Doubled, so that a connection costs no copy of the list.
+                memory::reserve(flows, flows.len().max(16))?;
+            }
+            Self::place(flow).store(flows.len(), Ordering::Relaxed);
+            flows.push(Arc::clone(flow));
+            Ok(())
+        })
+    }
+
+    /// Takes a connection out, if it is in.
+    pub(crate) fn remove(&self, flow: &Flow, platform: &Platform) {
+        let removed = self.flows.with(platform, |flows| {
+            let at = Self::place(flow).swap(NOWHERE, Ordering::Relaxed);
+            if at >= flows.len() {
+                return None;
+            }
+            let removed = flows.swap_remove(at);
+            if let Some(moved) = flows.get(at) {
+                Self::place(moved).store(at, Ordering::Relaxed);
+            }
+            Some(removed)
+        });
+        drop(removed);
+    }
+
+    /// Calls `visit` with each connection, from the last to the first; nothing is locked then.
+    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Arc<Flow>)) {
+        let mut at = self.flows.with(platform, |flows| flows.len());
+        while let Some(before) = at.checked_sub(1) {
+            at = before;
+            if let Some(flow) = self.flows.with(platform, |flows| flows.get(at).cloned()) {
+                visit(&flow);
+            }
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self, platform: &Platform) -> bool {
+        self.flows.with(platform, |flows| flows.is_empty())
+    }
+}

@@ -1,0 +1,528 @@
+//! Bytes that a program keeps back: out of the stream, in a queue of their direction, until it decides.
+//!
+//! A direction of which something was kept back once goes through its queue from then on: each indication is copied to the
+//! end of it and blocked, and the worker shows the front of it to the chain and injects what passes, in order. So nothing
+//! that comes later overtakes, and nothing is injected while classify permits. The end of the direction waits behind the
+//! queue and is injected last.
+//!
+//! What is queued has been shown to the links before the one that keeps it: when that one decides, the links behind it are
+//! asked, not those before. What came later is shown to all.
+//!
+//! A queue holds [`MAX_HELD`] bytes. With more, the `on_error` of the link that keeps them decides: the connection is reset,
+//! or the link is passed over for what is queued. A link that is being detached decides for a while on what it keeps; then
+//! its `on_error` does, and at the unload at once.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use fwps_sys::{FWPS_STREAM_FLAG, FwpsFlowAbort0};
+use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_PUSH};
+use tidegate_abi::control::{Id, OnError};
+use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
+use tidegate_abi::{Hook, StreamContext};
+use tidegate_runtime::{Held, Link};
+
+use crate::ask::{Ask, Bounds, Decision, Kept};
+use crate::engine::{Dispatch, Engine};
+use crate::flow::{Flow, Marks};
+use crate::host::Editable;
+use crate::injection::Failure;
+use crate::memory;
+use crate::packet::View;
+use crate::scratch::Desk;
+
+/// What is kept of one direction of a connection.
+pub(crate) struct Side {
+    /// The link that waits for more: the filter engine keeps the bytes meanwhile.
+    pub(crate) waits: Option<Held>,
+    /// Bytes still to come that are removed.
+    pub(crate) ahead: u64,
+    /// There from the first time on that bytes are kept back.
+    queue: Option<Box<Queue>>,
+}
+
+/// Bytes in the order of the stream, and its end.
+struct Queue {
+    chunks: VecDeque<Chunk>,
+    /// Bytes in all of them.
+    len: usize,
+    /// The direction has ended behind them.
+    end: bool,
+    /// The link that keeps the front.
+    holder: Option<Held>,
+    /// Bytes at the front that the links before the holder have passed on.
+    seen: usize,
+    /// Bytes at the front about which a link failed that fails open, and the link.
+    failed: (usize, Id),
+    hook: Hook,
+    /// What programs are told of the direction.
+    context: StreamContext,
+}
+
+/// Bytes that came together.
+struct Chunk {
+    bytes: Vec<u8>,
+    /// The first that is still here.
+    at: usize,
+    flags: FWPS_STREAM_FLAG,
+    missed: u64,
+    /// Of a program's own: nobody is asked.
+    own: bool,
+}
+
+/// What is put into a queue.
+pub(crate) struct Arrival<'c> {
+    pub(crate) hook: Hook,
+    pub(crate) context: StreamContext,
+    pub(crate) flags: FWPS_STREAM_FLAG,
+    pub(crate) bytes: &'c View<'c>,
+    /// The direction ends behind them.
+    pub(crate) end: bool,
+}
+
+impl Side {
+    pub(crate) const fn new() -> Self {
+        Self { waits: None, ahead: 0, queue: None }
+    }
+
+    /// Whether something is still to be injected.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.len > 0 || queue.end)
+    }
+
+    /// Gives up everything: what is dropped outside of the lock.
+    fn clear(&mut self) -> (Option<Held>, Option<Box<Queue>>) {
+        self.ahead = 0;
+        (self.waits.take(), self.queue.take())
+    }
+}
+
+impl Queue {
+    fn new(hook: Hook, context: StreamContext) -> Self {
+        let context = StreamContext { flags: 0, missed_bytes: 0, data: 0, data_end: 0, ..context };
+        Self {
+            chunks: VecDeque::new(),
+            len: 0,
+            end: false,
+            holder: None,
+            seen: 0,
+            failed: (0, 0),
+            hook,
+            context,
+        }
+    }
+
+    fn push(&mut self, chunk: Chunk) -> Result<(), Failure> {
+        if self.chunks.len() == self.chunks.capacity() {
+            let more = self.chunks.len().max(4);
+            memory::check()?;
+            self.chunks.try_reserve(more).map_err(|_| Failure::NoMemory)?;
+        }
+        self.len += chunk.bytes.len();
+        self.chunks.push_back(chunk);
+        if let Some(holder) = &mut self.holder {
+            holder.set(self.len as u64);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes from the front.
+    fn consume(&mut self, count: usize) {
+        let mut left = count.min(self.len);
+        self.len -= left;
+        self.seen = self.seen.saturating_sub(left);
+        self.failed.0 = self.failed.0.saturating_sub(left);
+        while let Some(front) = self.chunks.front_mut() {
+            let here = front.bytes.len() - front.at;
+            if left < here {
+                front.at += left;
+                break;
+            }
+            left -= here;
+            self.chunks.pop_front();
+        }
+        if let Some(holder) = &mut self.holder {
+            holder.set(self.len as u64);
+        }
+    }
+
+    /// The bytes at the front that can be shown together, copied: of one kind, at most a window and what `seen` allows.
+    fn front(&self, window: &mut [u8]) -> Option<Front> {
+        let first = self.chunks.front()?;
+        let limits = [self.seen, self.failed.0].into_iter().filter(|limit| *limit > 0);
+        let limit = limits.fold(window.len(), usize::min);
+        let mut len = 0;
+        for chunk in &self.chunks {
+            if chunk.flags != first.flags || chunk.own != first.own || (len > 0 && chunk.missed > 0) {
+                break;
+            }
+            let bytes = chunk.bytes.get(chunk.at..).unwrap_or_default();
+            let Some(to) = window.get_mut(len..limit) else { break };
+            let count = bytes.len().min(to.len());
+            to.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            len += count;
+            if len == limit {
+                break;
+            }
+        }
+        Some(Front { len, flags: first.flags, missed: first.missed, own: first.own })
+    }
+}
+
+/// What is at the front of a queue.
+struct Front {
+    len: usize,
+    flags: FWPS_STREAM_FLAG,
+    missed: u64,
+    own: bool,
+}
+
+/// Bytes of which the arrival can't be kept: the connection can't go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overflow;
+
+/// Puts what was indicated at the end of its direction's queue; `holder` is the link that keeps it and the bytes that the
+/// links before it have passed on, when this is the first time. Wakes the worker. DISPATCH_LEVEL.
+///
+/// # Errors
+/// [`Overflow`]: it was not taken.
+pub(crate) fn keep(
+    engine: &Arc<Engine>,
+    flow: &Arc<Flow>,
+    arrival: &Arrival<'_>,
+    holder: Option<(&Arc<Link>, usize)>,
+) -> Result<(), Overflow> {
+    let direction = arrival.context.direction as usize;
+    let chunk = if arrival.bytes.len() == 0 { None } else { Some(chunk_of(arrival).map_err(|_| Overflow)?) };
+    if let Some(chunk) = &chunk {
+        engine.counters.copied.add_many(chunk.bytes.len());
+        engine.counters.allocated.add_many(chunk.bytes.capacity());
+    }
+    engine.flows.held.add(flow, &engine.platform).map_err(|_| Overflow)?;
+    let kept = flow.side(direction, &engine.platform, |side| {
+        if side.queue.is_none() {
+            let queue = memory::boxed(Queue::new(arrival.hook, arrival.context)).map_err(|_| Overflow)?;
+            side.queue = Some(queue);
+        }
+        let queue = side.queue.as_mut().ok_or(Overflow)?;
+        if let Some(chunk) = chunk {
+            queue.push(chunk).map_err(|_| Overflow)?;
+        }
+        queue.end |= arrival.end;
+        if let Some((link, seen)) = holder {
+            queue.holder = Some(Held::new(link, queue.len as u64));
+            queue.seen = seen;
+        }
+        if queue.len > MAX_HELD && queue.failed.0 == 0 {
+            let Some(holder) = &queue.holder else { return Ok(()) };
+            holder.link().count_error();
+            if holder.link().on_error() == OnError::Block {
+                return Err(Overflow);
+            }
+            queue.failed = (queue.len, holder.link().id());
+        }
+        // The worker is behind by a whole queue more: it will not get better.
+        if queue.len > 2 * MAX_HELD { Err(Overflow) } else { Ok(()) }
+    });
+    kept?;
+    flow.mark(Marks::held(direction));
+    engine.wake();
+    Ok(())
+}
+
+fn chunk_of(arrival: &Arrival<'_>) -> Result<Chunk, Failure> {
+    let len = arrival.bytes.len();
+    let mut bytes = memory::vec(len)?;
+    bytes.resize(len, 0);
+    arrival.bytes.copy(0..len, &mut bytes)?;
+    Ok(Chunk { bytes, at: 0, flags: arrival.flags, missed: arrival.context.missed_bytes, own: false })
+}
+
+/// Puts a program's own data at the end of a direction that goes through its queue.
+pub(crate) fn keep_own(
+    engine: &Arc<Engine>,
+    flow: &Flow,
+    direction: usize,
+    data: &[u8],
+    flags: FWPS_STREAM_FLAG,
+) -> Result<(), Failure> {
+    let mut bytes = memory::vec(data.len())?;
+    bytes.extend_from_slice(data);
+    flow.side(direction, &engine.platform, |side| {
+        let queue = side.queue.as_mut().ok_or(Failure::Unfit)?;
+        if queue.end || queue.len + bytes.len() > MAX_HELD {
+            return Err(Failure::Unfit);
+        }
+        queue.push(Chunk { bytes, at: 0, flags, missed: 0, own: true })
+    })?;
+    engine.wake();
+    Ok(())
+}
+
+/// Forgets everything that is kept of a connection, and injects nothing into it any more. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn give_up(engine: &Engine, flow: &Flow) {
+    flow.mark(Marks::DEAD);
+    for direction in 0..2 {
+        drop(flow.side(direction, &engine.platform, Side::clear));
+    }
+}
+
+/// Resets a connection. Nothing is locked. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn abort(engine: &Engine, flow: &Flow) {
+    give_up(engine, flow);
+    // SAFETY: a number only. A flow that is gone already is refused.
+    let _ = unsafe { FwpsFlowAbort0(flow.id) };
+}
+
+/// Shows what is kept back to the chain again, and injects what passes. The worker's, PASSIVE_LEVEL.
+pub(crate) fn work(engine: &Arc<Engine>) {
+    engine.flows.held.each(&engine.platform, |flow| {
+        for direction in 0..2 {
+            while step(engine, flow, direction) {}
+        }
+    });
+    let overdue = |hook| engine.runtime.chain(hook).links().iter().any(|link| link.is_overdue());
+    if engine.must_end() || Hook::ALL.into_iter().any(overdue) {
+        engine.flows.each(&engine.platform, |flow| end_wait(engine, flow));
+    }
+}
+
+/// Ends the wait for more of a link that had its time: the filter engine keeps the bytes, so only a reset ends it.
+fn end_wait(engine: &Engine, flow: &Flow) {
+    for direction in 0..2 {
+        if !flow.marks().has(Marks::waits(direction)) {
+            continue;
+        }
+        let (overdue, waits) = flow.side(direction, &engine.platform, |side| {
+            let overdue = side.waits.as_ref().is_some_and(|held| held.link().is_overdue());
+            let must = engine.must_end();
+            let waits = if overdue || must { side.waits.take() } else { None };
+            (waits.as_ref().map(|held| must || held.link().on_error() == OnError::Block), waits)
+        });
+        // Fails open: the bytes pass with the next ones that come.
+        if overdue == Some(true) {
+            abort(engine, flow);
+        }
+        if waits.is_some() {
+            flow.unmark(Marks::waits(direction));
+        }
+    }
+}
+
+/// What the worker does with the front of a queue.
+enum Next {
+    /// Nothing, until it is woken.
+    Rest,
+    /// Bytes or the end of a direction are to be asked about.
+    Asked { front: Front, end: bool, hook: Hook, context: StreamContext, from: Option<Arc<Link>>, failed: Id },
+}
+
+/// One decision about the front of a queue. False: there is nothing more to do now.
+fn step(engine: &Arc<Engine>, flow: &Arc<Flow>, direction: usize) -> bool {
+    if flow.is_dead() || !flow.marks().has(Marks::held(direction)) {
+        return false;
+    }
+    let _dispatch = Dispatch::raise(&engine.platform);
+    let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
+        // Somebody gives one back, and wakes nobody: try again.
+        engine.wake();
+        return false;
+    };
+    let desk = &mut *desk;
+    let next = flow.side(direction, &engine.platform, |side| {
+        let ahead = &mut side.ahead;
+        let Some(queue) = &mut side.queue else { return Next::Rest };
+        let removed = queue.len.min(usize::try_from(*ahead).unwrap_or(usize::MAX));
+        queue.consume(removed);
+        *ahead -= removed as u64;
+        let front = queue.front(desk.window.get_mut(..MAX_WINDOW).unwrap_or_default());
+        let end = front.is_none() && queue.end;
+        let Some(front) = front.or(end.then(|| queue.nothing())) else { return Next::Rest };
+        let from = if queue.seen > 0 || (end && queue.holder.is_some()) {
+            queue.holder.as_ref().map(|held| Arc::clone(held.link()))
+        } else {
+            None
+        };
+        Next::Asked {
+            front,
+            end,
+            hook: queue.hook,
+            context: queue.context,
+            from,
+            failed: if queue.failed.0 > 0 { queue.failed.1 } else { 0 },
+        }
+    });
+    let Next::Asked { front, end, hook, context, from, failed } = next else { return false };
+    Step { engine, flow, direction, front, end, hook, context, from, failed }.run(desk)
+}
+
+impl Queue {
+    /// The end alone.
+    fn nothing(&self) -> Front {
+        let direction =
+            if self.context.direction == 0 { FWPS_STREAM_FLAG::SEND } else { FWPS_STREAM_FLAG::RECEIVE };
+        Front { len: 0, flags: direction, missed: 0, own: false }
+    }
+}
+
+/// One turn of the worker at one direction.
+struct Step<'c> {
+    engine: &'c Arc<Engine>,
+    flow: &'c Arc<Flow>,
+    direction: usize,
+    front: Front,
+    end: bool,
+    hook: Hook,
+    context: StreamContext,
+    /// The link that keeps the front, when those before it are not to be asked again.
+    from: Option<Arc<Link>>,
+    failed: Id,
+}
+
+impl Step<'_> {
+    fn run(self, desk: &mut Desk) -> bool {
+        let engine = self.engine;
+        let chain = engine.runtime.chain(self.hook);
+        let holder = self.holder();
+        let closing = engine.is_closing();
+        if let Some(link) = holder.as_ref().filter(|link| closing || link.is_overdue())
+            && link.on_error() == OnError::Block
+        {
+            link.count_error();
+            abort(engine, self.flow);
+            return false;
+        }
+        let open = self.front.own || closing || self.flow.marks().has(Marks::ALLOWED);
+        let links = if open { &[][..] } else { chain.links() };
+        let first =
+            self.from.as_ref().map_or(0, |from| links.partition_point(|link| link.order() < from.order()));
+        let Desk { window, stack, edits, clone, own } = desk;
+        let window = window.get(..self.front.len).unwrap_or_default();
+        let mut context = self.context;
+        context.missed_bytes = self.front.missed;
+        context.flags = STREAM_HELD;
+        for (bits, flag) in [
+            (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED, STREAM_EXPEDITED),
+            (FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::SEND_NODELAY, STREAM_PUSH),
+        ] {
+            if self.front.flags.has_any(bits) {
+                context.flags |= flag;
+            }
+        }
+        let bounds = Bounds {
+            len: window.len(),
+            shown: window.len(),
+            open: window.len(),
+            whole: false,
+            may_wait: !self.ends() && self.from.is_none() && window.len() < MAX_WINDOW,
+            end: self.end,
+        };
+        let ask = Ask {
+            engine,
+            flow: self.flow,
+            direction: self.direction,
+            flags: self.front.flags,
+            context,
+            window,
+            kept: Kept::Copied,
+            editable: Editable::Yes,
+            holder: holder.as_ref(),
+            failed: self.failed,
+            inline: false,
+        };
+        let (decision, by) =
+            ask.links(links.get(first..).unwrap_or_default(), bounds, stack, edits, clone, own);
+        match decision {
+            Decision::Permit(cover) | Decision::Next(cover) => self.pass(&ask, cover),
+            Decision::Edit(cover) | Decision::Clone(cover) | Decision::Block(cover) => {
+                self.done(cover);
+                self.pass_end(&ask)
+            }
+            Decision::Ended => self.ended(),
+            Decision::NeedMore(_) => {
+                self.hold(by, 0);
+                false
+            }
+            Decision::Hold(seen) => {
+                // The first link of all is shown everything, so that it can decide on more than it has seen.
+                let is_first = links.first().zip(by).is_some_and(|(first, by)| Arc::ptr_eq(first, by));
+                self.hold(by, if is_first { 0 } else { seen });
+                false
+            }
+            Decision::Drop => {
+                abort(engine, self.flow);
+                false
+            }
+            Decision::Allow => {
+                self.flow.mark(Marks::ALLOWED);
+                self.pass(&ask, window.len())
+            }
+        }
+    }
+
+    fn queue<R>(&self, section: impl FnOnce(&mut Queue) -> R) -> Option<R> {
+        self.flow.side(self.direction, &self.engine.platform, |side| {
+            side.queue.as_mut().map(|queue| section(queue))
+        })
+    }
+
+    fn holder(&self) -> Option<Arc<Link>> {
+        self.queue(|queue| queue.holder.as_ref().map(|held| Arc::clone(held.link()))).flatten()
+    }
+
+    /// Whether the end of the direction is known.
+    fn ends(&self) -> bool {
+        self.queue(|queue| queue.end).unwrap_or(true)
+    }
+
+    /// Lets the first bytes pass as they are, or the end.
+    fn pass(&self, ask: &Ask<'_>, cover: usize) -> bool {
+        if self.end {
+            return self.pass_end(ask);
+        }
+        // What can't be injected now stays, for the next time that the worker is woken.
+        let passed = ask.pass(cover).is_ok();
+        if passed {
+            self.done(cover);
+        }
+        passed
+    }
+
+    /// Lets the end pass, when it is what is shown. True when there is more to decide on.
+    fn pass_end(&self, ask: &Ask<'_>) -> bool {
+        !self.end || (ask.end().is_ok() && self.ended())
+    }
+
+    /// The first bytes were decided on.
+    fn done(&self, cover: usize) {
+        let held = self.queue(|queue| {
+            queue.consume(cover);
+            if queue.seen == 0 { queue.holder.take() } else { None }
+        });
+        drop(held);
+    }
+
+    /// The end was injected: nothing follows.
+    fn ended(&self) -> bool {
+        let held = self.queue(|queue| {
+            queue.end = false;
+            queue.holder.take()
+        });
+        drop(held);
+        false
+    }
+
+    /// `by` keeps the front.
+    fn hold(&self, by: Option<&Arc<Link>>, seen: usize) {
+        let Some(by) = by else { return };
+        let held = self.queue(|queue| {
+            let same = queue.holder.as_ref().is_some_and(|held| held.link().id() == by.id());
+            queue.seen = seen;
+            let len = queue.len as u64;
+            if same { None } else { queue.holder.replace(Held::new(by, len)) }
+        });
+        drop(held);
+    }
+}

@@ -1,0 +1,297 @@
+//! Connections: what is known of them, what they cost, and that their contexts end once.
+
+use std::vec::Vec;
+
+use fwps_sim::{Call, Config, Direction, FlowSpec, FlowState, When};
+use fwps_sys::{FWPS_FILTER_FLAG, NTSTATUS};
+use tidegate_abi::context::STREAM_MID_STREAM;
+use tidegate_abi::control::{Detached, OnError};
+use tidegate_abi::limits::DRAIN_NS;
+use tidegate_abi::{Hook, Verdict};
+
+use super::{Bench, NOW, STREAMS, asm, ends, wait};
+use crate::memory::failing;
+use crate::{Counts, Options};
+
+/// Connections that were there before are shown too.
+const ALL: Options = Options { mid_stream: true, ..NOW };
+
+fn contexts(bench: &Bench) -> usize {
+    let engine = &bench.callouts.as_ref().expect("registered").engine;
+    engine.flows.count(&engine.platform)
+}
+
+#[test]
+fn a_program_knows_whose_connection_it_is() {
+    for hook in STREAMS {
+        let bench = Bench::new(Config::default());
+        bench.link(hook, &asm::tell_process(), OnError::Block);
+        let (local, remote) = ends(hook);
+        let flow = bench.sim.open_flow(&FlowSpec { process_id: 0x1122, ..FlowSpec::inbound(local, remote) });
+        bench.sim.indicate(flow, Direction::Receive, b"?");
+        assert_eq!(bench.out(flow, Direction::Receive), 0x1122_u64.to_ne_bytes());
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_program_knows_which_program_owns_the_local_end() {
+    let bench = Bench::new(Config::default());
+    let path = r"\device\harddiskvolume1\a.exe";
+    let wide: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let hook = Hook::StreamV4;
+    bench.link(hook, &asm::tell_application(64), OnError::Block);
+    let (local, remote) = ends(hook);
+    let flow =
+        bench.sim.open_flow(&FlowSpec { application: path.into(), ..FlowSpec::outbound(local, remote) });
+    bench.sim.indicate(flow, Direction::Send, b"?");
+    let out = bench.out(flow, Direction::Send);
+    assert_eq!(out[..wide.len()], wide[..]);
+    assert!(out[wide.len()..].iter().all(|byte| *byte == 0) && out.len() == 64);
+    bench.finish();
+}
+
+#[test]
+fn a_connection_that_no_link_waits_for_costs_nothing() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV6, &asm::verdict(Verdict::Block), OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    assert_eq!(contexts(&bench), 0);
+    bench.sim.indicate(flow, Direction::Send, b"hello");
+    assert!(!bench.sim.trace().contains("indicate"), "{}", bench.sim.trace());
+    assert_eq!(bench.out(flow, Direction::Send), b"hello");
+    bench.finish();
+}
+
+#[test]
+fn a_context_ends_with_its_connection() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV4, &asm::verdict(Verdict::Permit), OnError::Block);
+    let flows: Vec<_> = (0..4).map(|_| bench.flow(Hook::StreamV4)).collect();
+    assert_eq!(contexts(&bench), 4);
+    bench.sim.abort(flows[1], Direction::Send);
+    bench.sim.close_flow(flows[0]);
+    bench.sim.fin(flows[3], Direction::Send);
+    bench.sim.fin(flows[3], Direction::Receive);
+    assert_eq!(contexts(&bench), 1);
+    bench.finish();
+}
+
+#[test]
+fn a_link_that_comes_later_knows_that_it_is_in_the_middle() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV4, &asm::verdict(Verdict::Continue), OnError::Block);
+    let old = bench.flow(Hook::StreamV4);
+    bench.link(Hook::StreamV4, &asm::tell_flags(), OnError::Block);
+    let new = bench.flow(Hook::StreamV4);
+    for (flow, flags) in [(old, STREAM_MID_STREAM), (new, 0)] {
+        bench.sim.indicate(flow, Direction::Send, b"?");
+        assert_eq!(bench.out(flow, Direction::Send)[..4], flags.to_ne_bytes());
+    }
+    bench.finish();
+}
+
+#[test]
+fn connections_that_were_there_before_are_shown_from_the_middle_on_if_so_wanted() {
+    for (options, shown) in [(NOW, false), (ALL, true)] {
+        let bench = Bench::with_options(Config::default(), FWPS_FILTER_FLAG::NONE, options);
+        let before = bench.flow(Hook::StreamV4);
+        bench.link(Hook::StreamV4, &asm::tell_flags(), OnError::Block);
+        let (local, remote) = ends(Hook::StreamV4);
+        let older = bench.sim.open_flow(&FlowSpec { mid_stream: true, ..FlowSpec::inbound(local, remote) });
+        for flow in [before, older] {
+            bench.sim.indicate(flow, Direction::Send, b"?");
+            bench.sim.indicate(flow, Direction::Receive, b"?");
+            let out = bench.out(flow, Direction::Send);
+            assert_eq!(out.len() > 1, shown);
+            assert!(!shown || out[..4] == STREAM_MID_STREAM.to_ne_bytes());
+        }
+        assert_eq!(contexts(&bench), if shown { 2 } else { 0 });
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_connection_that_can_t_be_watched_is_decided_on_by_the_links_rule() {
+    for on_error in [OnError::Block, OnError::Permit] {
+        for memory in 0..3 {
+            for options in [NOW, ALL] {
+                let bench = Bench::with_options(Config::default(), FWPS_FILTER_FLAG::NONE, options);
+                let link =
+                    bench.link(Hook::StreamV4, &asm::edits(&[(0, 1, b"x")], Verdict::Permit), on_error);
+                if memory == 0 {
+                    bench.sim.fail(Call::FlowAssociate, When::Nth(1), NTSTATUS::INSUFFICIENT_RESOURCES);
+                } else {
+                    failing::after(memory - 1);
+                }
+                let (local, remote) = ends(Hook::StreamV4);
+                let spec = FlowSpec { mid_stream: options.mid_stream, ..FlowSpec::outbound(local, remote) };
+                let flow = bench.sim.open_flow(&spec);
+                if options.mid_stream {
+                    bench.sim.indicate(flow, Direction::Send, b"abc");
+                }
+                let reached = memory == 0 || !failing::stop();
+                bench.sim.heal();
+                assert!(reached, "there are more allocations than these");
+                let dropped = bench.sim.flow_state(flow) == FlowState::Dropped;
+                assert_eq!(dropped, on_error == OnError::Block);
+                assert_eq!((contexts(&bench), bench.counters(link).errors), (0, 1));
+                bench.finish();
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unload_ends_connections_that_wait_for_more() {
+    let options = Options { grace: 1_000_000_000, ..NOW };
+    let mut bench = Bench::with_options(Config::default(), FWPS_FILTER_FLAG::NONE, options);
+    bench.link(Hook::StreamV4, &asm::need(1), OnError::Permit);
+    let [waits, rests] = [(); 2].map(|()| bench.flow(Hook::StreamV4));
+    bench.sim.indicate(waits, Direction::Send, b"abc");
+    let callouts = bench.callouts.take().expect("registered");
+    let busy = bench.sim.enter(|| callouts.unregister()).expect_err("a connection waits");
+    assert_eq!((busy.status, busy.flows), (NTSTATUS::DEVICE_BUSY, 1));
+    bench.callouts = Some(busy.callouts);
+    bench.sim.settle();
+    assert_eq!(bench.sim.flow_state(waits), FlowState::Open);
+    wait(1_000_000_000);
+    bench.unload();
+    assert_eq!(
+        (bench.sim.flow_state(waits), bench.sim.flow_state(rests)),
+        (FlowState::Dropped, FlowState::Open)
+    );
+    bench.finish();
+}
+
+#[test]
+fn a_connection_that_gets_its_data_in_time_survives_the_unload() {
+    let options = Options { grace: u64::MAX, ..NOW };
+    let mut bench = Bench::with_options(Config::default(), FWPS_FILTER_FLAG::NONE, options);
+    bench.link(Hook::StreamV4, &asm::need(1), OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"abc");
+    let callouts = bench.callouts.take().expect("registered");
+    bench.callouts = Some(bench.sim.enter(|| callouts.unregister()).expect_err("it waits").callouts);
+    bench.sim.indicate(flow, Direction::Send, b"def");
+    bench.unload();
+    assert_eq!(bench.out(flow, Direction::Send), b"abcdef");
+    bench.finish();
+}
+
+#[test]
+fn a_link_that_waits_for_more_is_detached_by_its_rule() {
+    for on_error in [OnError::Block, OnError::Permit] {
+        let bench = Bench::new(Config::default());
+        let link = bench.link(Hook::StreamV4, &asm::need(1), on_error);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, Direction::Send, b"abc");
+        assert_eq!(bench.detach(link), Detached { flows: 1, bytes: 0 });
+        wait(DRAIN_NS);
+        bench.detach(link);
+        bench.sim.settle();
+        assert_eq!(bench.detach(link), Detached::default());
+        bench.sim.indicate(flow, Direction::Send, b"def");
+        let out = bench.out(flow, Direction::Send);
+        assert_eq!(out, if on_error == OnError::Permit { &b"abcdef"[..] } else { b"" });
+        bench.finish();
+    }
+}
+
+#[test]
+fn data_of_the_program_s_own_goes_in_either_direction() {
+    for hook in STREAMS {
+        for (to, direction) in [(0, Direction::Send), (1, Direction::Receive)] {
+            for same in [false, true] {
+                for seed in 0..6 {
+                    let bench = Bench::new(Config::random(seed));
+                    let code = asm::inject_data(to, same, b"own ", 0, Verdict::Permit);
+                    let link = bench.link(hook, &code, OnError::Block);
+                    let flow = bench.flow(hook);
+                    for way in Direction::BOTH {
+                        bench.sim.indicate(flow, way, b"data");
+                    }
+                    let other = Direction::BOTH[1 - to as usize];
+                    let out = bench.out(flow, direction);
+                    if same || direction == Direction::Receive {
+                        assert_eq!(out, b"own data");
+                    } else {
+                        assert_eq!(out, b"dataown ");
+                    }
+                    assert_eq!(bench.out(flow, other), b"data");
+                    assert_eq!(bench.counters(link).errors, 0);
+                    bench.finish();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn data_of_the_program_s_own_can_be_the_last_where_the_end_is_shown() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV4, &asm::inject_data(0, true, b"bye", 1, Verdict::Permit), OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    // Where data is shown the end is not the program's to make: the helper refuses, and the program blocks.
+    bench.sim.indicate(flow, Direction::Send, b"data");
+    assert_eq!(bench.out(flow, Direction::Send), b"");
+    bench.sim.fin(flow, Direction::Send);
+    let out = bench.sim.delivered(flow, Direction::Send);
+    assert_eq!((&*out.bytes, out.fin), (&b"bye"[..], true));
+    bench.finish();
+}
+
+#[test]
+fn data_of_the_program_s_own_waits_its_turn_in_a_direction_that_is_kept_back() {
+    let bench = Bench::new(Config::default());
+    let map = bench.counter();
+    bench.set(map, Verdict::Pend as u64);
+    let inbound = asm::inject_data(1, false, b"own", 0, Verdict::Permit);
+    let flow = {
+        bench.link_with(Hook::StreamV4, &asm::by_map(), &[map], OnError::Block);
+        bench.link(Hook::StreamV4, &inbound, OnError::Block);
+        bench.flow(Hook::StreamV4)
+    };
+    bench.sim.indicate(flow, Direction::Receive, b"kept ");
+    bench.sim.settle();
+    bench.set(map, Verdict::Continue as u64);
+    bench.sim.settle();
+    bench.sim.indicate(flow, Direction::Send, b"request");
+    assert_eq!(bench.out(flow, Direction::Receive), b"kept own");
+    assert_eq!(bench.out(flow, Direction::Send), b"request");
+    bench.finish();
+}
+
+#[test]
+fn an_edit_can_reach_over_the_end_of_what_is_shown() {
+    for seed in 0..8 {
+        let bench = Bench::new(Config::random(seed));
+        let direction = Direction::BOTH[seed as usize % 2];
+        bench.link(Hook::StreamV4, &asm::remove_ahead(7), OnError::Block);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, direction, b"x12");
+        for piece in [&b"34"[..], b"567", b"89", b"end"] {
+            bench.sim.indicate(flow, direction, piece);
+        }
+        assert_eq!(bench.out(flow, direction), b"12end");
+        bench.sim.indicate(flow, direction, b"x");
+        bench.sim.indicate(flow, direction, b"34");
+        bench.sim.fin(flow, direction);
+        assert_eq!(bench.out(flow, direction), b"12end");
+        assert!(bench.sim.delivered(flow, direction).fin);
+        bench.finish();
+    }
+}
+
+#[test]
+fn an_edit_says_what_it_copied_and_asked_for() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV4, &asm::edits(&[(700, 20, &[b'x'; 40])], Verdict::Permit), OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, &[7; 1460]);
+    let Counts { copied, allocated, .. } = bench.counts();
+    assert_eq!(copied, 40);
+    assert!((40..400).contains(&allocated), "{allocated}");
+    assert_eq!(bench.out(flow, Direction::Send).len(), 1480);
+    bench.finish();
+}

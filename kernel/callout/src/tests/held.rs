@@ -1,0 +1,348 @@
+//! Bytes that are kept back: decided on later, injected in their order, bounded, and given up when it must be.
+
+use std::vec::Vec;
+
+use fwps_sim::{Call, Config, Direction, FlowState, When};
+use fwps_sys::{FWPS_STREAM_FLAG, NTSTATUS};
+use proptest::collection;
+use proptest::prelude::*;
+use tidegate_abi::control::{Detached, OnError};
+use tidegate_abi::limits::{DRAIN_NS, MAX_HELD};
+use tidegate_abi::{Hook, Verdict};
+
+use super::{Bench, STREAMS, asm, wait};
+
+const PEND: u64 = Verdict::Pend as u64;
+const PERMIT: u64 = Verdict::Permit as u64;
+
+/// A link that does what its map says, which says PEND.
+fn pending(bench: &Bench, hook: Hook, on_error: OnError) -> (u32, u32) {
+    let map = bench.counter();
+    bench.set(map, PEND);
+    (bench.link_with(hook, &asm::by_map(), &[map], on_error), map)
+}
+
+/// Runs `check` for both families, directions and ways to fail, with everything else by chance.
+fn everywhere(check: impl Fn(&Bench, Hook, Direction, OnError)) {
+    for seed in 0..8 {
+        for on_error in [OnError::Block, OnError::Permit] {
+            let bench = Bench::new(Config::random(seed));
+            let hook = STREAMS[seed as usize % 2];
+            check(&bench, hook, Direction::BOTH[seed as usize / 2 % 2], on_error);
+            bench.finish();
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_back_passes_in_its_order_with_the_end_behind_it() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (link, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"one ");
+        bench.sim.indicate(flow, direction, b"two ");
+        bench.sim.fin(flow, direction);
+        assert_eq!(bench.out(flow, direction), b"");
+        assert!(!bench.sim.delivered(flow, direction).fin);
+        assert_eq!(bench.held(link), Detached { flows: 1, bytes: 8 });
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"one two ");
+        assert!(bench.sim.delivered(flow, direction).fin);
+        assert_eq!(bench.held(link), Detached::default());
+        assert_eq!(bench.counters(link).errors, 0);
+    });
+}
+
+#[test]
+fn what_comes_later_does_not_overtake_and_is_decided_on_too() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (_, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"one ");
+        bench.set(map, PERMIT);
+        bench.sim.indicate(flow, direction, b"two ");
+        bench.set(map, Verdict::Block as u64);
+        bench.sim.settle();
+        let out = bench.out(flow, direction);
+        bench.sim.indicate(flow, direction, b"three ");
+        // The worker may have come to it before or after the last change.
+        assert!(b"one two ".starts_with(&out), "{out:?}");
+        assert_eq!(bench.out(flow, direction), out);
+    });
+}
+
+#[test]
+fn the_other_direction_goes_on() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (_, map) = pending(bench, hook, on_error);
+        let other = Direction::BOTH[1 - direction as usize];
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"kept");
+        bench.set(map, PERMIT);
+        bench.sim.settle();
+        bench.sim.indicate(flow, other, b"hello");
+        bench.sim.fin(flow, other);
+        assert_eq!(bench.out(flow, other), b"hello");
+        assert!(bench.sim.delivered(flow, other).fin && !bench.sim.delivered(flow, direction).fin);
+        assert_eq!(bench.out(flow, direction), b"kept");
+    });
+}
+
+#[test]
+fn an_edit_of_what_was_kept_back_is_made() {
+    everywhere(|bench, hook, direction, on_error| {
+        let map = bench.counter();
+        bench.set(map, PEND);
+        let link = bench.link_with(hook, &asm::by_map_with(b"<new>"), &[map], on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"abc");
+        bench.sim.settle();
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"<new>bc");
+        assert_eq!(bench.counters(link).edited, 1);
+    });
+}
+
+#[test]
+fn a_later_decision_to_drop_resets() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (link, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"bad");
+        bench.sim.settle();
+        bench.set(map, Verdict::DropConnection as u64);
+        assert_eq!(bench.out(flow, direction), b"");
+        assert_eq!(bench.sim.flow_state(flow), FlowState::Dropped);
+        assert_eq!(bench.held(link), Detached::default());
+    });
+}
+
+#[test]
+fn allowed_later_all_passes_and_nobody_is_asked_again() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (link, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"one ");
+        bench.sim.settle();
+        bench.set(map, Verdict::AllowConnection as u64);
+        bench.sim.settle();
+        let runs = bench.counters(link).runs;
+        bench.sim.indicate(flow, direction, b"two ");
+        bench.sim.indicate(flow, direction, b"three");
+        assert_eq!(bench.out(flow, direction), b"one two three");
+        assert_eq!(bench.counters(link).runs, runs);
+    });
+}
+
+#[test]
+fn a_reset_frees_what_is_kept_and_nothing_is_injected_behind_it() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (link, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"kept");
+        bench.sim.abort(flow, direction);
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"");
+        assert_eq!(bench.sim.flow_state(flow), FlowState::Aborted);
+        assert_eq!(bench.held(link), Detached::default());
+    });
+}
+
+#[test]
+fn more_than_a_queue_holds_is_an_error_of_the_link_that_keeps_it() {
+    for (on_error, state) in [(OnError::Block, FlowState::Dropped), (OnError::Permit, FlowState::Open)] {
+        let bench = Bench::new(Config::default());
+        let (link, _) = pending(&bench, Hook::StreamV4, on_error);
+        let flow = bench.flow(Hook::StreamV4);
+        let mut sent = 0;
+        while sent <= MAX_HELD {
+            assert_eq!(bench.sim.flow_state(flow), FlowState::Open);
+            bench.sim.indicate(flow, Direction::Send, &[7; 60_000]);
+            sent += 60_000;
+        }
+        let out = bench.out(flow, Direction::Send).len();
+        assert_eq!(bench.sim.flow_state(flow), state);
+        assert_eq!(bench.counters(link).errors, 1);
+        assert_eq!(out, if on_error == OnError::Permit { sent } else { 0 });
+        bench.finish();
+    }
+}
+
+#[test]
+fn the_links_behind_the_one_that_keeps_are_asked_when_it_has_decided_and_those_before_are_not() {
+    everywhere(|bench, hook, direction, on_error| {
+        let first = bench.link(hook, &asm::verdict(Verdict::Continue), on_error);
+        let (_, map) = pending(bench, hook, on_error);
+        let last = bench.link(hook, &asm::edits(&[(0, 1, b"x")], Verdict::Permit), on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"abc");
+        bench.sim.settle();
+        assert_eq!(bench.counters(last).runs, 0);
+        bench.set(map, Verdict::Continue as u64);
+        assert_eq!(bench.out(flow, direction), b"xbc");
+        assert_eq!((bench.counters(first).runs, bench.counters(last).runs), (1, 1));
+    });
+}
+
+#[test]
+fn detaching_waits_for_what_the_link_keeps_and_shows_how_much_it_is() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (link, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"kept");
+        bench.sim.settle();
+        assert_eq!(bench.detach(link), Detached { flows: 1, bytes: 4 });
+        // It is shown nothing new.
+        let runs = bench.counters(link).runs;
+        let other = bench.flow(hook);
+        bench.sim.indicate(other, direction, b"hello");
+        assert_eq!(bench.out(other, direction), b"hello");
+        assert!(bench.counters(link).verdicts[Verdict::Permit as usize] == 0);
+        assert!(bench.counters(link).runs >= runs);
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"kept");
+        assert_eq!(bench.detach(link), Detached::default());
+    });
+}
+
+#[test]
+fn a_detached_link_that_does_not_decide_in_time_has_failed() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (link, _) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"kept");
+        bench.sim.settle();
+        bench.detach(link);
+        bench.sim.settle();
+        assert_eq!(bench.out(flow, direction), b"");
+        wait(DRAIN_NS);
+        bench.detach(link);
+        let out = bench.out(flow, direction);
+        let dropped = bench.sim.flow_state(flow) == FlowState::Dropped;
+        assert_eq!(
+            (out.is_empty(), dropped),
+            if on_error == OnError::Block { (true, true) } else { (false, false) }
+        );
+        assert_eq!(bench.detach(link), Detached::default());
+    });
+}
+
+#[test]
+fn an_unload_ends_what_is_kept_by_the_link_s_rule() {
+    for on_error in [OnError::Block, OnError::Permit] {
+        let mut bench = Bench::new(Config::default());
+        pending(&bench, Hook::StreamV4, on_error);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, Direction::Send, b"kept");
+        bench.sim.fin(flow, Direction::Send);
+        bench.unload();
+        let out = bench.sim.delivered(flow, Direction::Send);
+        if on_error == OnError::Permit {
+            assert_eq!((&*out.bytes, out.fin), (&b"kept"[..], true));
+        } else {
+            assert_eq!((out.bytes.len(), bench.sim.flow_state(flow)), (0, FlowState::Dropped));
+        }
+        bench.finish();
+    }
+}
+
+#[test]
+fn what_can_t_be_injected_stays_and_is_injected_later() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (_, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"kept");
+        bench.sim.settle();
+        for call in [Call::StreamInject, Call::NblAllocate, Call::MdlAllocate] {
+            bench.sim.fail(call, When::Always, NTSTATUS::INSUFFICIENT_RESOURCES);
+            bench.set(map, PERMIT);
+            assert_eq!(bench.out(flow, direction), b"");
+            assert_eq!(bench.sim.flow_state(flow), FlowState::Open);
+            bench.sim.heal();
+        }
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"kept");
+    });
+}
+
+#[test]
+fn urgent_bytes_stay_urgent() {
+    let bench = Bench::new(Config::default());
+    let (_, map) = pending(&bench, Hook::StreamV4, OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"a");
+    bench.sim.indicate_with(flow, Direction::Send, b"!", FWPS_STREAM_FLAG::SEND_EXPEDITED);
+    bench.sim.indicate(flow, Direction::Send, b"b");
+    bench.set(map, PERMIT);
+    assert_eq!(bench.out(flow, Direction::Send), b"a!b");
+    let urgent = std::format!("{:?}", FWPS_STREAM_FLAG::SEND | FWPS_STREAM_FLAG::SEND_EXPEDITED);
+    assert!(
+        bench.sim.trace().lines().any(|line| line.contains("inject") && line.contains(&urgent)),
+        "{}",
+        bench.sim.trace()
+    );
+    bench.finish();
+}
+
+/// What may happen to a connection.
+#[derive(Clone, Debug)]
+enum Event {
+    Data(bool, Vec<u8>),
+    Fin(bool),
+    Decide(u64),
+    Settle,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (any::<bool>(), collection::vec(any::<u8>(), 1..50)).prop_map(|(receive, data)| Event::Data(receive, data)),
+        1 => any::<bool>().prop_map(Event::Fin),
+        3 => prop_oneof![Just(PEND), Just(PERMIT), Just(0)].prop_map(Event::Decide),
+        1 => Just(Event::Settle),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn whatever_is_kept_when_the_stream_comes_out_as_it_went_in(
+        seed: u64,
+        events in collection::vec(event(), 1..40),
+        failures in prop_oneof![Just(0_u32), 1..200_u32],
+    ) {
+        let bench = Bench::new(Config::random(seed));
+        let (link, map) = pending(&bench, Hook::StreamV6, OnError::Permit);
+        let flow = bench.flow(Hook::StreamV6);
+        bench.sim.fail(Call::StreamInject, When::PerMille(failures), NTSTATUS::INSUFFICIENT_RESOURCES);
+        let mut expected = [Vec::new(), Vec::new()];
+        let mut ended = [false; 2];
+        for event in events {
+            match event {
+                Event::Data(receive, data) => {
+                    let direction = usize::from(receive);
+                    bench.sim.indicate(flow, Direction::BOTH[direction], &data);
+                    if !ended[direction] {
+                        expected[direction].extend(data);
+                    }
+                }
+                Event::Fin(receive) => {
+                    let direction = usize::from(receive);
+                    bench.sim.fin(flow, Direction::BOTH[direction]);
+                    ended[direction] = true;
+                }
+                Event::Decide(verdict) => bench.set(map, verdict),
+                Event::Settle => bench.sim.settle(),
+            }
+        }
+        bench.sim.heal();
+        bench.set(map, PERMIT);
+        for (direction, expected) in Direction::BOTH.into_iter().zip(expected) {
+            prop_assert_eq!(bench.out(flow, direction), expected);
+        }
+        let fins = Direction::BOTH.map(|direction| bench.sim.delivered(flow, direction).fin);
+        prop_assert_eq!(fins, ended);
+        prop_assert_eq!(bench.held(link), Detached::default());
+        bench.finish();
+    }
+}
