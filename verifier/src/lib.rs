@@ -99,10 +99,10 @@ impl Verified {
         self.found.most.insns
     }
 
-    /// New bytes that the edits and clones of one run bring at most, on any input.
+    /// New bytes that one run brings at most, on any input.
     pub fn max_new_bytes(&self) -> u64 {
-        // Of its own and of its clone.
-        self.found.most.bytes.min(2 * limits::MAX_EDIT_BYTES as u64)
+        // Edits of what is shown, edits of its clone, and data of the program's own: each has so much room.
+        self.found.most.bytes.min(3 * limits::MAX_EDIT_BYTES as u64)
     }
 
     /// The verdicts that a run may end with.

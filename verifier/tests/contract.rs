@@ -119,6 +119,8 @@ fn new_bytes_are_bounded_on_every_path_and_in_every_round() {
     assert_eq!(bytes(""), 0);
     assert_eq!(bytes(&insert(10)), 10);
     assert_eq!(bytes(&format!("{}\n {}", insert(10), insert(7))), 17);
+    let own = "r1 = r6\n r2 = 0\n r3 = value 1 + 0\n r4 = 12\n r5 = 0\n call tidegate_stream_inject_data";
+    assert_eq!(bytes(&format!("{}\n {own}", insert(10))), 22);
     let branch = format!(
         "r7 = *(u64 *)(r1 + 16)\n if r7 == 0 goto other\n {}\n goto end\n other:\n {}\n end:",
         insert(9),
@@ -128,7 +130,7 @@ fn new_bytes_are_bounded_on_every_path_and_in_every_round() {
     let rounds = bytes(&format!("r7 = 0\n top:\n {}\n r7 += 1\n if r7 < 20 goto top", insert(3)));
     assert!((60..=63).contains(&rounds), "{rounds}");
     // No run brings more than the engine takes.
-    assert_eq!(bytes(&format!("r7 = 0\n top:\n {}\n r7 += 1\n if r7 < 2000 goto top", insert(60))), 4096);
+    assert_eq!(bytes(&format!("r7 = 0\n top:\n {}\n r7 += 1\n if r7 < 2000 goto top", insert(60))), 3 * 2048);
 }
 
 #[test]

@@ -275,12 +275,11 @@ fn is_panic(name: &str) -> bool {
         || name == "tidegate_sys::panic"
 }
 
-/// A circle of drop glue that is none when it runs: a packet that waits holds its engine, so that an engine which goes has no
-/// packets to drop.
+/// A circle of drop glue that is none when it runs: a packet that waits and a connection hold their engine, so that an engine
+/// which goes has none of them to drop.
 fn is_glue(circle: &str) -> bool {
-    circle
-        .split(" -> ")
-        .all(|name| name.contains("drop") && (name.contains("Engine") || name.contains("SendInjection")))
+    const HELD: [&str; 3] = ["Engine", "SendInjection", "callout::flow::"];
+    circle.split(" -> ").all(|name| name.contains("drop") && HELD.iter().any(|held| name.contains(held)))
 }
 
 /// Every name that a list of imports allows, as the image carries it.

@@ -111,6 +111,11 @@ pub enum Effect {
     },
     /// Injects a clone of all that is shown, in its place: the run must end with BLOCK.
     Replace,
+    /// Is about bytes beside those shown: plans to send new ones, or to remove some that follow.
+    Beside {
+        /// The parameter that is the number of new bytes.
+        size: Option<usize>,
+    },
 }
 
 /// One parameter of a helper.
@@ -158,6 +163,8 @@ impl Helper {
             INSERT => Effect::Edit { offset: 1, remove: None, size: Some(3) },
             REMOVE => Effect::Edit { offset: 1, remove: Some(2), size: None },
             STREAM_INJECT | INJECT_TRANSPORT_SEND => Effect::Replace,
+            STREAM_INJECT_DATA => Effect::Beside { size: Some(3) },
+            REMOVE_AHEAD => Effect::Beside { size: None },
             _ => Effect::None,
         }
     }
@@ -396,6 +403,12 @@ mod tests {
                     assert!(size.is_none_or(|at| matches!(helper.params[at].arg, Arg::Size { .. })));
                 }
                 Effect::Replace => assert_eq!(helper.capability, Capability::INJECT, "{}", helper.name),
+                Effect::Beside { size } => assert_eq!(
+                    (helper.capability, size.is_none_or(|at| named(at, &["size"]))),
+                    (if size.is_some() { Capability::INJECT } else { Capability::EDIT }, true),
+                    "{}",
+                    helper.name
+                ),
                 Effect::None => assert_eq!(
                     helper.capability.0 & (Capability::EDIT.0 | Capability::INJECT.0) != 0,
                     helper.acquires() == Some(Resource::Clone),

@@ -215,8 +215,7 @@ impl Ask<'_> {
         if end {
             flags |= disconnect(direction);
         }
-        let mut bytes = memory::vec(data.len())?;
-        bytes.extend_from_slice(data);
+        let bytes = memory::copied(data)?;
         self.engine.counters.copied.add_many(data.len());
         let mut body = Body::new(bytes);
         body.push_new(0..data.len())?;
@@ -229,8 +228,7 @@ impl Ask<'_> {
             Kept::Shared(view) => view,
             Kept::Copied => return self.copy(plan, cover),
         };
-        let mut new = memory::vec(plan.new_bytes().len())?;
-        new.extend_from_slice(plan.new_bytes());
+        let new = memory::copied(plan.new_bytes())?;
         self.engine.counters.copied.add_many(new.len());
         let mut body = Body::new(new);
         for piece in plan.pieces(cover) {
@@ -248,14 +246,19 @@ impl Ask<'_> {
 
     /// The same with bytes that are all new.
     fn copy(&self, plan: &Plan, cover: usize) -> Result<(), Failure> {
-        let mut bytes = memory::vec(plan.output_len(cover))?;
+        let len = plan.output_len(cover);
+        let mut bytes = memory::filled(len, 0)?;
+        let mut free = bytes.as_mut_slice();
         for piece in plan.pieces(cover) {
-            bytes.extend_from_slice(match piece {
-                Piece::Keep(range) => self.window.get(range).ok_or(Failure::Unfit)?,
-                Piece::New(range) => plan.new_bytes().get(range).ok_or(Failure::Unfit)?,
-            });
+            let from = match piece {
+                Piece::Keep(range) => self.window.get(range),
+                Piece::New(range) => plan.new_bytes().get(range),
+            };
+            let from = from.ok_or(Failure::Unfit)?;
+            let (to, behind) = free.split_at_mut_checked(from.len()).ok_or(Failure::Unfit)?;
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            free = behind;
         }
-        let len = bytes.len();
         self.engine.counters.copied.add_many(len);
         let mut body = Body::new(bytes);
         if len > 0 {

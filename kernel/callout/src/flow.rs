@@ -253,8 +253,9 @@ impl<const PLACE: usize> List<PLACE> {
                 // Doubled, so that a connection costs no copy of the list.
                 memory::reserve(flows, flows.len().max(16))?;
             }
-            Self::place(flow).store(flows.len(), Ordering::Relaxed);
-            flows.push(Arc::clone(flow));
+            let at = flows.len();
+            memory::push(flows, Arc::clone(flow))?;
+            Self::place(flow).store(at, Ordering::Relaxed);
             Ok(())
         })
     }
@@ -266,11 +267,11 @@ impl<const PLACE: usize> List<PLACE> {
             if at >= flows.len() {
                 return None;
             }
-            let removed = flows.swap_remove(at);
-            if let Some(moved) = flows.get(at) {
-                Self::place(moved).store(at, Ordering::Relaxed);
-            }
-            Some(removed)
+            // The last one takes its place.
+            let last = flows.pop()?;
+            let Some(here) = flows.get_mut(at) else { return Some(last) };
+            Self::place(&last).store(at, Ordering::Relaxed);
+            Some(core::mem::replace(here, last))
         });
         drop(removed);
     }

@@ -13,7 +13,6 @@
 //! its `on_error` does, and at the unload at once.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -45,7 +44,9 @@ pub(crate) struct Side {
 
 /// Bytes in the order of the stream, and its end.
 struct Queue {
-    chunks: VecDeque<Chunk>,
+    chunks: Vec<Chunk>,
+    /// The first chunk that is still here.
+    first: usize,
     /// Bytes in all of them.
     len: usize,
     /// The direction has ended behind them.
@@ -103,7 +104,8 @@ impl Queue {
     fn new(hook: Hook, context: StreamContext) -> Self {
         let context = StreamContext { flags: 0, missed_bytes: 0, data: 0, data_end: 0, ..context };
         Self {
-            chunks: VecDeque::new(),
+            chunks: Vec::new(),
+            first: 0,
             len: 0,
             end: false,
             holder: None,
@@ -116,12 +118,16 @@ impl Queue {
 
     fn push(&mut self, chunk: Chunk) -> Result<(), Failure> {
         if self.chunks.len() == self.chunks.capacity() {
-            let more = self.chunks.len().max(4);
-            memory::check()?;
-            self.chunks.try_reserve(more).map_err(|_| Failure::NoMemory)?;
+            let left = self.chunks.len().saturating_sub(self.first);
+            let mut more = memory::vec((2 * left).max(4))?;
+            for chunk in core::mem::take(&mut self.chunks).into_iter().skip(self.first) {
+                memory::push(&mut more, chunk)?;
+            }
+            (self.chunks, self.first) = (more, 0);
         }
-        self.len += chunk.bytes.len();
-        self.chunks.push_back(chunk);
+        let len = chunk.bytes.len();
+        memory::push(&mut self.chunks, chunk)?;
+        self.len += len;
         if let Some(holder) = &mut self.holder {
             holder.set(self.len as u64);
         }
@@ -134,14 +140,19 @@ impl Queue {
         self.len -= left;
         self.seen = self.seen.saturating_sub(left);
         self.failed.0 = self.failed.0.saturating_sub(left);
-        while let Some(front) = self.chunks.front_mut() {
-            let here = front.bytes.len() - front.at;
+        while let Some(front) = self.chunks.get_mut(self.first) {
+            let here = front.bytes.len().saturating_sub(front.at);
             if left < here {
                 front.at += left;
                 break;
             }
             left -= here;
-            self.chunks.pop_front();
+            front.bytes = Vec::new();
+            self.first += 1;
+        }
+        if self.first == self.chunks.len() {
+            self.chunks.clear();
+            self.first = 0;
         }
         if let Some(holder) = &mut self.holder {
             holder.set(self.len as u64);
@@ -150,11 +161,12 @@ impl Queue {
 
     /// The bytes at the front that can be shown together, copied: of one kind, at most a window and what `seen` allows.
     fn front(&self, window: &mut [u8]) -> Option<Front> {
-        let first = self.chunks.front()?;
+        let chunks = self.chunks.get(self.first..)?;
+        let first = chunks.first()?;
         let limits = [self.seen, self.failed.0].into_iter().filter(|limit| *limit > 0);
         let limit = limits.fold(window.len(), usize::min);
         let mut len = 0;
-        for chunk in &self.chunks {
+        for chunk in chunks {
             if chunk.flags != first.flags || chunk.own != first.own || (len > 0 && chunk.missed > 0) {
                 break;
             }
@@ -234,8 +246,7 @@ pub(crate) fn keep(
 
 fn chunk_of(arrival: &Arrival<'_>) -> Result<Chunk, Failure> {
     let len = arrival.bytes.len();
-    let mut bytes = memory::vec(len)?;
-    bytes.resize(len, 0);
+    let mut bytes = memory::filled(len, 0)?;
     arrival.bytes.copy(0..len, &mut bytes)?;
     Ok(Chunk { bytes, at: 0, flags: arrival.flags, missed: arrival.context.missed_bytes, own: false })
 }
@@ -248,8 +259,7 @@ pub(crate) fn keep_own(
     data: &[u8],
     flags: FWPS_STREAM_FLAG,
 ) -> Result<(), Failure> {
-    let mut bytes = memory::vec(data.len())?;
-    bytes.extend_from_slice(data);
+    let bytes = memory::copied(data)?;
     flow.side(direction, &engine.platform, |side| {
         let queue = side.queue.as_mut().ok_or(Failure::Unfit)?;
         if queue.end || queue.len + bytes.len() > MAX_HELD {

@@ -16,6 +16,26 @@ pub(crate) fn vec<T>(capacity: usize) -> Result<Vec<T>, NoMemory> {
     Ok(vec)
 }
 
+/// Puts `value` behind the others, where there is room. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn push<T>(vec: &mut Vec<T>, value: T) -> Result<(), NoMemory> {
+    let len = vec.len();
+    vec.spare_capacity_mut().first_mut().ok_or(NoMemory)?.write(value);
+    // SAFETY: there was room for one more, which was just written.
+    unsafe { vec.set_len(len + 1) };
+    Ok(())
+}
+
+/// A vector of these bytes. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn copied(bytes: &[u8]) -> Result<Vec<u8>, NoMemory> {
+    let mut vec = vec(bytes.len())?;
+    for (place, byte) in vec.spare_capacity_mut().iter_mut().zip(bytes) {
+        place.write(*byte);
+    }
+    // SAFETY: there is room for as many, all of it just written.
+    unsafe { vec.set_len(bytes.len()) };
+    Ok(vec)
+}
+
 /// A vector of `count` copies of `value`. IRQL <= DISPATCH_LEVEL.
 pub(crate) fn filled<T: Copy>(count: usize, value: T) -> Result<Vec<T>, NoMemory> {
     let mut vec = vec(count)?;

@@ -100,9 +100,7 @@ fn established(engine: &Arc<Engine>, given: &Given<'_>, hook: Hook) {
 }
 
 fn begin(engine: &Arc<Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Result<(), Failure> {
-    let path = given.blob(established::ALE_APP_ID);
-    let mut application = memory::vec(path.len())?;
-    application.extend_from_slice(path);
+    let application = memory::copied(given.blob(established::ALE_APP_ID))?;
     let layer = LAYERS.get(hook.index()).ok_or(Failure::Unfit)?.id;
     let callout = engine.streams.get(hook.index()).ok_or(Failure::Unfit)?.load(Ordering::Relaxed);
     let process_id = given.process_id();

@@ -317,7 +317,8 @@ impl Send<'_> {
             match piece {
                 // A sealed packet is what was judged; any other is what there is now.
                 Piece::Keep(range) if self.snapshot && !window.is_empty() => {
-                    to.copy_from_slice(window.get(range).ok_or(Failure::Unfit)?);
+                    let judged = window.get(range).filter(|judged| judged.len() == to.len());
+                    to.copy_from_slice(judged.ok_or(Failure::Unfit)?);
                 }
                 Piece::Keep(range) => packet.copy(range, to)?,
                 Piece::New(range) => {

@@ -95,6 +95,7 @@ impl Machine<'_> {
         match helper.effect() {
             Effect::None => {}
             Effect::Replace => state.told.add(Told::INJECTED),
+            Effect::Beside { size } => self.brought += size.map_or(0, |size| number(size).umax()),
             Effect::Edit { offset, remove, size } => {
                 let from = number(offset).umin();
                 let to = from.saturating_add(remove.map_or(0, |remove| number(remove).umin()));
