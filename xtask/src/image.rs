@@ -278,7 +278,7 @@ fn is_panic(name: &str) -> bool {
 /// A circle of drop glue that is none when it runs: a packet that waits and a connection hold their engine, so that an engine
 /// which goes has none of them to drop.
 fn is_glue(circle: &str) -> bool {
-    const HELD: [&str; 3] = ["Engine", "SendInjection", "callout::flow::"];
+    const HELD: [&str; 3] = ["Engine", "callout::injection::", "callout::flow::"];
     circle.split(" -> ").all(|name| name.contains("drop") && HELD.iter().any(|held| name.contains(held)))
 }
 

@@ -25,6 +25,7 @@ use crate::host::{Connection, Editable, PacketHost};
 use crate::injection::{Body, Failure, StreamEnd, StreamInjection};
 use crate::memory;
 use crate::packet::View;
+use crate::shared::Shared;
 
 /// What the bytes allow to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +75,8 @@ pub(crate) enum Kept<'c> {
 
 /// Bytes of a stream that links are asked about.
 pub(crate) struct Ask<'c> {
-    pub(crate) engine: &'c Arc<Engine>,
-    pub(crate) flow: &'c Arc<Flow>,
+    pub(crate) engine: &'c Shared<Engine>,
+    pub(crate) flow: &'c Shared<Flow>,
     /// 0 outbound, 1 inbound.
     pub(crate) direction: usize,
     /// What goes in the place of the bytes is injected with these.
@@ -290,7 +291,7 @@ impl Ask<'_> {
         body.finish(self.engine.handles.pool)?;
         self.engine.counters.allocated.add_many(body.allocated() + size_of::<StreamInjection>());
         let injection = memory::boxed(StreamInjection {
-            engine: Arc::clone(self.engine),
+            engine: Shared::clone(self.engine),
             body,
             flow: self.flow.id,
             callout: self.flow.callout,
@@ -343,8 +344,8 @@ fn judge(
         Verdict::NeedMoreData if !bounds.may_wait => return Err(Failure::Unfit),
         Verdict::NeedMoreData => {
             // One more byte at least, and not more than a window holds.
-            let room = (MAX_WINDOW - bounds.shown).max(1) as u32;
-            Decision::NeedMore(context.bytes_required.clamp(1, room))
+            let room = MAX_WINDOW.saturating_sub(bounds.shown) as u32;
+            Decision::NeedMore(context.bytes_required.min(room).max(1))
         }
         Verdict::Pend => Decision::Hold(bounds.open),
         Verdict::DropConnection => Decision::Drop,

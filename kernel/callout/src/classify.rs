@@ -1,6 +1,5 @@
 //! The callbacks that the filter engine calls.
 
-use alloc::sync::Arc;
 use core::ffi::c_void;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
@@ -19,6 +18,7 @@ use crate::layer::{Given, Incoming};
 use crate::outcome::{SendOutcome, StreamOutcome};
 use crate::packet::{Packets, View};
 use crate::send;
+use crate::shared::Shared;
 use crate::stream::{self, Indication};
 
 /// classifyFn of every layer. IRQL <= DISPATCH_LEVEL, any thread, several at once.
@@ -56,18 +56,18 @@ pub(crate) unsafe extern "system" fn classify(
 ///
 /// # Safety
 /// [`notify`] accepted the filter. An instance outlives its callouts.
-pub(crate) unsafe fn engine_of(filter: &FWPS_FILTER1) -> Option<ManuallyDrop<Arc<Engine>>> {
+pub(crate) unsafe fn engine_of(filter: &FWPS_FILTER1) -> Option<ManuallyDrop<Shared<Engine>>> {
     let engine = NonNull::new(core::ptr::with_exposed_provenance_mut::<Engine>(filter.context as usize))?;
     // SAFETY: the caller's promise.
-    Some(ManuallyDrop::new(unsafe { Arc::from_raw(engine.as_ptr().cast_const()) }))
+    Some(ManuallyDrop::new(unsafe { Shared::from_raw(engine) }))
 }
 
 /// # Safety
 /// `packet` is NULL or what classify was given at a stream layer.
 unsafe fn classify_stream(
-    engine: Option<&Arc<Engine>>,
+    engine: Option<&Shared<Engine>>,
     incoming: &Incoming<'_>,
-    flow: Option<&Arc<Flow>>,
+    flow: Option<&Shared<Flow>>,
     packet: *mut FWPS_STREAM_CALLOUT_IO_PACKET0,
     filter: &FWPS_FILTER1,
     out: &mut FWPS_CLASSIFY_OUT0,
@@ -101,7 +101,7 @@ unsafe fn classify_stream(
 /// # Safety
 /// `nbl` is NULL or what classify was given at a transport layer.
 unsafe fn classify_send(
-    engine: Option<&Arc<Engine>>,
+    engine: Option<&Shared<Engine>>,
     incoming: &Incoming<'_>,
     nbl: *mut NET_BUFFER_LIST,
     filter: &FWPS_FILTER1,

@@ -64,11 +64,6 @@ impl Engine {
         let drains = |hook| self.runtime.chain(hook).links().iter().any(|link| link.is_draining());
         !self.flows.held.is_empty(&self.platform) || Hook::ALL.into_iter().any(drains)
     }
-
-    /// Has the worker look at what waits. IRQL <= DISPATCH_LEVEL.
-    pub(crate) fn wake(self: &Arc<Self>) {
-        self.worker.wake(self);
-    }
 }
 
 /// DISPATCH_LEVEL until it is dropped: a classify keeps its processor, as values of per-CPU maps demand, and its desk is

@@ -7,7 +7,6 @@
 //! A context has two owners: the engine's list, through which the worker and the unload find it, and the filter engine,
 //! through the number that it hands to classify. While classify runs for a connection its context is not deleted.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
@@ -21,11 +20,12 @@ use crate::engine::Engine;
 use crate::held::Side;
 use crate::injection::Failure;
 use crate::memory::{self, NoMemory};
+use crate::shared::Shared;
 
 /// A connection that programs see.
 pub(crate) struct Flow {
     /// Whose it is. The unload takes every flow's context off before anything else goes.
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) engine: Shared<Engine>,
     /// The filter engine's number.
     pub(crate) id: u64,
     /// The stream layer that shows it.
@@ -124,10 +124,10 @@ impl Flow {
     ///
     /// # Errors
     /// No memory, or a refusal; nothing is left behind. `Ok(None)`: there is a context already.
-    pub(crate) fn begin(engine: &Arc<Engine>, begin: Begin) -> Result<Option<Arc<Self>>, Failure> {
+    pub(crate) fn begin(engine: &Shared<Engine>, begin: Begin) -> Result<Option<Shared<Self>>, Failure> {
         let Begin { id, layer, callout, process_id, application, mid_stream } = begin;
-        let flow = memory::shared(Self {
-            engine: Arc::clone(engine),
+        let flow = Shared::new(Self {
+            engine: Shared::clone(engine),
             id,
             layer,
             callout,
@@ -139,8 +139,8 @@ impl Flow {
             sides: [Spin::new(Side::new()), Spin::new(Side::new())],
             places: [AtomicUsize::new(NOWHERE), AtomicUsize::new(NOWHERE)],
         })?;
-        engine.flows.all(id).add(&flow, &engine.platform)?;
-        let context = Arc::into_raw(Arc::clone(&flow));
+        engine.flows.add(&flow, &engine.platform)?;
+        let context = Shared::into_raw(Shared::clone(&flow));
         let number = context.expose_provenance() as u64;
         // SAFETY: numbers only; the context is a reference that flowDeleteFn gives back.
         let status = unsafe { FwpsFlowAssociateContext0(id, layer, callout, number) };
@@ -148,8 +148,8 @@ impl Flow {
             return Ok(Some(flow));
         }
         // SAFETY: the filter engine did not take the reference.
-        drop(unsafe { Arc::from_raw(context) });
-        engine.flows.all(id).remove(&flow, &engine.platform);
+        drop(unsafe { Self::of_context(number) }.map(ManuallyDrop::into_inner));
+        engine.flows.remove(&flow, &engine.platform);
         if status == NTSTATUS::OBJECT_NAME_EXISTS { Ok(None) } else { Err(Failure::Refused) }
     }
 
@@ -157,10 +157,10 @@ impl Flow {
     ///
     /// # Safety
     /// `context` is 0 or what classify was given for one of our callouts, and is used while that classify runs.
-    pub(crate) unsafe fn of_context(context: u64) -> Option<ManuallyDrop<Arc<Self>>> {
+    pub(crate) unsafe fn of_context(context: u64) -> Option<ManuallyDrop<Shared<Self>>> {
         let flow = NonNull::new(core::ptr::with_exposed_provenance_mut::<Self>(context as usize))?;
         // SAFETY: the caller's promise: the reference that `begin` gave is not back yet.
-        Some(ManuallyDrop::new(unsafe { Arc::from_raw(flow.as_ptr().cast_const()) }))
+        Some(ManuallyDrop::new(unsafe { Shared::from_raw(flow) }))
     }
 
     /// Whether nothing of it waits: neither here nor, on our account, in the filter engine.
@@ -187,38 +187,45 @@ const LISTS: usize = 64;
 
 /// The connections that live.
 pub(crate) struct Flows {
-    all: [List<0>; LISTS],
+    all: Vec<List<0>>,
     /// Those of which bytes are kept back.
     pub(crate) held: List<1>,
 }
 
 impl Flows {
     /// None.
-    pub(crate) fn new() -> Self {
-        Self { all: core::array::from_fn(|_| List::new()), held: List::new() }
+    pub(crate) fn new() -> Result<Self, NoMemory> {
+        let mut all = memory::vec(LISTS)?;
+        all.resize_with(LISTS, List::new);
+        Ok(Self { all, held: List::new() })
     }
 
     /// The list that a connection is in.
-    fn all(&self, id: u64) -> &List<0> {
-        let [first, ..] = &self.all;
-        self.all.get(id as usize % LISTS).unwrap_or(first)
+    fn list(&self, id: u64) -> Option<&List<0>> {
+        self.all.get(id as usize % LISTS)
+    }
+
+    /// A connection that has begun.
+    fn add(&self, flow: &Shared<Flow>, platform: &Platform) -> Result<(), NoMemory> {
+        self.list(flow.id).ok_or(NoMemory)?.add(flow, platform)
     }
 
     /// The context of a connection, by its number: slow, for the rare case that two processors make it.
-    pub(crate) fn find(&self, id: u64, layer: u16, platform: &Platform) -> Option<Arc<Flow>> {
-        self.all(id)
-            .flows
-            .with(platform, |flows| flows.iter().find(|flow| flow.id == id && flow.layer == layer).cloned())
+    pub(crate) fn find(&self, id: u64, layer: u16, platform: &Platform) -> Option<Shared<Flow>> {
+        let is_it = |flow: &&Shared<Flow>| flow.id == id && flow.layer == layer;
+        self.list(id)?.flows.with(platform, |flows| flows.iter().find(is_it).cloned())
     }
 
     /// Forgets a connection that has ended.
     pub(crate) fn remove(&self, flow: &Flow, platform: &Platform) {
         self.held.remove(flow, platform);
-        self.all(flow.id).remove(flow, platform);
+        if let Some(list) = self.list(flow.id) {
+            list.remove(flow, platform);
+        }
     }
 
     /// Calls `visit` with each connection, those excepted that come or go meanwhile; nothing is locked then.
-    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Arc<Flow>)) {
+    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Shared<Flow>)) {
         self.all.iter().for_each(|list| list.each(platform, &mut visit));
     }
 
@@ -230,7 +237,7 @@ impl Flows {
 
 /// Connections, each of which knows its place.
 pub(crate) struct List<const PLACE: usize> {
-    flows: Spin<Vec<Arc<Flow>>>,
+    flows: Spin<Vec<Shared<Flow>>>,
 }
 
 impl<const PLACE: usize> List<PLACE> {
@@ -244,7 +251,7 @@ impl<const PLACE: usize> List<PLACE> {
     }
 
     /// Adds a connection, unless it is there.
-    pub(crate) fn add(&self, flow: &Arc<Flow>, platform: &Platform) -> Result<(), NoMemory> {
+    pub(crate) fn add(&self, flow: &Shared<Flow>, platform: &Platform) -> Result<(), NoMemory> {
         self.flows.with(platform, |flows| {
             if Self::place(flow).load(Ordering::Relaxed) != NOWHERE {
                 return Ok(());
@@ -254,7 +261,7 @@ impl<const PLACE: usize> List<PLACE> {
                 memory::reserve(flows, flows.len().max(16))?;
             }
             let at = flows.len();
-            memory::push(flows, Arc::clone(flow))?;
+            memory::push(flows, Shared::clone(flow))?;
             Self::place(flow).store(at, Ordering::Relaxed);
             Ok(())
         })
@@ -277,7 +284,7 @@ impl<const PLACE: usize> List<PLACE> {
     }
 
     /// Calls `visit` with each connection, from the last to the first; nothing is locked then.
-    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Arc<Flow>)) {
+    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Shared<Flow>)) {
         let mut at = self.flows.with(platform, |flows| flows.len());
         while let Some(before) = at.checked_sub(1) {
             at = before;

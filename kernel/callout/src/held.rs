@@ -31,6 +31,7 @@ use crate::injection::Failure;
 use crate::memory;
 use crate::packet::View;
 use crate::scratch::Desk;
+use crate::shared::Shared;
 
 /// What is kept of one direction of a connection.
 pub(crate) struct Side {
@@ -201,8 +202,8 @@ pub(crate) struct Overflow;
 /// # Errors
 /// [`Overflow`]: it was not taken.
 pub(crate) fn keep(
-    engine: &Arc<Engine>,
-    flow: &Arc<Flow>,
+    engine: &Shared<Engine>,
+    flow: &Shared<Flow>,
     arrival: &Arrival<'_>,
     holder: Option<(&Arc<Link>, usize)>,
 ) -> Result<(), Overflow> {
@@ -240,7 +241,7 @@ pub(crate) fn keep(
     });
     kept?;
     flow.mark(Marks::held(direction));
-    engine.wake();
+    engine.worker.wake(engine);
     Ok(())
 }
 
@@ -253,7 +254,7 @@ fn chunk_of(arrival: &Arrival<'_>) -> Result<Chunk, Failure> {
 
 /// Puts a program's own data at the end of a direction that goes through its queue.
 pub(crate) fn keep_own(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     flow: &Flow,
     direction: usize,
     data: &[u8],
@@ -267,7 +268,7 @@ pub(crate) fn keep_own(
         }
         queue.push(Chunk { bytes, at: 0, flags, missed: 0, own: true })
     })?;
-    engine.wake();
+    engine.worker.wake(engine);
     Ok(())
 }
 
@@ -287,7 +288,7 @@ pub(crate) fn abort(engine: &Engine, flow: &Flow) {
 }
 
 /// Shows what is kept back to the chain again, and injects what passes. The worker's, PASSIVE_LEVEL.
-pub(crate) fn work(engine: &Arc<Engine>) {
+pub(crate) fn work(engine: &Shared<Engine>) {
     engine.flows.held.each(&engine.platform, |flow| {
         for direction in 0..2 {
             while step(engine, flow, direction) {}
@@ -330,14 +331,14 @@ enum Next {
 }
 
 /// One decision about the front of a queue. False: there is nothing more to do now.
-fn step(engine: &Arc<Engine>, flow: &Arc<Flow>, direction: usize) -> bool {
+fn step(engine: &Shared<Engine>, flow: &Shared<Flow>, direction: usize) -> bool {
     if flow.is_dead() || !flow.marks().has(Marks::held(direction)) {
         return false;
     }
     let _dispatch = Dispatch::raise(&engine.platform);
     let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
         // Somebody gives one back, and wakes nobody: try again.
-        engine.wake();
+        engine.worker.wake(engine);
         return false;
     };
     let desk = &mut *desk;
@@ -379,8 +380,8 @@ impl Queue {
 
 /// One turn of the worker at one direction.
 struct Step<'c> {
-    engine: &'c Arc<Engine>,
-    flow: &'c Arc<Flow>,
+    engine: &'c Shared<Engine>,
+    flow: &'c Shared<Flow>,
     direction: usize,
     front: Front,
     end: bool,

@@ -25,6 +25,7 @@ use tidegate_runtime::Link;
 use crate::engine::Engine;
 use crate::memory::{self, NoMemory};
 use crate::packet::{Segment, Unreadable};
+use crate::shared::Shared;
 
 /// Why an edit was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +112,9 @@ impl Body {
     pub(crate) fn push_kept(&mut self, segment: &Segment<'_>) -> Result<(), Failure> {
         if self.originals.last() != Some(&segment.nbl) {
             memory::reserve(&mut self.originals, 1)?;
+            memory::push(&mut self.originals, segment.nbl)?;
             // SAFETY: the list is alive during classify, and given back in `drop`. Its bytes are not modified.
             unsafe { FwpsReferenceNetBufferList0(segment.nbl.as_ptr(), FALSE) };
-            self.originals.push(segment.nbl);
         }
         // SAFETY: the segment lies within its MDL, and the reference keeps both alive until `drop` has freed the new MDL.
         let mdl = unsafe {
@@ -179,7 +180,7 @@ impl Drop for Body {
 
 /// Edited bytes of a stream.
 pub(crate) struct StreamInjection {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) engine: Shared<Engine>,
     pub(crate) body: Body,
     pub(crate) flow: u64,
     pub(crate) callout: u32,
@@ -271,7 +272,7 @@ unsafe extern "system" fn stream_completed(context: *mut c_void, nbl: *mut NET_B
 
 /// An edited packet, and what its injection is told about it.
 pub(crate) struct SendInjection {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) engine: Shared<Engine>,
     pub(crate) body: Body,
     pub(crate) family: ADDRESS_FAMILY,
     pub(crate) compartment: COMPARTMENT_ID,
@@ -311,7 +312,7 @@ impl SendInjection {
     ///
     /// True when it is on its way; else it is freed.
     pub(crate) fn send(mut self: Box<Self>) -> bool {
-        let (engine, by) = (Arc::clone(&self.engine), self.by.take());
+        let (engine, by) = (Shared::clone(&self.engine), self.by.take());
         let accepted = !self.orphaned && self.inject().is_ok();
         let counter = if accepted { &engine.counters.injected } else { &engine.counters.refused };
         counter.add();

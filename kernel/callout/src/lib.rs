@@ -55,6 +55,8 @@ mod packet;
 mod scratch;
 mod search;
 mod send;
+#[expect(unsafe_code, reason = "owners are counted")]
+mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -79,6 +81,7 @@ use crate::handles::{InjectionHandle, NblPool, NdisObject, Registered, System, W
 use crate::hops::Hops;
 use crate::memory::NoMemory;
 use crate::scratch::Scratch;
+use crate::shared::Shared;
 use crate::worker::Worker;
 
 pub use crate::counters::Counts;
@@ -176,7 +179,7 @@ impl core::error::Error for Busy {}
 #[must_use]
 pub struct Callouts {
     number: u64,
-    engine: Arc<Engine>,
+    engine: Shared<Engine>,
     registered: Vec<Registered>,
     /// Taken when the last callout is unregistered.
     system: Option<System>,
@@ -199,22 +202,22 @@ impl Callouts {
         let transport = InjectionHandle::new(FWPS_INJECTION_TYPE::TRANSPORT)?;
         let stream = InjectionHandle::new(FWPS_INJECTION_TYPE::STREAM)?;
         let mut registered = memory::vec(Hook::ALL.len() + NOTICES.len())?;
-        let hops = Hops::new()?;
+        let (flows, hops) = (Flows::new()?, Hops::new()?);
 
-        let engine = memory::shared(Engine {
+        let engine = Shared::new(Engine {
             runtime,
             platform,
             scratch,
             counters: Counters::default(),
             worker: Worker::new(work_item.0),
-            flows: Flows::new(),
+            flows,
             hops,
             streams: Hook::ALL.map(|_| AtomicU32::new(0)),
             handles: Handles { stream: stream.0, transport: transport.0, pool: pool.0 },
             closing: AtomicU64::new(0),
             grace: options.grace,
         })?;
-        let number = instances::add(Arc::as_ptr(&engine))?;
+        let number = instances::add(Shared::as_ptr(&engine))?;
         let system = System { stream, transport, work_item, pool, owner };
         let mut callouts = Self { number, engine, registered: Vec::new(), system: Some(system) };
         let hooks = Hook::ALL.map(|hook| {
@@ -264,12 +267,10 @@ impl Callouts {
         }
         callouts.registered = registered;
         // What is kept back is shown again when a control message changed what decides on it.
-        let engine = Arc::downgrade(&callouts.engine);
+        let engine = Shared::clone(&callouts.engine);
         callouts.engine.runtime.on_change(Some(Box::new(move || {
-            if let Some(engine) = engine.upgrade()
-                && engine.has_waiting()
-            {
-                engine.wake();
+            if engine.has_waiting() {
+                engine.worker.wake(&engine);
             }
         })));
         Ok(callouts)
@@ -303,7 +304,7 @@ impl Callouts {
             }
         });
         if waits {
-            engine.wake();
+            engine.worker.wake(engine);
         }
         engine.flows.count(&engine.platform)
     }
@@ -350,7 +351,7 @@ impl Callouts {
 impl Drop for Callouts {
     fn drop(&mut self) {
         if let Some(system) = self.system.take() {
-            core::mem::forget((system, Arc::clone(&self.engine)));
+            core::mem::forget((system, Shared::clone(&self.engine)));
         }
     }
 }

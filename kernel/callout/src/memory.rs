@@ -2,8 +2,9 @@
 //! can fail.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::alloc::Layout;
+use core::ptr::NonNull;
 
 /// There is no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,20 +64,15 @@ pub(crate) fn check() -> Result<(), NoMemory> {
 
 /// `value` in memory of its own. IRQL <= DISPATCH_LEVEL.
 pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
-    let mut one = vec(1)?;
-    one.push(value);
-    let one = Box::into_raw(one.into_boxed_slice());
-    // SAFETY: a boxed slice of one element has the layout of a box of that element.
-    Ok(unsafe { Box::from_raw(one.cast()) })
-}
-
-/// `value` behind a shared pointer. `PASSIVE_LEVEL`.
-///
-/// Stable Rust has no `Arc::try_new`. A block of the same size is reserved and freed just before, so that a machine without
-/// memory is found out; in between another thread may still take the block.
-pub(crate) fn shared<T>(value: T) -> Result<Arc<T>, NoMemory> {
-    drop(vec::<([usize; 2], T)>(1)?);
-    Ok(Arc::new(value))
+    const { assert!(size_of::<T>() > 0, "nothing needs no box") };
+    check()?;
+    // SAFETY: the size is not zero.
+    let place = NonNull::new(unsafe { alloc::alloc::alloc(Layout::new::<T>()) }).ok_or(NoMemory)?.cast::<T>();
+    // SAFETY: it is new memory of the global allocator, of a `T`'s layout, and holds one then.
+    unsafe {
+        place.write(value);
+        Ok(Box::from_raw(place.as_ptr()))
+    }
 }
 
 /// Allocations that fail on request, by thread: the simulator fails the calls of the system, this fails our own.

@@ -1,6 +1,5 @@
 //! The layers that only tell: a connection was established, an endpoint closes. The answer is always CONTINUE.
 
-use alloc::sync::Arc;
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
@@ -18,6 +17,7 @@ use crate::flow::{Begin, Flow};
 use crate::injection::Failure;
 use crate::layer::{Given, LAYERS};
 use crate::memory;
+use crate::shared::Shared;
 
 /// A layer that only tells, and the callout there.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,7 @@ pub(crate) unsafe extern "system" fn told(
 /// A connection was established: when a link waits for it, it gets a context, which makes the stream layer show it.
 ///
 /// Without one it would pass unseen, so when there can be none the links' `on_error` decides.
-fn established(engine: &Arc<Engine>, given: &Given<'_>, hook: Hook) {
+fn established(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook) {
     let chain = engine.runtime.chain(hook);
     let (Some(flow), false) = (given.flow(), chain.links().is_empty()) else { return };
     if given.u8(established::IP_PROTOCOL) != Some(IPPROTO::TCP.0) {
@@ -99,7 +99,7 @@ fn established(engine: &Arc<Engine>, given: &Given<'_>, hook: Hook) {
     }
 }
 
-fn begin(engine: &Arc<Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Result<(), Failure> {
+fn begin(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Result<(), Failure> {
     let application = memory::copied(given.blob(established::ALE_APP_ID))?;
     let layer = LAYERS.get(hook.index()).ok_or(Failure::Unfit)?.id;
     let callout = engine.streams.get(hook.index()).ok_or(Failure::Unfit)?.load(Ordering::Relaxed);

@@ -30,6 +30,7 @@ use crate::memory;
 use crate::outcome::SendOutcome;
 use crate::packet::{Packets, Unreadable, View};
 use crate::scratch::Desk;
+use crate::shared::Shared;
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
@@ -38,7 +39,7 @@ const UNCHANGED: &Plan = &Plan::new();
 
 /// One call of classify at a transport layer.
 struct Send<'c> {
-    engine: &'c Arc<Engine>,
+    engine: &'c Shared<Engine>,
     incoming: &'c Incoming<'c>,
     protocol: IPPROTO,
     editable: Editable,
@@ -66,7 +67,7 @@ struct Else<'l> {
 
 /// Runs the chain on a list of packets and carries its decisions out. DISPATCH_LEVEL.
 pub(crate) fn classify(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     incoming: &Incoming<'_>,
     packets: &Packets<'_>,
     may_write: bool,
@@ -345,7 +346,7 @@ impl Send<'_> {
         self.engine.counters.copied.add_many(len + data.len());
         self.engine.counters.allocated.add_many(body.allocated() + control.capacity() * 8 + owner);
         Ok(memory::boxed(SendInjection {
-            engine: Arc::clone(self.engine),
+            engine: Shared::clone(self.engine),
             body,
             family: self.incoming.layer.family,
             compartment: self.incoming.compartment_id(),

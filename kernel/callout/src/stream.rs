@@ -29,6 +29,7 @@ use crate::layer::Incoming;
 use crate::outcome::StreamOutcome;
 use crate::packet::{Unreadable, View};
 use crate::scratch::Desk;
+use crate::shared::Shared;
 
 /// One call of classify at a stream layer.
 pub(crate) struct Indication<'c> {
@@ -83,9 +84,9 @@ impl Indication<'_> {
 
 /// What classify answers. DISPATCH_LEVEL.
 pub(crate) fn classify(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     indication: &Indication<'_>,
-    flow: Option<&Arc<Flow>>,
+    flow: Option<&Shared<Flow>>,
 ) -> StreamOutcome {
     let chain = engine.runtime.chain(indication.incoming.layer.hook);
     let (links, pass) = (chain.links(), StreamOutcome::Permit(indication.data.dataLength));
@@ -116,7 +117,7 @@ pub(crate) fn classify(
 }
 
 /// A context for a connection that was there before it could be seen.
-fn meet(engine: &Arc<Engine>, indication: &Indication<'_>) -> Result<Arc<Flow>, Failure> {
+fn meet(engine: &Shared<Engine>, indication: &Indication<'_>) -> Result<Shared<Flow>, Failure> {
     let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
     let layer = indication.incoming.layer.id;
     let callout = indication.callout;
@@ -130,9 +131,9 @@ fn meet(engine: &Arc<Engine>, indication: &Indication<'_>) -> Result<Arc<Flow>, 
 
 /// What is to be done before anybody is asked: `None` when nothing stands against it.
 fn look(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     indication: &Indication<'_>,
-    flow: &Arc<Flow>,
+    flow: &Shared<Flow>,
     marks: Marks,
 ) -> Option<StreamOutcome> {
     let (direction, platform) = (indication.direction(), &engine.platform);
@@ -175,9 +176,9 @@ fn allow(engine: &Engine, flow: &Flow, len: usize) -> StreamOutcome {
 
 /// Puts the indication into its direction's queue.
 fn keep(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     indication: &Indication<'_>,
-    flow: &Arc<Flow>,
+    flow: &Shared<Flow>,
     holder: Option<(&Arc<Link>, usize)>,
 ) -> StreamOutcome {
     let Ok(view) = &indication.view else {
@@ -203,9 +204,9 @@ fn keep(
 }
 
 fn decide(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     indication: &Indication<'_>,
-    flow: &Arc<Flow>,
+    flow: &Shared<Flow>,
     links: &[Arc<Link>],
 ) -> StreamOutcome {
     let bounds = indication.bounds();
@@ -236,9 +237,9 @@ fn unseen(links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
 }
 
 fn run(
-    engine: &Arc<Engine>,
+    engine: &Shared<Engine>,
     indication: &Indication<'_>,
-    flow: &Arc<Flow>,
+    flow: &Shared<Flow>,
     links: &[Arc<Link>],
     bounds: Bounds,
     view: &View<'_>,

@@ -1,8 +1,8 @@
 //! The worker, at PASSIVE_LEVEL: it injects what may not be injected from classify. TCP packets of the transport layers, since
 //! the stack holds its locks while it classifies; and what was kept back of streams.
 
-use alloc::sync::Arc;
 use core::ffi::c_void;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use fwps_sys::{HANDLE, IoQueueWorkItem};
@@ -11,6 +11,7 @@ use tidegate_runtime::{Platform, Spin};
 use crate::engine::Engine;
 use crate::held;
 use crate::injection::SendList;
+use crate::shared::Shared;
 
 /// `DelayedWorkQueue`.
 const DELAYED: i32 = 1;
@@ -48,7 +49,7 @@ impl Worker {
     }
 
     /// Injects packets later, behind those that wait. IRQL <= DISPATCH_LEVEL.
-    pub(crate) fn send(&self, engine: &Arc<Engine>, packets: SendList) {
+    pub(crate) fn send(&self, engine: &Shared<Engine>, packets: SendList) {
         self.sends.with(&engine.platform, |sends| sends.append(packets));
         self.wake(engine);
     }
@@ -61,10 +62,10 @@ impl Worker {
     }
 
     /// Has it look at everything that waits, soon. IRQL <= DISPATCH_LEVEL.
-    pub(crate) fn wake(&self, engine: &Arc<Engine>) {
+    pub(crate) fn wake(&self, engine: &Shared<Engine>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
             self.outstanding.fetch_add(1, Ordering::AcqRel);
-            let context = Arc::into_raw(Arc::clone(engine)).cast_mut().cast();
+            let context = Shared::into_raw(Shared::clone(engine)).cast_mut().cast();
             // SAFETY: the item is freed only when the worker is idle, and `queued` says that it is not in the system's queue.
             unsafe { IoQueueWorkItem(self.work_item, Some(work), DELAYED, context) };
         }
@@ -76,8 +77,9 @@ impl Worker {
 /// # Safety
 /// `context` is what [`Worker::wake`] gave.
 unsafe extern "system" fn work(_device: *mut c_void, context: *mut c_void) {
+    let Some(engine) = NonNull::new(context.cast::<Engine>()) else { return };
     // SAFETY: the reference that `wake` gave away.
-    let engine = unsafe { Arc::from_raw(context.cast_const().cast::<Engine>()) };
+    let engine = unsafe { Shared::from_raw(engine) };
     let worker = &engine.worker;
     // From here on the item may be queued again; what came before this is seen below. A swap, since it must see what those
     // who found `queued` set had done.

@@ -1,0 +1,124 @@
+//! A shared pointer of which the allocation can fail, which an `Arc` of stable Rust can't: it ends the machine instead.
+
+use alloc::boxed::Box;
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use crate::memory::{self, NoMemory};
+
+/// One of the owners of a value, which goes with the last of them. IRQL <= DISPATCH_LEVEL.
+pub(crate) struct Shared<T>(NonNull<Counted<T>>);
+
+/// The value is first, so that a pointer to it is one to the whole.
+#[repr(C)]
+struct Counted<T> {
+    value: T,
+    owners: AtomicUsize,
+}
+
+// SAFETY: as with `Arc`: each owner reaches the value by reference, and any of them may be the one that drops it.
+unsafe impl<T: Send + Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// The only owner of `value`.
+    pub(crate) fn new(value: T) -> Result<Self, NoMemory> {
+        let counted = memory::boxed(Counted { value, owners: AtomicUsize::new(1) })?;
+        Ok(Self(NonNull::from(Box::leak(counted))))
+    }
+
+    /// Where the value is, for [`Shared::from_raw`].
+    pub(crate) const fn as_ptr(this: &Self) -> *const T {
+        this.0.as_ptr().cast_const().cast()
+    }
+
+    /// Gives up being an owner; [`Shared::from_raw`] makes one of the pointer again.
+    pub(crate) fn into_raw(this: Self) -> *const T {
+        Self::as_ptr(&ManuallyDrop::new(this))
+    }
+
+    /// The owner that [`Shared::into_raw`] was.
+    ///
+    /// # Safety
+    /// `value` came from there and is used once; or from [`Shared::as_ptr`], what this returns is never dropped, and another
+    /// owner lives longer.
+    pub(crate) const unsafe fn from_raw(value: NonNull<T>) -> Self {
+        Self(value.cast())
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        self.counted().owners.fetch_add(1, Ordering::Relaxed);
+        Self(self.0)
+    }
+}
+
+impl<T> Shared<T> {
+    const fn counted(&self) -> &Counted<T> {
+        // SAFETY: this is an owner, so it lives.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.counted().value
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // What the others did with the value comes before its end.
+        if self.counted().owners.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: `new` leaked the box, and this was its last owner.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::memory::failing;
+
+    #[test]
+    fn the_value_goes_with_its_last_owner() {
+        let value = Arc::new(());
+        let one = Shared::new(Arc::clone(&value)).unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let other = one.clone();
+                thread::spawn(move || {
+                    let raw = Shared::into_raw(other.clone());
+                    assert_eq!(Shared::as_ptr(&other), raw);
+                    // SAFETY: the owner of the line above.
+                    drop(unsafe { Shared::from_raw(NonNull::new(raw.cast_mut()).unwrap()) });
+                    Arc::strong_count(&other)
+                })
+            })
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), 2);
+        }
+        drop(one);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn without_memory_there_is_none() {
+        failing::after(0);
+        assert!(Shared::new(1).is_err());
+        assert_eq!(*Shared::new(1).unwrap(), 1);
+    }
+}
