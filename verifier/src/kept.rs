@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
 use crate::domain::Scalar;
-use crate::memory::Memory;
+use crate::memory::{Memory, append};
 use crate::refusal::Reason;
 use crate::state::{Entry, Held, REGISTER, Reach, Relation, State, Sum, Told, copy};
 use crate::value::{ANY, Form, Kind, Symbol, Value};
@@ -223,7 +223,7 @@ impl Kept {
             let value = values.get(entry.value);
             match entry.at.checked_sub(REGISTER) {
                 Some(register) => state.set(register as u8, value),
-                None => state.entries.push(Entry { at: entry.at, size: entry.size, value }),
+                None => append(&mut state.entries, Entry { at: entry.at, size: entry.size, value })?,
             }
         }
         state.reaches = copy(&self.reaches, memory)?;
@@ -249,7 +249,8 @@ impl Kept {
             let value = state.reg(register);
             if value.kind.is_readable() {
                 let at = REGISTER + u16::from(register);
-                self.entries.push(Slim { at, size: 1, value: values.intern(&rename(&value), memory)? });
+                let value = values.intern(&rename(&value), memory)?;
+                append(&mut self.entries, Slim { at, size: 1, value })?;
             }
         }
         for &Entry { at, size, value } in &state.entries {
@@ -261,7 +262,8 @@ impl Kept {
                 && value.form == Form::Plain
                 && value.num.covers(&anything))
             {
-                self.entries.push(Slim { at, size, value: values.intern(&value, memory)? });
+                let value = values.intern(&value, memory)?;
+                append(&mut self.entries, Slim { at, size, value })?;
             }
         }
         Ok(())
@@ -297,35 +299,27 @@ impl Kept {
         }
         let mut this = Self::default();
         this.fill(state, |value| names.rename(value), values, memory)?;
-        memory.reserve_exact(&mut this.reaches, state.reaches.len())?;
-        let reaches = state.reaches.iter();
-        this.reaches.extend(reaches.map(|reach| Reach {
-            symbol: names.name(reach.symbol).0,
+        let name = |symbol| names.name(symbol).0;
+        this.reaches = memory.collect(state.reaches.iter().map(|reach| Reach {
+            symbol: name(reach.symbol),
             since: 0,
             ..*reach
-        }));
-        memory.reserve_exact(&mut this.sums, state.sums.len())?;
-        this.sums.extend(
-            state.sums.iter().map(|sum| Sum {
-                parts: sum.parts.map(|part| names.name(part).0),
-                sum: names.name(sum.sum).0,
-            }),
-        );
-        memory.reserve_exact(&mut this.relations, state.relations.len())?;
-        this.relations.extend(state.relations.iter().map(|relation| Relation {
-            low: names.name(relation.low).0,
-            high: names.name(relation.high).0,
+        }))?;
+        this.sums = memory
+            .collect(state.sums.iter().map(|sum| Sum { parts: sum.parts.map(name), sum: name(sum.sum) }))?;
+        this.relations = memory.collect(state.relations.iter().map(|relation| Relation {
+            low: name(relation.low),
+            high: name(relation.high),
             ..*relation
-        }));
-        memory.reserve_exact(&mut this.held, state.held.len())?;
-        let held = state.held.iter();
-        this.held.extend(held.map(|held| Held { symbol: names.name(held.symbol).0, since: 0, ..*held }));
-        memory.reserve_exact(&mut this.returns, state.returns.len())?;
-        this.returns.extend_from_slice(&state.returns);
+        }))?;
+        this.held = memory.collect(state.held.iter().map(|held| Held {
+            symbol: name(held.symbol),
+            since: 0,
+            ..*held
+        }))?;
+        this.returns = copy(&state.returns, memory)?;
         this.told = state.told;
-        let pins = || state.places().filter_map(|(at, _, value)| Pin::of(at, value));
-        memory.reserve_exact(&mut this.pins, pins().count())?;
-        this.pins.extend(pins());
+        this.pins = memory.collect(state.places().filter_map(|(at, _, value)| Pin::of(at, value)))?;
         Ok(this)
     }
 
@@ -363,7 +357,9 @@ impl Kept {
             + 2 * self.relations.len()
             + self.held.len();
         memory.reserve(&mut names.bound, count)?;
-        names.bound.resize(count, None);
+        for _ in 0..count {
+            append(&mut names.bound, None)?;
+        }
         Ok(self.covers_values(state, values, names) && self.covers_facts(state, names))
     }
 

@@ -164,6 +164,8 @@ pub const WINDOW_ADDRESSES: core::ops::Range<u64> = 1 << 34..0_u64.wrapping_sub(
 ///
 /// # Errors
 /// The first fact that was missing.
+// A function of its own, so that its way to no panic and its stack can be told in an image.
+#[inline(never)]
 pub fn verify(program: &Program<'_>, options: &Options<'_>) -> Result<Verified, Refusal> {
     prove(program, options, Watcher::default())
 }
@@ -189,9 +191,7 @@ fn prove(
     let mut memory = memory::Memory::new(options.memory);
     let structure = Structure::check_within(program.code, program.maps, &mut memory)?;
     let whole = |reason| Refusal::new(0, reason);
-    let mut maps = Vec::new();
-    memory.reserve_exact(&mut maps, program.maps.len()).map_err(whole)?;
-    maps.extend_from_slice(program.maps);
+    let maps = memory.collect(program.maps.iter().copied()).map_err(whole)?;
     let mut facts = memory.filled(structure.insns().len(), Proven::default()).map_err(whole)?;
     let told = Facts::new(&mut facts, &mut watcher);
     let found = walk::explore(program, &structure, options, &mut memory, told)?;

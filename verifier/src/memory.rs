@@ -45,7 +45,16 @@ impl Memory {
     /// Appends `value`.
     pub(crate) fn push<T>(&mut self, vec: &mut Vec<T>, value: T) -> Result<(), Reason> {
         self.reserve(vec, 1)?;
-        vec.push(value);
+        append(vec, value)
+    }
+
+    /// Puts `value` in front of the element at `index`, or behind the last one.
+    pub(crate) fn insert<T>(&mut self, vec: &mut Vec<T>, index: usize, value: T) -> Result<(), Reason> {
+        self.reserve(vec, 1)?;
+        if index > vec.len() || vec.len() >= vec.capacity() {
+            return Err(Reason::Memory);
+        }
+        vec.insert(index, value);
         Ok(())
     }
 
@@ -53,7 +62,19 @@ impl Memory {
     pub(crate) fn filled<T: Clone>(&mut self, len: usize, value: T) -> Result<Vec<T>, Reason> {
         let mut vec = Vec::new();
         self.grow(&mut vec, len)?;
-        vec.resize(len, value);
+        for _ in 0..len {
+            append(&mut vec, value.clone())?;
+        }
+        Ok(vec)
+    }
+
+    /// A vector of what `from` gives.
+    pub(crate) fn collect<T>(&mut self, from: impl Iterator<Item = T> + Clone) -> Result<Vec<T>, Reason> {
+        let mut vec = Vec::new();
+        self.grow(&mut vec, from.clone().count())?;
+        for value in from {
+            append(&mut vec, value)?;
+        }
         Ok(vec)
     }
 
@@ -66,4 +87,23 @@ impl Memory {
     pub(crate) fn discard<T>(&mut self, vec: Vec<T>) {
         self.left += vec.capacity() * size_of::<T>();
     }
+}
+
+/// Appends `value` where there is room for it. The library's own functions panic where there is none, and a linker must find
+/// no panic in this crate (vm's `tests/no_panic.rs`): nothing else makes a vector longer.
+pub(crate) fn append<T>(vec: &mut Vec<T>, value: T) -> Result<(), Reason> {
+    if vec.len() >= vec.capacity() {
+        return Err(Reason::Memory);
+    }
+    vec.push(value);
+    Ok(())
+}
+
+/// Takes the element at `index` out, if there is one.
+pub(crate) fn take<T: Copy>(vec: &mut Vec<T>, index: usize) -> Option<T> {
+    let taken = *vec.get(index)?;
+    let rest = vec.get_mut(index..)?;
+    rest.copy_within(1.., 0);
+    vec.pop();
+    Some(taken)
 }

@@ -17,6 +17,7 @@ use tidegate_abi::limits::{MAX_BUDGET, MAX_WINDOW};
 use crate::domain::Scalar;
 use crate::exec::Machine;
 use crate::kept::{Kept, Names, Values};
+use crate::memory::append;
 use crate::refusal::Reason;
 use crate::state::{Reach, State};
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
@@ -113,8 +114,6 @@ pub(crate) enum Round {
 
 /// Claims that are tried for one loop before it is walked round by round.
 const TRIES: u32 = 20;
-/// Guesses for one counter.
-const GUESSES: usize = 16;
 /// The longest step.
 const LONGEST: u64 = 1 << 20;
 
@@ -292,9 +291,7 @@ impl Rounds {
                 (kin.step == step && a.0 == b.0).then(|| (kin.anchor, kin.delta + b.1 - a.1))
             });
             let (anchor, delta) = kin.unwrap_or_else(|| (machine.anchor(), 0));
-            if self.steady.len() < count {
-                self.steady.push(Steady { at, first: *first, step, anchor, delta });
-            }
+            append(&mut self.steady, Steady { at, first: *first, step, anchor, delta })?;
         }
         for steady in &self.steady {
             if let Some(value) = self.base.at_mut(steady.at) {
@@ -311,7 +308,6 @@ impl Rounds {
 
     fn make_guesses(&mut self, machine: &mut Machine<'_>) -> Result<(), Reason> {
         self.guesses.clear();
-        machine.memory.reserve(&mut self.guesses, self.steady.len() * GUESSES)?;
         for (counter, steady) in self.steady.iter().enumerate() {
             let Steady { first, step, .. } = steady;
             let by_end = (first.kind == Kind::Window).then_some(MAX_WINDOW as i64);
@@ -319,7 +315,7 @@ impl Rounds {
             let lasts = bounds.flat_map(|bound| [bound - step, bound, bound + step]);
             let rounds = lasts.filter_map(|last| {
                 let way = if *step > 0 { last - first.num.smin() } else { first.num.smax() - last };
-                u64::try_from(way).ok().map(|way| way / step.unsigned_abs())
+                u64::try_from(way).ok().map(|way| way.checked_div(step.unsigned_abs()).unwrap_or(0))
             });
             for rounds in rounds.filter(|rounds| (1..=MAX_BUDGET.into()).contains(rounds)) {
                 let exact = first.num.value().is_some();
@@ -327,12 +323,12 @@ impl Rounds {
                     .guesses
                     .iter()
                     .any(|guess| guess.rounds == rounds && (exact || guess.counter == counter));
-                if !known && self.guesses.len() < self.guesses.capacity() {
-                    self.guesses.push(Guess { rounds, counter });
+                if !known {
+                    let index = self.guesses.partition_point(|guess| guess.rounds > rounds);
+                    machine.memory.insert(&mut self.guesses, index, Guess { rounds, counter })?;
                 }
             }
         }
-        self.guesses.sort_unstable_by_key(|guess| core::cmp::Reverse(guess.rounds));
         Ok(())
     }
 
@@ -344,10 +340,8 @@ impl Rounds {
 
     /// Widens the claim to what came back. False when that is not possible.
     fn widen(&mut self, back: &State, machine: &mut Machine<'_>) -> Result<bool, Reason> {
-        let count = self.base.places().count();
-        let mut places = Vec::new();
-        machine.memory.reserve_exact(&mut places, count)?;
-        places.extend(self.base.places().map(|(at, size, value)| (at, size, *value)));
+        let places = self.base.places().map(|(at, size, value)| (at, size, *value));
+        let places = machine.memory.collect(places)?;
         let mut possible =
             self.base.returns == back.returns && self.base.held == back.held && self.base.told == back.told;
         // A pointer that is only there now could be read as a number.

@@ -7,7 +7,7 @@ use tidegate_abi::insn::{REGISTERS, alu};
 use tidegate_abi::limits::{MAX_CALL_DEPTH, STACK_FRAME, STACK_SIZE};
 
 use crate::domain::Scalar;
-use crate::memory::Memory;
+use crate::memory::{Memory, take};
 use crate::needs::Need;
 use crate::refusal::Reason;
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
@@ -107,10 +107,7 @@ pub(crate) struct State {
 }
 
 pub(crate) fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
-    let mut to = Vec::new();
-    memory.reserve_exact(&mut to, from.len())?;
-    to.extend_from_slice(from);
-    Ok(to)
+    memory.collect(from.iter().copied())
 }
 
 impl State {
@@ -168,12 +165,12 @@ impl State {
         self.regs.iter_mut().chain(self.entries.iter_mut().map(|entry| &mut entry.value))
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> + Clone {
         self.regs.iter().chain(self.entries.iter().map(|entry| &entry.value))
     }
 
     /// Every value with its place and size: registers, then memory.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (u16, u16, &Value)> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u16, u16, &Value)> + Clone {
         let registers = (REGISTER..).zip(&self.regs).take(10).map(|(at, value)| (at, 8, value));
         registers.chain(self.entries.iter().map(|entry| (entry.at, entry.size, &entry.value)))
     }
@@ -248,7 +245,7 @@ impl State {
             Some(reach) => (reach.bytes, reach.since) = (bytes, since),
             None => {
                 if self.reaches.len() >= MAX_FACTS {
-                    self.reaches.remove(0);
+                    take(&mut self.reaches, 0);
                 }
                 memory.push(&mut self.reaches, Reach { symbol, bytes, since })?;
             }
@@ -276,7 +273,7 @@ impl State {
             return Ok(sum);
         }
         if self.sums.len() >= MAX_FACTS {
-            self.sums.remove(0);
+            take(&mut self.sums, 0);
         }
         memory.push(&mut self.sums, Sum { parts: [a.min(b), a.max(b)], sum: fresh })?;
         Ok(fresh)
@@ -295,7 +292,7 @@ impl State {
             return Ok(if x == b { y } else { x });
         }
         if self.sums.len() >= MAX_FACTS {
-            self.sums.remove(0);
+            take(&mut self.sums, 0);
         }
         memory.push(&mut self.sums, Sum { parts: [fresh.min(b), fresh.max(b)], sum: a })?;
         Ok(fresh)
@@ -314,7 +311,7 @@ impl State {
             return Ok(());
         }
         if self.relations.len() >= MAX_FACTS {
-            self.relations.remove(0);
+            take(&mut self.relations, 0);
         }
         memory.push(&mut self.relations, relation)
     }
@@ -484,7 +481,7 @@ impl State {
         for register in 1..10 {
             let at = SAVED + frame * 16 + u16::from(register);
             let saved = self.entries.iter().position(|entry| entry.at == at);
-            let value = saved.map(|index| self.entries.remove(index).value);
+            let value = saved.and_then(|index| take(&mut self.entries, index)).map(|entry| entry.value);
             self.set(register, value.unwrap_or(Value::NOTHING));
         }
         let start = u16::from(dying) * STACK_FRAME as u16;
@@ -540,9 +537,7 @@ impl State {
         self.stack_clobber(frame, offset, offset + i64::from(size), true, memory)?;
         let at = Self::place(frame, offset);
         let index = self.entries.partition_point(|entry| entry.at < at);
-        memory.reserve(&mut self.entries, 1)?;
-        self.entries.insert(index, Entry { at, size, value });
-        Ok(())
+        memory.insert(&mut self.entries, index, Entry { at, size, value })
     }
 
     /// Forgets the bytes from `start` to `end`. What is left of a pointer that is overwritten in part, or perhaps
@@ -570,14 +565,17 @@ impl State {
                 index += 1;
                 continue;
             }
-            self.entries.remove(index);
+            take(&mut self.entries, index);
             if entry.value.is_number() {
                 continue;
             }
             for (from, to) in [(entry.at, start), (end, entry.end())] {
                 if from < to && from >= entry.at && to <= entry.end() {
-                    memory.reserve(&mut self.entries, 1)?;
-                    self.entries.insert(index, Entry { at: from, size: to - from, value: rest });
+                    memory.insert(
+                        &mut self.entries,
+                        index,
+                        Entry { at: from, size: to - from, value: rest },
+                    )?;
                     index += 1;
                 }
             }

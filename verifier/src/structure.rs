@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use tidegate_abi::insn::{alu, atomic, call, class, jmp, mode, pseudo, size, source};
 use tidegate_abi::{Insn, MapDef, MapKind, limits};
 
-use crate::memory::Memory;
+use crate::memory::{Memory, append};
 use crate::refusal::{Reason, Refusal};
 
 /// A program whose every instruction is well formed.
@@ -52,8 +52,10 @@ impl Structure {
             map.check().map_err(|error| whole(Reason::MapDef { map: at as u32, error }))?;
         }
         let mut insns = Vec::new();
-        memory.reserve(&mut insns, slots.len()).map_err(whole)?;
-        insns.extend(slots);
+        memory.reserve_exact(&mut insns, slots.len()).map_err(whole)?;
+        for slot in slots {
+            append(&mut insns, slot).map_err(whole)?;
+        }
         let marks = memory.filled(insns.len(), 0).map_err(whole)?;
         let mut this = Self { insns, marks, functions: Vec::new() };
         this.check_each(maps)?;
@@ -160,7 +162,9 @@ impl Structure {
         let count = self.marks.iter().filter(|marks| *marks & FUNCTION != 0).count();
         memory.reserve(&mut self.functions, count)?;
         let starts = self.marks.iter().enumerate().filter(|(_, marks)| *marks & FUNCTION != 0);
-        self.functions.extend(starts.map(|(slot, _)| slot as u32));
+        for (slot, _) in starts {
+            append(&mut self.functions, slot as u32)?;
+        }
         Ok(())
     }
 

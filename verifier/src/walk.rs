@@ -23,7 +23,7 @@ use tidegate_abi::insn::class;
 use crate::exec::{Flow, Machine};
 use crate::facts::Facts;
 use crate::kept::{Kept, Key, Names, Values};
-use crate::memory::Memory;
+use crate::memory::{Memory, append};
 use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
 use crate::rounds::{Bounds, Round, Rounds};
@@ -720,7 +720,7 @@ impl<'a> Walk<'a> {
             let Some(node) = self.nodes.get(index as usize).copied() else { break };
             let after = node.rounds.plus(node.after);
             self.walked(node.kept, after);
-            self.free_nodes.push(index);
+            append(&mut self.free_nodes, index)?;
             cost = node.before.plus(after);
             index = node.parent;
         }
@@ -746,7 +746,7 @@ impl<'a> Walk<'a> {
         } else if !full && self.machine.memory.push(&mut point.walked, walked).is_ok() {
             point.last = point.walked.len() - 1;
         } else {
-            point.last = (point.last + 1) % point.walked.len().max(1);
+            point.last = if point.last + 1 < point.walked.len() { point.last + 1 } else { 0 };
             match point.walked.get_mut(point.last) {
                 Some(oldest) => gone = Some(core::mem::replace(oldest, walked).stored),
                 None => gone = Some(index),

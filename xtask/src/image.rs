@@ -36,7 +36,9 @@ const DISPATCH: [&str; 3] = [
     "tidegate_callout::injection::send_completed",
     "tidegate_callout::injection::stream_completed",
 ];
-/// What these call through pointers.
+/// What takes a program from whoever may load one.
+const VERIFY: &str = "tidegate_verifier::verify";
+/// What those call through pointers.
 const PLATFORM: [&str; 5] = [
     "tidegate_sys::os::now_ns",
     "tidegate_sys::os::processor",
@@ -147,9 +149,9 @@ impl Image {
 
         let code = Code::read(&self.path)?;
         rule("no floating point, and no register that the kernel does not save", code.foreign().to_vec());
-        rule("no panic is reached from what runs at DISPATCH_LEVEL", {
+        rule("no panic is reached from a verification, or from what runs at DISPATCH_LEVEL", {
             let mut broken = Vec::new();
-            for root in DISPATCH.iter().chain(&PLATFORM) {
+            for root in DISPATCH.iter().chain(&PLATFORM).chain([&VERIFY]) {
                 broken.extend(code.ways(root, is_panic)?.iter().map(|way| way.join(" -> ")));
             }
             broken

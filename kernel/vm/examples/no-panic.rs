@@ -1,37 +1,57 @@
-//! The way of a run, for a linker that must not find a panic on it.
+//! The way of a verification and of a run, for a linker that must not find a panic on it.
 //!
-//! The panic handler calls a function that does not exist. So this library links only when nothing that a run reaches can
-//! panic: both engines, and what helpers do to memory. `tests/no_panic.rs` links it.
+//! The panic handler calls a function that does not exist. So this library links only when nothing that these two reach can
+//! panic: the verifier, both engines, and what helpers do to memory. `tests/no_panic.rs` links it.
 #![no_std]
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::ffi::c_void;
 use core::panic::PanicInfo;
 
-use tidegate_abi::{SendContext, StreamContext};
+use tidegate_abi::{MapDef, ProgramType, SendContext, StreamContext};
+use tidegate_verifier::{Options, Program, Refusal, Verified, verify};
 use tidegate_vm::{Cause, Executable, Fault, Host, Memory, Stack};
 
 unsafe extern "C" {
-    safe fn a_run_can_panic() -> !;
+    safe fn it_can_panic() -> !;
+    safe fn malloc(size: usize) -> *mut c_void;
+    fn free(memory: *mut c_void);
 }
 
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
-    a_run_can_panic()
+    it_can_panic()
 }
 
-/// A run does not allocate; what is linked besides it is never called.
-struct NoMemory;
+/// What a verification may allocate from, which may fail. A run does not.
+struct Heap;
 
-// SAFETY: never gives memory out.
-unsafe impl GlobalAlloc for NoMemory {
-    unsafe fn alloc(&self, _: Layout) -> *mut u8 {
-        core::ptr::null_mut()
+// SAFETY: malloc's contract is this one, up to its alignment.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.align() > align_of::<u128>() { core::ptr::null_mut() } else { malloc(layout.size()).cast() }
     }
-    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+
+    unsafe fn dealloc(&self, memory: *mut u8, _: Layout) {
+        // SAFETY: `memory` came from `alloc`, and so from malloc.
+        unsafe { free(memory.cast()) }
+    }
 }
 
 #[global_allocator]
-static ALLOCATOR: NoMemory = NoMemory;
+static ALLOCATOR: Heap = Heap;
+
+/// A verification, of whatever is given to it.
+#[cfg(not(feature = "no-panic-control"))]
+#[unsafe(no_mangle)]
+pub fn verify_any(
+    program_type: ProgramType,
+    code: &[u8],
+    maps: &[MapDef],
+    options: &Options<'_>,
+) -> Result<Verified, Refusal> {
+    verify(&Program { program_type, code, maps }, options)
+}
 
 struct Copying;
 

@@ -192,7 +192,7 @@ impl Num {
 
     fn div(a: &Self, b: &Self, width: u32) -> Self {
         // Division by zero gives zero.
-        let least = if b.range.umin == 0 { 0 } else { a.range.umin / b.range.umax };
+        let least = if b.range.umin == 0 { 0 } else { a.range.umin.checked_div(b.range.umax).unwrap_or(0) };
         let most = a.range.umax / b.range.umin.max(1);
         Self::unsigned(least, most, width)
     }
@@ -218,7 +218,7 @@ impl Num {
         if b.range.smin <= 0 {
             return Self::unknown(width);
         }
-        let quotient = |x: i64, y: i64| i128::from(x / y);
+        let quotient = |x: i64, y: i64| i128::from(x.checked_div(y).unwrap_or(0));
         let least = quotient(a.range.smin, b.range.smin).min(quotient(a.range.smin, b.range.smax));
         let most = quotient(a.range.smax, b.range.smin).max(quotient(a.range.smax, b.range.smax));
         Self::signed(least, most, width)

@@ -187,7 +187,9 @@ impl Machine<'_> {
         let at = usize::try_from(start).unwrap_or(usize::MAX);
         let field = program_type.fields().iter().find(|field| match field.kind {
             FieldKind::Bytes => {
-                at % size == 0 && at >= field.offset && at.saturating_add(size) <= field.offset + field.size
+                at.is_multiple_of(size)
+                    && at >= field.offset
+                    && at.saturating_add(size) <= field.offset + field.size
             }
             _ => at == field.offset && size == field.size,
         });

@@ -124,7 +124,8 @@ impl Walk<'_> {
             node.open = ways;
         }
         let mut exits = region.exits;
-        for exit in exits.drain(..) {
+        exits.reverse();
+        while let Some(exit) = exits.pop() {
             let mut state = exit.state.unpack(&self.values, self.machine.memory)?;
             exit.state.discard(self.machine.memory);
             for anchor in region.rounds.iter().flat_map(Rounds::anchors) {
@@ -154,7 +155,7 @@ impl Walk<'_> {
         };
         self.begin(path, &region, state);
         let mut region = region;
-        for exit in region.exits.drain(..) {
+        while let Some(exit) = region.exits.pop() {
             exit.state.discard(self.machine.memory);
         }
         self.machine.memory.push(&mut self.regions, region)
@@ -234,7 +235,8 @@ impl Walk<'_> {
                 }
                 self.forget(node.kept);
             }
-            self.free_nodes.push(index);
+            // There is room for every node that is freed.
+            let _ = append(&mut self.free_nodes, index);
             index = node.parent;
         }
     }
