@@ -38,7 +38,12 @@ pub(crate) fn add(engine: *const Engine) -> Result<u64, NoMemory> {
 
 /// Forgets an instance.
 pub(crate) fn remove(number: u64) {
-    INSTANCES.lock().live.retain(|instance| instance.number != number);
+    let mut instances = INSTANCES.lock();
+    instances.live.retain(|instance| instance.number != number);
+    // The driver may be unloaded next, and no memory of its pool may stay: a static is never dropped.
+    if instances.live.is_empty() {
+        instances.live = Vec::new();
+    }
 }
 
 /// The instance that a filter's context names: by its number, or by the address that was put in its place before.

@@ -302,6 +302,11 @@ impl Simulator {
         std::mem::take(&mut self.inner.lock().violations)
     }
 
+    /// Looks for what a driver left behind that has been unloaded, while the simulator goes on: each is a broken rule.
+    pub fn look_for_leaks(&self) {
+        self.inner.lock().look_for_leaks();
+    }
+
     /// Looks for what was left behind, once.
     fn close(&self) {
         let loaded = {

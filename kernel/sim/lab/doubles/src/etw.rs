@@ -55,7 +55,17 @@ pub extern "system" fn EtwUnregister(handle: u64) -> NTSTATUS {
     at_most(PASSIVE_LEVEL, "EtwUnregister");
     let status = check(handle, "EtwUnregister");
     known(|(handles, _)| handles.remove(&handle));
+    if left() == 0 {
+        // What the driver took first it gives back last.
+        crate::traffic::unloaded();
+    }
     status
+}
+
+/// The activity of a thread is nobody's concern here.
+#[unsafe(no_mangle)]
+pub extern "system" fn EtwActivityIdControl(_code: u32, _activity: *mut GUID) -> NTSTATUS {
+    NTSTATUS::SUCCESS
 }
 
 #[unsafe(no_mangle)]

@@ -103,6 +103,22 @@ pub unsafe extern "system" fn KeQueryInterruptTimePrecise(counter: *mut u64) -> 
     unsafe { KeQueryUnbiasedInterruptTimePrecise(counter) }
 }
 
+/// The processor that runs the caller, as Linux tells every program: Wine would ask it each time.
+#[unsafe(no_mangle)]
+pub unsafe extern "system" fn KeGetCurrentProcessorNumberEx(place: *mut [u8; 4]) -> u32 {
+    let mut auxiliary = 0;
+    // SAFETY: every x64 processor that Wine runs on has it; it writes to a local.
+    unsafe { std::arch::x86_64::__rdtscp(&raw mut auxiliary) };
+    // The bits above are the node's.
+    let number = auxiliary & 0xfff;
+    if !place.is_null() {
+        // PROCESSOR_NUMBER: group, number within it.
+        // SAFETY: the caller's promise.
+        unsafe { place.write([0, 0, number as u8, 0]) }
+    }
+    number
+}
+
 /// Makes a function of Wine's known under `Lab` and its name, with a check of the IRQL in front.
 macro_rules! guarded {
     ($( $level:ident $export:literal $name:ident($($arg:ident: $ty:ty),*) $(-> $result:ty)?; )*) => {

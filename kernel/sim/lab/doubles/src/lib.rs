@@ -30,10 +30,27 @@ fn simulator() -> &'static Simulator {
 pub extern "system" fn DllMain(_image: *mut c_void, reason: u32, _reserved: *mut c_void) -> i32 {
     const PROCESS_ATTACH: u32 = 1;
     if reason == PROCESS_ATTACH {
+        pin();
         simulator().serve();
         // Both begin when the loader is done.
         std::thread::spawn(traffic::listen);
         std::thread::spawn(traffic::work);
     }
     1
+}
+
+/// Keeps this image loaded until the process ends: its threads outlive the driver.
+fn pin() {
+    #[link(name = "kernel32.dll", kind = "raw-dylib", modifiers = "+verbatim")]
+    unsafe extern "system" {
+        fn GetModuleHandleExW(flags: u32, name: *const c_void, module: *mut *mut c_void) -> i32;
+    }
+    const PIN: u32 = 1;
+    const FROM_ADDRESS: u32 = 4;
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the address is one of this image, and the result goes to a local.
+    let pinned = unsafe { GetModuleHandleExW(PIN | FROM_ADDRESS, pin as *const c_void, &raw mut module) };
+    if pinned == 0 {
+        police::violate("the doubles can't stay loaded".into());
+    }
 }

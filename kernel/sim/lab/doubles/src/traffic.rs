@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use fwps_sim::{Completion, Config, Direction, FlowId, FlowSpec, FlowState, Packet, SendOutcome};
 use fwps_sys::FWPS_STREAM_FLAG;
-use tidegate_lab_wire::{self as wire, Delivery, End, Fate, Kind, PORT_FILE, Reply, Report, Request, Sent};
+use tidegate_lab_wire::{
+    self as wire, Delivery, End, Fate, Kind, PORT_FILE, Reply, Report, Request, Sent, UNLOADED_FILE,
+};
 
 use crate::{etw, police, pool, simulator};
 
@@ -23,10 +25,20 @@ fn showing() -> MutexGuard<'static, ()> {
 
 /// Runs the driver's work items that are queued while no traffic is shown.
 pub(crate) fn work() {
+    let mut held = 0;
     loop {
         thread::sleep(Duration::from_millis(1));
         let _turn = showing();
         simulator().work();
+        // A driver that has just ended may still free its last memory.
+        let bytes = pool::held().0;
+        if bytes != held
+            && etw::left() == 0
+            && let Ok(before) = fs::read_to_string(UNLOADED_FILE)
+        {
+            write_down(&before.lines().skip(1).map(str::to_owned).collect::<Vec<_>>());
+        }
+        held = bytes;
     }
 }
 
@@ -136,7 +148,8 @@ fn close(flow: FlowId) -> Delivery {
         let out = sim.take_delivered(flow, direction);
         End { bytes: out.bytes, fin: out.fin, aborted: out.aborted }
     });
-    Delivery { ends, dropped }
+    sim.forget_flow(flow);
+    Delivery { flow: flow.0, ends, dropped }
 }
 
 fn send(packet: &wire::Packet) -> Fate {
@@ -174,4 +187,20 @@ fn report() -> Report {
     let mut violations = police::take();
     violations.extend(simulator().take_violations().iter().map(ToString::to_string));
     Report { violations, pool_bytes, pool_blocks, failed, providers: etw::left() as u64 }
+}
+
+/// Writes down what a driver that has ended left behind.
+pub(crate) fn unloaded() {
+    simulator().look_for_leaks();
+    write_down(&report().violations);
+}
+
+/// Bytes and blocks of pool and the number of violations, then those, a line each.
+fn write_down(violations: &[String]) {
+    let (bytes, blocks, _) = pool::held();
+    let head = format!("{bytes} {blocks} {}\n", violations.len());
+    let text = violations.iter().fold(head, |all, line| all + line + "\n");
+    if let Err(error) = fs::write(UNLOADED_FILE, text) {
+        police::violate(format!("the last report can't be written: {error}"));
+    }
 }

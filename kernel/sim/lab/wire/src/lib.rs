@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// File in which the doubles say at which port of this machine they listen.
 pub const PORT_FILE: &str = r"C:\tidegate-lab\port";
 
+/// File in which the doubles say what a driver left behind that was unloaded: bytes and blocks of pool and the number of
+/// violations, then those, a line each.
+pub const UNLOADED_FILE: &str = r"C:\tidegate-lab\unloaded";
+
 /// A request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -115,6 +119,8 @@ pub enum Reply {
 /// How a connection looks from both its ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
+    /// What callouts know it by.
+    pub flow: u64,
     /// What came out of the outbound direction, and of the inbound one.
     pub ends: [End; 2],
     /// The policy reset the connection.
