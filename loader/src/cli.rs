@@ -6,7 +6,11 @@
 mod abi;
 mod completions;
 mod doctor;
+mod driver;
 mod feature;
+mod link;
+mod live;
+mod map;
 mod prog;
 mod skeleton;
 mod verify;
@@ -20,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::client::Client;
 use crate::error::{Error, Exit};
 use crate::{proxy, run, test};
 
@@ -65,9 +70,18 @@ enum Noun {
     /// Verify every program of an object: accepted with its worst-case cost, or refused with the source line and a hint
     #[command(visible_alias = "v")]
     Verify(verify::Options),
-    /// Programs: dump, run
+    /// Programs: dump, run; in the driver: load, show, unload
     #[command(subcommand, visible_alias = "p")]
     Prog(prog::Verb),
+    /// Links of the driver, which say where a loaded program runs: attach, show, detach
+    #[command(subcommand, visible_alias = "l")]
+    Link(link::Verb),
+    /// Maps of the driver, by which programs and people exchange data: show, dump, lookup, update, delete
+    #[command(subcommand, visible_alias = "m")]
+    Map(map::Verb),
+    /// The driver itself: install, start, stop, uninstall, status
+    #[command(subcommand)]
+    Driver(driver::Verb),
     /// Run the scenarios of policies and compare what came out with what they expect
     Test(test::Options),
     /// Relay real TCP connections through the programs of an object, on any machine
@@ -99,6 +113,18 @@ pub trait Report: Serialize + fmt::Display {
     /// How the process ends.
     fn exit(&self) -> Exit {
         Exit::Ok
+    }
+}
+
+/// What a verb that only does something has to say.
+#[derive(Serialize)]
+struct Done;
+
+impl Report for Done {}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "done")
     }
 }
 
@@ -179,7 +205,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&args, &error),
     };
-    match dispatch(cli.output, cli.noun) {
+    match dispatch(cli.output, cli.noun, live::connect) {
         Ok(printed) => print(&printed.text, printed.exit),
         Err(error) if cli.output.json() => print(&cli.output.error(&error), error.exit),
         Err(error) => {
@@ -189,11 +215,30 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(output: Output, noun: Noun) -> Result<Printed, Error> {
+/// Runs what was typed. Verbs that speak to a runtime get their client by `connect`.
+fn dispatch(
+    output: Output,
+    noun: Noun,
+    connect: impl FnOnce() -> Result<Client, Error>,
+) -> Result<Printed, Error> {
     match noun {
         Noun::Verify(options) => output.report(&verify::verify(&options)?),
         Noun::Prog(prog::Verb::Dump(options)) => output.report(&prog::dump(&options)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
+        Noun::Prog(prog::Verb::Load(options)) => output.report(&prog::load(&mut connect()?, &options)?),
+        Noun::Prog(prog::Verb::Show) => output.report(&prog::show(&mut connect()?)?),
+        Noun::Prog(prog::Verb::Unload { program }) => {
+            output.report(&prog::unload(&mut connect()?, &program)?)
+        }
+        Noun::Link(link::Verb::Attach(options)) => output.report(&link::attach(&mut connect()?, &options)?),
+        Noun::Link(link::Verb::Show) => output.report(&link::show(&mut connect()?)?),
+        Noun::Link(link::Verb::Detach { link }) => output.report(&link::detach(&mut connect()?, link)?),
+        Noun::Map(map::Verb::Show) => output.report(&map::show(&mut connect()?)?),
+        Noun::Map(map::Verb::Dump { map }) => output.report(&map::dump(&mut connect()?, &map)?),
+        Noun::Map(map::Verb::Lookup(entry)) => output.report(&map::lookup(&mut connect()?, &entry)?),
+        Noun::Map(map::Verb::Update(update)) => output.report(&map::update(&mut connect()?, &update)?),
+        Noun::Map(map::Verb::Delete(entry)) => output.report(&map::delete(&mut connect()?, &entry)?),
+        Noun::Driver(verb) => output.report(&driver::run(&verb)?),
         Noun::Test(options) => output.report(&test::run(&options)?),
         Noun::Proxy(options) => {
             let summary = proxy::run(&options, &mut Live(output))?;
@@ -245,4 +290,61 @@ fn print(text: &str, exit: Exit) -> ExitCode {
 
 fn code(exit: Exit) -> ExitCode {
     ExitCode::from(exit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host;
+
+    /// What was typed, against a runtime of this process in the driver's place: what it printed, or the code of its error.
+    fn typing() -> impl FnMut(&[&str]) -> Result<String, &'static str> {
+        let runtime = Arc::new(host::runtime().expect("a runtime"));
+        move |words| {
+            let cli = Cli::try_parse_from(["tidegate"].iter().chain(words)).expect("it parses");
+            let printed = dispatch(cli.output, cli.noun, || Ok(Client::new(Arc::clone(&runtime))));
+            printed.map(|printed| printed.text).map_err(|error| error.code)
+        }
+    }
+
+    const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
+
+    #[test]
+    fn a_program_is_loaded_attached_fed_and_taken_out_again() {
+        let mut type_ = typing();
+        let loaded = type_(&["prog", "load", PROBES, "--prog", "by_port", "--map", "ports.53=1"]).unwrap();
+        assert!(loaded.contains("by_port"), "{loaded}");
+        assert!(type_(&["prog", "show"]).unwrap().contains("0 runs: no verdict"));
+        let attached = type_(&["link", "attach", "by_port"]).unwrap();
+        assert!(attached.ends_with("2 links\n"), "both address families: {attached}");
+        assert_eq!(type_(&["link", "show"]).unwrap(), attached);
+        assert_eq!(type_(&["prog", "unload", "by_port"]), Err("driver-refused"), "it is attached");
+
+        assert!(type_(&["map", "dump", "ports"]).unwrap().ends_with("1 entry\n"));
+        assert_eq!(type_(&["map", "update", "ports", "80", "2"]), Ok("done\n".into()));
+        let json = type_(&["-j", "map", "lookup", "ports", "80"]).unwrap();
+        assert!(json.contains(r#""key":[80,0"#), "{json}");
+        assert_eq!(type_(&["map", "delete", "ports", "80"]), Ok("done\n".into()));
+        assert_eq!(type_(&["map", "lookup", "ports", "80"]), Err("not-found"));
+        assert_eq!(type_(&["map", "dump", "port"]).unwrap_err(), "not-found");
+
+        let rows = attached.lines().filter(|line| !line.starts_with(' '));
+        let links: Vec<_> = rows.filter_map(|line| line.split_once(": ")).collect();
+        for (link, _) in links {
+            assert_eq!(type_(&["link", "detach", link]), Ok("done\n".into()));
+        }
+        assert_eq!(type_(&["prog", "unload", "by_port"]), Ok("done\n".into()));
+        assert_eq!(type_(&["prog", "show"]).unwrap(), "0 programs\n");
+    }
+
+    #[test]
+    fn what_is_refused_leaves_nothing_behind() {
+        let mut type_ = typing();
+        assert_eq!(type_(&["prog", "load", PROBES, "--map", "ports.53=1"]), Err("program-several"));
+        let unknown = type_(&["prog", "load", PROBES, "--prog", "by_port", "--map", "nothing.1=1"]);
+        assert_eq!(unknown, Err("map-unknown"));
+        assert_eq!(type_(&["map", "show"]).unwrap(), "0 maps\n");
+    }
 }

@@ -1,36 +1,61 @@
-//! The typed client of a runtime's control messages: the bytes that cross into a kernel, without a kernel.
+//! The typed client of control messages: the bytes that cross into a kernel, or that a runtime of this process answers.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tidegate_abi::control::{self, EventRead, Events, Id, Operation, Refusal, Status};
+use tidegate_abi::control::{
+    self, Detached, EventRead, Events, Id, LinkDetach, MapNextKey, Operation, Refusal, Status,
+};
 use tidegate_abi::limits;
 use tidegate_runtime::Runtime;
 
-/// Speaks to a runtime of this process.
+use crate::device::Device;
+
+/// Speaks to a runtime, of this process or of the driver.
 pub struct Client {
-    runtime: Arc<Runtime>,
+    end: End,
     request: Vec<u8>,
     reply: Vec<u8>,
+}
+
+/// Who answers.
+enum End {
+    Host(Arc<Runtime>),
+    Driver(Device),
+}
+
+impl End {
+    fn exchange(&self, request: &[u8], reply: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Host(runtime) => Ok(runtime.handle(request, reply)),
+            Self::Driver(device) => device.exchange(request, reply),
+        }
+    }
 }
 
 /// A request that was refused. It changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// Why; when `system` says something, the request was not answered at all.
     pub status: Status,
+    /// What the system said in place of an answer.
+    pub system: Option<String>,
     /// What the verifier said, when it was the one that refused.
     pub refusal: Option<Box<Refusal>>,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.refusal {
-            Some(refusal) => {
+        match (&self.refusal, &self.system) {
+            (Some(refusal), _) => {
                 write!(f, "{} at instruction {}: {}", refusal.code, refusal.insn, refusal.reason)
             }
-            None => f.write_str(self.status.text()),
+            (None, Some(system)) => write!(f, "the driver does not answer: {system}"),
+            (None, None) => f.write_str(self.status.text()),
         }
     }
 }
@@ -43,7 +68,42 @@ const ROOM: usize = 4096;
 impl Client {
     /// A client of `runtime`.
     pub fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime, request: vec![0; ROOM], reply: vec![0; ROOM] }
+        Self::of(End::Host(runtime))
+    }
+
+    /// A client of the driver behind `device`.
+    pub fn driver(device: Device) -> Self {
+        Self::of(End::Driver(device))
+    }
+
+    fn of(end: End) -> Self {
+        Self { end, request: vec![0; ROOM], reply: vec![0; ROOM] }
+    }
+
+    /// Ends a link, and waits until it keeps nothing back any more.
+    ///
+    /// # Errors
+    /// The runtime refused.
+    pub fn detach(&mut self, link: Id) -> Result<(), Refused> {
+        while self.call(&LinkDetach { link })? != Detached::default() {
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// The keys of a map, in its own order.
+    ///
+    /// # Errors
+    /// The runtime refused.
+    pub fn keys(&mut self, map: Id) -> Result<Vec<Vec<u8>>, Refused> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            match self.call_bytes(&MapNextKey { map, key: keys.last().map(Vec::as_slice) }) {
+                Ok(key) => keys.push(key),
+                Err(Refused { status: Status::NotFound, .. }) => return Ok(keys),
+                Err(refused) => return Err(refused),
+            }
+        }
     }
 
     /// Asks for something whose answer stands on its own.
@@ -96,7 +156,9 @@ impl Client {
             }
         };
         loop {
-            let answered = self.runtime.handle(&self.request[..length], &mut self.reply);
+            let answered = self.end.exchange(&self.request[..length], &mut self.reply).map_err(|error| {
+                Refused { status: Status::Malformed, system: Some(error.to_string()), refusal: None }
+            })?;
             let short = control::parse_reply::<()>(&self.reply[..answered]) == Err(Status::ReplyTooLarge);
             if !short {
                 return Ok(answered);
@@ -107,7 +169,7 @@ impl Client {
 
     fn larger(&self, size: usize, status: Status) -> Result<Vec<u8>, Refused> {
         if size >= limits::MAX_MESSAGE {
-            return Err(Refused { status, refusal: None });
+            return Err(Refused { status, system: None, refusal: None });
         }
         Ok(vec![0; (size * 4).min(limits::MAX_MESSAGE)])
     }
@@ -115,6 +177,7 @@ impl Client {
     fn answer<T>(&self, answer: Result<T, Status>, length: usize) -> Result<T, Refused> {
         answer.map_err(|status| Refused {
             status,
+            system: None,
             refusal: control::refusal(&self.reply[..length]).map(Box::new),
         })
     }

@@ -4,12 +4,12 @@ mod loaded;
 mod platform;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG, layer};
-use tidegate_abi::control::Counters;
 use tidegate_abi::{Hook, ProgramType};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options};
 use tidegate_runtime::Runtime;
@@ -31,7 +31,7 @@ pub struct Machine {
     runtime: Arc<Runtime>,
     client: Client,
     loaded: Loaded,
-    counted: Counters,
+    counted: Tally,
 }
 
 /// Where a new version of a policy is made ready: its maps made, its programs verified. That takes as long as it takes, and
@@ -57,11 +57,10 @@ impl Machine {
     /// # Errors
     /// The setup does not fit the object, or a program is refused.
     pub fn new(object: &Object, setup: &Setup) -> Result<Self, Error> {
-        let runtime = Runtime::new(platform()).map_err(|status| broken(status.text()))?;
-        let runtime = Arc::new(runtime);
+        let runtime = Arc::new(runtime()?);
         let mut client = Client::new(Arc::clone(&runtime));
         let loaded = Loaded::new(&mut client, object, setup)?;
-        Ok(Self { runtime, client, loaded, counted: Counters::default() })
+        Ok(Self { runtime, client, loaded, counted: Tally::default() })
     }
 
     /// Whether a program runs at hooks of this type.
@@ -98,29 +97,8 @@ impl Machine {
     /// # Errors
     /// The runtime refuses.
     pub fn tally(&mut self) -> Result<Tally, Error> {
-        let mut now = Counters::default();
-        for link in self.loaded.links() {
-            let counters = self.loaded.counters(&mut self.client, link)?;
-            now.runs += counters.runs;
-            now.errors += counters.errors;
-            now.edited += counters.edited;
-            now.injected += counters.injected;
-            for (sum, count) in now.verdicts.iter_mut().zip(counters.verdicts) {
-                *sum += count;
-            }
-        }
-        let before = std::mem::replace(&mut self.counted, now);
-        let mut verdicts = now.verdicts;
-        for (count, before) in verdicts.iter_mut().zip(before.verdicts) {
-            *count -= before;
-        }
-        Ok(Tally {
-            runs: now.runs - before.runs,
-            verdicts,
-            errors: now.errors - before.errors,
-            edited: now.edited - before.edited,
-            injected: now.injected - before.injected,
-        })
+        let now = self.loaded.tally(&mut self.client)?;
+        Ok(now.since(&std::mem::replace(&mut self.counted, now)))
     }
 
     /// Where a new version of the policy is made ready, by any thread, while this machine works on.
@@ -159,6 +137,14 @@ impl Machine {
 /// Nothing comes any more when a session ends, so that nobody waits for it.
 const AT_ONCE: Options = Options { mid_stream: false, grace: 0 };
 
+/// An empty runtime of this process.
+///
+/// # Errors
+/// There is not enough memory.
+pub fn runtime() -> Result<Runtime, Error> {
+    Runtime::new(platform()).map_err(|status| broken(status.text()))
+}
+
 /// The layer of a hook, by the number that the filter engine knows it by.
 const fn layer_of(hook: Hook) -> u16 {
     match hook {
@@ -185,6 +171,13 @@ pub struct Session<'m> {
 /// A connection of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow(FlowId);
+
+impl Flow {
+    /// What callouts and programs know it by.
+    pub fn id(self) -> u64 {
+        self.0.0
+    }
+}
 
 /// A packet of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +275,19 @@ impl Session<'_> {
         Asked(self.sim.send(&Packet::transport(transport.protocol(), local, remote, vec![bytes])))
     }
 
+    /// Shows `bytes` so often on a connection of their own; how often that called the callouts, and how long it took in them.
+    pub fn time(&self, count: u32, bytes: &[u8]) -> (u64, Duration) {
+        let ends = ((Ipv4Addr::new(10, 0, 0, 2), 49152).into(), (Ipv4Addr::new(192, 0, 2, 1), 80).into());
+        let flow = self.sim.open_flow(&FlowSpec::outbound(ends.0, ends.1));
+        let _ = self.sim.take_classify_time();
+        for _ in 0..count {
+            self.sim.indicate(flow, fwps_sim::Direction::Send, bytes);
+        }
+        let time = self.sim.take_classify_time();
+        self.close(Flow(flow));
+        time
+    }
+
     /// Takes the records of all ring buffers, by the name of the map.
     ///
     /// # Errors
@@ -361,7 +367,7 @@ const fn sim_direction(direction: Direction) -> fwps_sim::Direction {
 }
 
 /// The flags as a TCP header has them (RFC 9293 section 3.1).
-fn tcp_flags(flags: Flags) -> u8 {
+pub fn tcp_flags(flags: Flags) -> u8 {
     let bits = [flags.fin, flags.syn, flags.rst, flags.psh, flags.ack];
     (0..).zip(bits).map(|(bit, set)| u8::from(set) << bit).sum()
 }

@@ -1,5 +1,7 @@
 //! The command line and its library: objects, reports, captures, host, scenarios.
-#![forbid(unsafe_code)]
+// On Windows one module calls the system: `device`.
+#![cfg_attr(not(windows), forbid(unsafe_code))]
+#![cfg_attr(windows, deny(unsafe_code))]
 
 pub mod btf;
 pub mod cli;
@@ -12,12 +14,14 @@ pub mod report;
 
 pub mod capture;
 pub mod client;
+pub mod device;
 pub mod flows;
 pub mod host;
 pub mod proxy;
 pub mod run;
 pub mod sarif;
 pub mod scenario;
+pub mod service;
 pub mod skeleton;
 pub mod tally;
 pub mod test;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use tidegate_abi::Verdict;
 use tidegate_abi::control::OnError;
-use toml::{Spanned, Table};
+use toml::Spanned;
+pub use toml::Table;
 
 use crate::capture::{Capture, Flags, Transport};
 use crate::error::{Error, Exit};

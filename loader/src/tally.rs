@@ -6,6 +6,7 @@ use std::fmt;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use tidegate_abi::Verdict;
+use tidegate_abi::control::Counters;
 
 /// What a policy did since it was last asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,13 @@ pub struct Tally {
     pub edited: u64,
     /// Clones injected.
     pub injected: u64,
+}
+
+impl From<Counters> for Tally {
+    fn from(counters: Counters) -> Self {
+        let Counters { runs, verdicts, errors, edited, injected, .. } = counters;
+        Self { runs, verdicts, errors, edited, injected }
+    }
 }
 
 impl Tally {
@@ -37,6 +45,22 @@ impl Tally {
         self.injected += other.injected;
         for (count, more) in self.verdicts.iter_mut().zip(other.verdicts) {
             *count += more;
+        }
+    }
+
+    /// What was counted since it was `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut verdicts = self.verdicts;
+        for (count, before) in verdicts.iter_mut().zip(before.verdicts) {
+            *count -= before;
+        }
+        Self {
+            runs: self.runs - before.runs,
+            verdicts,
+            errors: self.errors - before.errors,
+            edited: self.edited - before.edited,
+            injected: self.injected - before.injected,
         }
     }
 }

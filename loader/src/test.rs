@@ -1,7 +1,7 @@
 //! Runs the scenarios of policies: each build of a policy, each scenario, a stream under every cut.
 
 mod check;
-mod cuts;
+pub mod cuts;
 mod junit;
 
 use std::collections::BTreeMap;
@@ -333,7 +333,7 @@ impl Job<'_> {
         let mut dice = Dice(self.options.seed);
         let mut given: Option<Outcome> = None;
         for cuts in &ways {
-            let seed = dice.next();
+            let seed = dice.roll();
             let wrong = {
                 let outcome = self.stream(machine, stream, &script.steps(cuts), seed)?;
                 tested.runs += 1;
@@ -407,7 +407,7 @@ impl Job<'_> {
     ) -> Result<(), Error> {
         let mut dice = Dice(self.options.seed);
         for _ in 0..PACKET_RUNS {
-            let seed = dice.next();
+            let seed = dice.roll();
             machine.reset()?;
             let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
             let mut fates = Vec::new();

@@ -1,4 +1,4 @@
-//! `tidegate prog dump` and `tidegate prog run`.
+//! `tidegate prog dump` and `run`; with the driver `load`, `show` and `unload`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,11 +6,19 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::Report;
+use tidegate_abi::ProgramType;
+use tidegate_abi::control::{
+    Id, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
+};
+
+use super::{Done, Report, live};
+use crate::client::Client;
 use crate::disasm;
 use crate::error::{Error, Exit};
+use crate::host::Staged;
 use crate::object::{Line, Object, Program};
 use crate::run;
+use crate::tally::Tally;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -18,6 +26,24 @@ pub(super) enum Verb {
     Dump(DumpOptions),
     /// Run the programs of an object over a capture and write what comes out as a capture
     Run(run::Options),
+    /// Load the programs of an object into the driver, which verifies them; `link attach` makes them run
+    Load(LoadOptions),
+    /// Show the programs that the driver has, with what they counted
+    Show,
+    /// Take a program out of the driver, once no link runs it any more
+    Unload {
+        /// The program, by its id or its name
+        program: String,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct LoadOptions {
+    #[command(flatten)]
+    policy: run::Policy,
+    /// Attach the programs at every hook of their type at once, in their order
+    #[arg(long)]
+    attach: bool,
 }
 
 #[derive(Args)]
@@ -153,4 +179,154 @@ impl fmt::Display for Dump {
         }
         Ok(())
     }
+}
+
+/// What was loaded.
+#[derive(Serialize)]
+pub(super) struct Load {
+    programs: Vec<LoadedRow>,
+    maps: Vec<MapRow>,
+}
+
+#[derive(Serialize)]
+struct LoadedRow {
+    id: Id,
+    name: String,
+    #[serde(rename = "type")]
+    program_type: &'static str,
+    max_cost: u64,
+}
+
+#[derive(Serialize)]
+struct MapRow {
+    id: Id,
+    name: String,
+}
+
+pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, Error> {
+    let object = Object::read(&options.policy.file)?;
+    let setup = options.policy.setup()?;
+    let staged = Staged::new(client, &object, &setup)?;
+    let mut programs = Vec::new();
+    for (id, program) in staged.programs() {
+        let info = client.call(&ProgramInfo { program: id });
+        let info = info.map_err(|refused| live::refused("show a program", &refused))?;
+        programs.push(LoadedRow {
+            id,
+            name: program.name.clone(),
+            program_type: program.program_type.name(),
+            max_cost: info.max_cost,
+        });
+    }
+    let maps = staged.maps().map(|(id, name)| MapRow { id, name: name.into() }).collect();
+    if options.attach {
+        staged.attach(client, setup.on_error)?;
+    }
+    Ok(Load { programs, maps })
+}
+
+impl Report for Load {}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for LoadedRow { id, name, program_type, max_cost } in &self.programs {
+            writeln!(f, "program {id}: {name} ({program_type}), at most {max_cost} instructions a run")?;
+        }
+        for MapRow { id, name } in &self.maps {
+            writeln!(f, "map {id}: {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Programs of the driver.
+#[derive(Serialize)]
+pub(super) struct Show {
+    programs: Vec<ProgramRow>,
+}
+
+#[derive(Serialize)]
+struct ProgramRow {
+    #[serde(flatten)]
+    loaded: LoadedRow,
+    insns: u32,
+    maps: Vec<Id>,
+    counted: Tally,
+}
+
+pub(super) fn show(client: &mut Client) -> Result<Show, Error> {
+    let programs = all(client)?.into_iter().map(|(id, info)| ProgramRow {
+        loaded: LoadedRow {
+            id,
+            name: info.name.to_string(),
+            program_type: info.program_type.name(),
+            max_cost: info.max_cost,
+        },
+        insns: info.insns,
+        maps: info.maps.to_vec(),
+        counted: info.counters.into(),
+    });
+    Ok(Show { programs: programs.collect() })
+}
+
+impl Report for Show {}
+
+impl fmt::Display for Show {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for ProgramRow { loaded, insns, maps, counted } in &self.programs {
+            let LoadedRow { id, name, program_type, max_cost } = loaded;
+            let maps: Vec<_> = maps.iter().map(ToString::to_string).collect();
+            writeln!(f, "{id}: {name}  {program_type}  {insns} instructions, at most {max_cost} a run")?;
+            let maps = if maps.is_empty() { "none".into() } else { maps.join(",") };
+            writeln!(f, "    maps {maps}  {} runs: {counted}", counted.runs)?;
+        }
+        writeln!(f, "{}", crate::tally::count(self.programs.len(), "program"))
+    }
+}
+
+/// Unloads a program, and gives up the maps that it named: they go when no other program names them.
+pub(super) fn unload(client: &mut Client, text: &str) -> Result<Done, Error> {
+    let (program, _) = find(client, text)?;
+    let doing = format!("unload `{text}`");
+    let info = client.call(&ProgramInfo { program }).map_err(|refused| live::refused(&doing, &refused))?;
+    client.call(&ProgramUnload { program }).map_err(|refused| {
+        let error = live::refused(&doing, &refused);
+        if refused.status == Status::Busy {
+            error.with_help("`tidegate link detach` ends its links")
+        } else {
+            error
+        }
+    })?;
+    for map in info.maps {
+        match client.call(&MapRelease { map }) {
+            Ok(()) => {}
+            // Given up already, by whoever loaded another program over it.
+            Err(refused) if refused.status == Status::NotFound => {}
+            Err(refused) => return Err(live::refused(&doing, &refused)),
+        }
+    }
+    Ok(Done)
+}
+
+fn all(client: &mut Client) -> Result<Vec<(Id, ProgramInfoReply)>, Error> {
+    let ids = live::all_ids(|after| client.call(&ProgramList { after }));
+    let ids = ids.map_err(|refused| live::refused("list programs", &refused))?;
+    let mut programs = Vec::new();
+    for id in ids {
+        match client.call(&ProgramInfo { program: id }) {
+            Ok(info) => programs.push((id, info)),
+            // It went meanwhile.
+            Err(refused) if refused.status == Status::NotFound => {}
+            Err(refused) => return Err(live::refused("show a program", &refused)),
+        }
+    }
+    Ok(programs)
+}
+
+/// The program that `text` names, and what it is written for.
+pub(super) fn find(client: &mut Client, text: &str) -> Result<(Id, ProgramType), Error> {
+    let programs = all(client)?;
+    let id = live::named("prog", text, programs.iter().map(|(id, info)| (*id, info.name.as_str())))?;
+    let kind = programs.iter().find(|(found, _)| *found == id).map(|(_, info)| info.program_type);
+    Ok((id, kind.unwrap_or(ProgramType::Stream)))
 }

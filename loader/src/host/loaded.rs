@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tidegate_abi::control::{
-    Counters, Id, LinkAttach, LinkInfo, LinkReplace, MapCreate, MapDelete, MapFreeze, MapLookup, MapNextKey,
-    MapRelease, MapUpdate, Name, OnError, ProgramLoad, ProgramUnload, Status,
+    Counters, Id, LinkAttach, LinkInfo, LinkReplace, MapCreate, MapDelete, MapFreeze, MapLookup, MapRelease,
+    MapUpdate, Name, OnError, ProgramLoad, ProgramUnload, Status,
 };
 use tidegate_abi::{Hook, MapDef, MapKind, limits};
 use toml::{Table, Value};
@@ -14,6 +14,7 @@ use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
 use crate::object::{Map, Object, Program};
 use crate::scenario::{Contents, literal};
+use crate::tally::Tally;
 
 /// How a policy is set up.
 #[derive(Clone, Debug, Default)]
@@ -73,26 +74,22 @@ impl Loaded {
     /// # Errors
     /// The setup does not fit the object, or the runtime refuses: then the error has the exit code of a refused program.
     pub fn new(client: &mut Client, object: &Object, setup: &Setup) -> Result<Self, Error> {
-        let programs = chosen(object, &setup.programs)?;
-        let mut loaded = Self { maps: Vec::new(), links: Vec::new() };
-        loaded.make_maps(client, object, setup, &[])?;
-        for (place, program) in programs.into_iter().enumerate() {
-            let id = loaded.load(client, program)?;
-            for hook in hooks(program) {
-                let priority = u16::try_from(place).unwrap_or(u16::MAX);
-                let request = LinkAttach {
-                    program: id,
-                    hook,
-                    priority,
-                    on_error: setup.on_error,
-                    budget: limits::DEFAULT_BUDGET,
-                    snapshot: false,
-                };
-                let link = client.call(&request).map_err(|refused| refusal(program, &refused))?;
-                loaded.links.push(Link { program: program.name.clone(), hook, id: link, place, loaded: id });
-            }
+        Staged::new(client, object, setup)?.attach(client, setup.on_error)
+    }
+
+    /// Takes everything out of the runtime again: links, programs, maps.
+    pub fn unload(self, client: &mut Client) {
+        self.detach(client);
+        let mut programs: Vec<Id> = self.links.iter().map(|link| link.loaded).collect();
+        programs.dedup();
+        give_up(client, programs, self.maps.iter().map(|map| map.id));
+    }
+
+    fn detach(&self, client: &mut Client) {
+        for link in &self.links {
+            // One that is gone already is as good.
+            let _ = client.detach(link.id);
         }
-        Ok(loaded)
     }
 
     /// Loads the programs of `object` that `setup` names beside the ones that run. A map that the new version declares as the
@@ -116,24 +113,7 @@ impl Loaded {
                 "the same number of programs, of the same types and in the same order, take the old ones' places",
             ));
         }
-        let mut new = Self { maps: Vec::new(), links: Vec::new() };
-        let mut staged = Vec::new();
-        let made = new.make_maps(client, object, setup, &self.maps);
-        let loaded = made.and_then(|()| {
-            programs.into_iter().try_for_each(|program| {
-                let id = new.load(client, program)?;
-                staged.push((program.clone(), id));
-                Ok(())
-            })
-        });
-        let staged = Staged { maps: new.maps, programs: staged };
-        match loaded {
-            Ok(()) => Ok(staged),
-            Err(error) => {
-                staged.give_up(client, &self.maps);
-                Err(error)
-            }
-        }
+        Staged::beside(client, object, setup, &self.maps)
     }
 
     /// Puts what was staged into the links, each at once and without a gap.
@@ -226,6 +206,17 @@ impl Loaded {
         let info =
             client.call(&LinkInfo { link: link.id }).map_err(|error| of_program(&link.program, &error))?;
         Ok(info.counters)
+    }
+
+    /// What all links have counted.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn tally(&self, client: &mut Client) -> Result<Tally, Error> {
+        self.links.iter().try_fold(Tally::default(), |mut sum, link| {
+            sum.add(&self.counters(client, link)?.into());
+            Ok(sum)
+        })
     }
 
     /// Puts every map that a program may have written back to its start.
@@ -351,15 +342,103 @@ impl Loaded {
 }
 
 impl Staged {
+    /// Loads the programs of `object` that `setup` names, with their maps.
+    ///
+    /// # Errors
+    /// The setup does not fit the object, or the runtime refuses: nothing is left then.
+    pub fn new(client: &mut Client, object: &Object, setup: &Setup) -> Result<Self, Error> {
+        Self::beside(client, object, setup, &[])
+    }
+
+    /// As [`new`](Self::new), with those of the `old` maps that are declared alike.
+    fn beside(client: &mut Client, object: &Object, setup: &Setup, old: &[LoadedMap]) -> Result<Self, Error> {
+        let programs = chosen(object, &setup.programs)?;
+        let mut new = Loaded { maps: Vec::new(), links: Vec::new() };
+        let mut staged = Vec::new();
+        let made = new.make_maps(client, object, setup, old);
+        let loaded = made.and_then(|()| {
+            programs.into_iter().try_for_each(|program| {
+                let id = new.load(client, program)?;
+                staged.push((program.clone(), id));
+                Ok(())
+            })
+        });
+        let staged = Self { maps: new.maps, programs: staged };
+        match loaded {
+            Ok(()) => Ok(staged),
+            Err(error) => {
+                staged.give_up(client, old);
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches the programs at every hook of their types.
+    ///
+    /// # Errors
+    /// The runtime refuses: nothing is left then.
+    pub fn attach(self, client: &mut Client, on_error: OnError) -> Result<Loaded, Error> {
+        let mut loaded = Loaded { maps: Vec::new(), links: Vec::new() };
+        for (place, (program, id)) in self.programs.iter().enumerate() {
+            for hook in hooks(program) {
+                let priority = u16::try_from(place).unwrap_or(u16::MAX);
+                let request = LinkAttach {
+                    program: *id,
+                    hook,
+                    priority,
+                    on_error,
+                    budget: limits::DEFAULT_BUDGET,
+                    snapshot: false,
+                };
+                match client.call(&request) {
+                    Ok(link) => loaded.links.push(Link {
+                        program: program.name.clone(),
+                        hook,
+                        id: link,
+                        place,
+                        loaded: *id,
+                    }),
+                    Err(refused) => {
+                        loaded.detach(client);
+                        self.give_up(client, &[]);
+                        return Err(refusal(program, &refused));
+                    }
+                }
+            }
+        }
+        loaded.maps = self.maps;
+        Ok(loaded)
+    }
+
+    /// The programs, in the order that they were named in.
+    pub fn programs(&self) -> impl Iterator<Item = (Id, &Program)> {
+        self.programs.iter().map(|(program, id)| (*id, program))
+    }
+
+    /// Ids and names of the maps.
+    pub fn maps(&self) -> impl Iterator<Item = (Id, &str)> {
+        self.maps.iter().map(|map| (map.id, map.name.as_str()))
+    }
+
+    /// Takes everything out of the runtime again.
+    pub fn unload(self, client: &mut Client) {
+        self.give_up(client, &[]);
+    }
+
     /// Lets go of the programs, and of the maps that are not among `kept`.
-    fn give_up(self, client: &mut Client, kept: &[LoadedMap]) {
-        for (_, id) in &self.programs {
-            // Whatever is refused here stays until the runtime goes: no one names it any more.
-            let _ = client.call(&ProgramUnload { program: *id });
-        }
-        for map in self.maps.iter().filter(|map| !kept.iter().any(|other| other.id == map.id)) {
-            let _ = client.call(&MapRelease { map: map.id });
-        }
+    fn give_up(&self, client: &mut Client, kept: &[LoadedMap]) {
+        let maps = self.maps.iter().filter(|map| !kept.iter().any(|other| other.id == map.id));
+        give_up(client, self.programs.iter().map(|(_, id)| *id), maps.map(|map| map.id));
+    }
+}
+
+/// Lets go of programs and maps. Whatever is refused here stays until the runtime goes: no one names it any more.
+fn give_up(client: &mut Client, programs: impl IntoIterator<Item = Id>, maps: impl IntoIterator<Item = Id>) {
+    for program in programs {
+        let _ = client.call(&ProgramUnload { program });
+    }
+    for map in maps {
+        let _ = client.call(&MapRelease { map });
     }
 }
 
@@ -403,14 +482,7 @@ impl LoadedMap {
                 Ok(())
             }
             MapKind::Hash | MapKind::LruHash => {
-                let mut keys: Vec<Vec<u8>> = Vec::new();
-                loop {
-                    match client.call_bytes(&MapNextKey { map, key: keys.last().map(Vec::as_slice) }) {
-                        Ok(key) => keys.push(key),
-                        Err(Refused { status: Status::NotFound, .. }) => break,
-                        Err(error) => return Err(error),
-                    }
-                }
+                let keys = client.keys(map)?;
                 for key in keys.iter().filter(|key| !self.start.contains_key(*key)) {
                     client.call(&MapDelete { map, key })?;
                 }

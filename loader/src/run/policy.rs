@@ -39,6 +39,15 @@ pub enum OnErrorArg {
     Permit,
 }
 
+impl From<OnErrorArg> for OnError {
+    fn from(typed: OnErrorArg) -> Self {
+        match typed {
+            OnErrorArg::Block => Self::Block,
+            OnErrorArg::Permit => Self::Permit,
+        }
+    }
+}
+
 impl Policy {
     /// The setup that the arguments ask for.
     ///
@@ -63,16 +72,12 @@ impl Policy {
             };
             globals.insert(name.into(), value_of(value)?);
         }
-        let on_error = match self.on_error {
-            OnErrorArg::Block => OnError::Block,
-            OnErrorArg::Permit => OnError::Permit,
-        };
-        Ok(Setup { programs: self.programs.clone(), on_error, maps, globals })
+        Ok(Setup { programs: self.programs.clone(), on_error: self.on_error.into(), maps, globals })
     }
 }
 
 /// A value as it is typed: a list or a struct in TOML's form, everything else as text.
-fn value_of(text: &str) -> Result<toml::Value, Error> {
+pub(crate) fn value_of(text: &str) -> Result<toml::Value, Error> {
     if !text.starts_with(['[', '{']) {
         return Ok(toml::Value::String(text.into()));
     }

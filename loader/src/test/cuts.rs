@@ -8,7 +8,7 @@ use crate::flows::{Kind, Step};
 
 /// A stream without its cuts: bytes that follow each other in one direction are one block.
 #[derive(Clone, Debug)]
-pub(super) struct Script {
+pub struct Script {
     parts: Vec<Part>,
     /// Where it was cut as given. Places count the bytes of all blocks.
     given: Cuts,
@@ -27,25 +27,28 @@ enum Part {
 /// Places where a stream is cut, in order, in addition to the ends of its blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub(super) struct Cuts(pub(super) Vec<usize>);
+pub struct Cuts(pub Vec<usize>);
 
 /// What was tried of all that could be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Tried {
-    /// Runs with one cut, and how many there are.
-    pub(super) single: usize,
-    pub(super) of_single: usize,
-    /// Runs with two cuts, and how many there are.
-    pub(super) pairs: usize,
-    pub(super) of_pairs: usize,
+pub struct Tried {
+    /// Runs with one cut.
+    pub single: usize,
+    /// How many single cuts there are.
+    pub of_single: usize,
+    /// Runs with two cuts.
+    pub pairs: usize,
+    /// How many pairs of cuts there are.
+    pub of_pairs: usize,
     /// Runs with random cuts.
-    pub(super) random: usize,
+    pub random: usize,
     /// Whether it was shown byte by byte.
-    pub(super) bytewise: bool,
+    pub bytewise: bool,
 }
 
 impl Script {
-    pub(super) fn new(steps: &[Step]) -> Self {
+    /// The stream that `steps` show.
+    pub fn new(steps: &[Step]) -> Self {
         let mut parts: Vec<Part> = Vec::new();
         let mut given = Vec::new();
         let mut total = 0;
@@ -77,12 +80,26 @@ impl Script {
     }
 
     /// The cuts that it came with.
-    pub(super) fn given(&self) -> &Cuts {
+    pub fn given(&self) -> &Cuts {
         &self.given
     }
 
+    /// Cut everywhere.
+    pub fn bytewise(&self) -> Cuts {
+        Cuts(self.places.clone())
+    }
+
+    /// Cut in a few places, chosen by `dice`.
+    pub fn random(&self, dice: &mut Dice) -> Cuts {
+        let places: BTreeSet<usize> = match self.places.len() {
+            0 => BTreeSet::new(),
+            count => (0..1 + dice.below(8)).map(|_| self.places[dice.below(count)]).collect(),
+        };
+        Cuts(places.into_iter().collect())
+    }
+
     /// The stream, cut at `cuts`.
-    pub(super) fn steps(&self, cuts: &Cuts) -> Vec<Step> {
+    pub fn steps(&self, cuts: &Cuts) -> Vec<Step> {
         let mut steps = Vec::with_capacity(self.parts.len() + cuts.0.len());
         let mut cuts = cuts.0.iter().copied().peekable();
         for part in &self.parts {
@@ -112,7 +129,7 @@ impl Script {
     /// Ways to cut it, the given one first: whole, byte by byte, with every single cut, with two and at random. About
     /// `runs` of them, half as many on top of the single cuts at least: every pair when there are few enough, otherwise a
     /// choice made by `seed`.
-    pub(super) fn ways(&self, runs: usize, seed: u64) -> (Vec<Cuts>, Tried) {
+    pub fn ways(&self, runs: usize, seed: u64) -> (Vec<Cuts>, Tried) {
         let mut dice = Dice(seed);
         let count = self.places.len();
         let mut ways = vec![self.given.clone()];
@@ -170,7 +187,7 @@ impl Script {
 
 impl Cuts {
     /// The fewest of these cuts that still `fails`: first one alone, then without one after the other.
-    pub(super) fn shrink(&self, mut fails: impl FnMut(&Self) -> bool) -> Self {
+    pub fn shrink(&self, mut fails: impl FnMut(&Self) -> bool) -> Self {
         let none = Self::default();
         if fails(&none) {
             return none;
@@ -218,10 +235,11 @@ fn pair(at: usize) -> (usize, usize) {
 }
 
 /// Choices that a seed decides (splitmix64).
-pub(super) struct Dice(pub(super) u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    pub(super) fn next(&mut self) -> u64 {
+    /// The next choice, among all numbers.
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -229,8 +247,9 @@ impl Dice {
         word ^ word >> 31
     }
 
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.roll() % bound.max(1) as u64) as usize
     }
 }
 

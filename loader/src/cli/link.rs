@@ -1,0 +1,162 @@
+//! `tidegate link attach|show|detach`.
+
+use std::fmt;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tidegate_abi::control::{Detached, Id, LinkAttach, LinkInfo, LinkList, OnError};
+use tidegate_abi::{Hook, limits};
+
+use super::{Report, live, prog};
+use crate::client::Client;
+use crate::error::Error;
+use crate::run::OnErrorArg;
+use crate::tally::Tally;
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Run a loaded program at a hook from now on
+    Attach(Attach),
+    /// Show the links of every hook, in the order that they run
+    Show,
+    /// End a link: its program does not run there any more
+    Detach {
+        /// Id of the link, as `link show` has it
+        link: Id,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Attach {
+    /// The program, by its id or its name
+    program: String,
+    /// Where it runs; none: at every hook of the program's type
+    #[arg(value_parser = hook)]
+    hook: Option<Hook>,
+    /// Lower runs earlier
+    #[arg(long, default_value_t = 0)]
+    priority: u16,
+    /// What a failed run does with the data
+    #[arg(long, value_enum, default_value = "block")]
+    on_error: OnErrorArg,
+    /// Instructions that one run may take
+    #[arg(long, default_value_t = limits::DEFAULT_BUDGET)]
+    budget: u32,
+    /// What is judged is what is sent, whatever the sender does to its memory meanwhile; costs a copy
+    #[arg(long)]
+    snapshot: bool,
+}
+
+fn hook(text: &str) -> Result<Hook, String> {
+    Hook::from_name(text).ok_or_else(|| {
+        let known: Vec<_> = Hook::ALL.iter().map(|hook| hook.name()).collect();
+        format!("hooks are {}", known.join(", "))
+    })
+}
+
+/// Links.
+#[derive(Serialize)]
+pub(super) struct Links {
+    links: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: Id,
+    hook: &'static str,
+    program: Id,
+    priority: u16,
+    on_error: &'static str,
+    budget: u32,
+    snapshot: bool,
+    /// What it keeps back: directions of connections, and bytes.
+    held: Detached,
+    counted: Tally,
+}
+
+pub(super) fn attach(client: &mut Client, options: &Attach) -> Result<Links, Error> {
+    let (program, kind) = prog::find(client, &options.program)?;
+    let hooks = match options.hook {
+        Some(hook) => vec![hook],
+        None => Hook::ALL.into_iter().filter(|hook| hook.program_type() == kind).collect(),
+    };
+    let mut links = Vec::new();
+    for hook in hooks {
+        let request = LinkAttach {
+            program,
+            hook,
+            priority: options.priority,
+            on_error: options.on_error.into(),
+            budget: options.budget,
+            snapshot: options.snapshot,
+        };
+        match client.call(&request) {
+            Ok(link) => links.push(link),
+            Err(refused) => {
+                // All hooks or none.
+                for link in links {
+                    let _ = client.detach(link);
+                }
+                return Err(live::refused(
+                    &format!("attach `{}` at {}", options.program, hook.name()),
+                    &refused,
+                ));
+            }
+        }
+    }
+    links.into_iter().map(|id| row(client, id)).collect::<Result<_, _>>().map(|links| Links { links })
+}
+
+pub(super) fn show(client: &mut Client) -> Result<Links, Error> {
+    let mut links = Vec::new();
+    for hook in Hook::ALL {
+        let ids = client.call(&LinkList { hook }).map_err(|refused| live::refused("list links", &refused))?;
+        for id in ids {
+            links.push(row(client, id)?);
+        }
+    }
+    Ok(Links { links })
+}
+
+pub(super) fn detach(client: &mut Client, link: Id) -> Result<super::Done, Error> {
+    client.detach(link).map_err(|refused| live::refused(&format!("detach link {link}"), &refused))?;
+    Ok(super::Done)
+}
+
+fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
+    let info =
+        client.call(&LinkInfo { link: id }).map_err(|refused| live::refused("show a link", &refused))?;
+    Ok(Row {
+        id,
+        hook: info.hook.name(),
+        program: info.program,
+        priority: info.priority,
+        on_error: match info.on_error {
+            OnError::Block => "block",
+            OnError::Permit => "permit",
+        },
+        budget: info.budget,
+        snapshot: info.snapshot,
+        held: info.held,
+        counted: info.counters.into(),
+    })
+}
+
+impl Report for Links {}
+
+impl fmt::Display for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for link in &self.links {
+            let Row { id, hook, program, priority, on_error, budget, snapshot, held, counted } = link;
+            write!(f, "{id}: {hook}  program {program}  priority {priority}  on error {on_error}")?;
+            writeln!(f, "  budget {budget}{}", if *snapshot { "  snapshot" } else { "" })?;
+            write!(f, "    {} runs: {counted}", counted.runs)?;
+            if *held == Detached::default() {
+                writeln!(f)?;
+            } else {
+                writeln!(f, "; {} bytes of {} flows kept back", held.bytes, held.flows)?;
+            }
+        }
+        writeln!(f, "{}", crate::tally::count(self.links.len(), "link"))
+    }
+}
