@@ -8,6 +8,7 @@ mod driver;
 mod fuzz;
 mod headers;
 mod image;
+mod lab;
 mod matrix;
 mod programs;
 mod refusals;
@@ -83,6 +84,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Run the driver in Wine: scenarios, unloading, speed, abuse.
+    Lab(lab::Options),
     /// Compile the policies of programs/ into target/programs/.
     Programs,
     /// Verify every policy as clang 14, 16 and 19 compile it at -O1, -O2 and -Os, and as rustc does.
@@ -168,6 +171,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Driver { twice, arm, json } => driver::run(twice, arm, json),
         Verb::Property { cases, seed } => soak::property(cases, seed),
         Verb::Soak { seconds, json } => soak::soak(seconds, json),
+        Verb::Lab(options) => lab::run(&options),
         Verb::Programs => programs::build().map(drop),
         Verb::Matrix => {
             let tally = matrix::run()?;

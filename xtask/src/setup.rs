@@ -47,6 +47,12 @@ pub(crate) const DRIVER: [Package; 8] = [
     package("llvm-22", "/usr/bin/llvm-objdump-22"),
 ];
 
+/// What runs the driver in the lab: Wine, and what builds programs for Windows. The driver's packages come beside these.
+pub(crate) const LAB: [Package; 2] = [
+    package("wine64", "/usr/lib/wine/wine64"),
+    package("gcc-mingw-w64-x86-64-win32", "/usr/bin/x86_64-w64-mingw32-gcc"),
+];
+
 /// What records the captures: the clients, the servers and the recorder.
 pub(crate) const CAPTURES: [Package; 7] = [
     package("bind9-dnsutils", "/usr/bin/dig"),

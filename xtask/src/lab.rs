@@ -1,0 +1,350 @@
+//! `cargo xtask lab`: the real driver in a Wine process, over doubles of the kernel and of the filter engine.
+//!
+//! `docs/lab.md` says what it proves and how it works.
+
+mod images;
+mod wine;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{driver, programs, setup, shell};
+use wine::Session;
+
+/// What `cargo xtask lab` was asked to do.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    json: bool,
+    /// Only scenarios whose name has this text in it
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Abuse the driver instead: requests that no client makes, clients that are killed, memory that is short
+    #[arg(long)]
+    abuse: bool,
+    /// How long to abuse it
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+}
+
+/// Where the lab is in the file system that drivers and programs see.
+const HERE: &str = r"C:\tidegate-lab";
+
+/// What came of it.
+struct Found {
+    rows: Vec<Value>,
+    speed: Vec<Value>,
+    /// What the driver left behind, each time that it was unloaded.
+    unloads: Vec<Unload>,
+}
+
+/// What a driver left behind.
+struct Unload {
+    when: &'static str,
+    bytes: u64,
+    violations: Vec<String>,
+}
+
+fn folder() -> PathBuf {
+    shell::root().join("target/lab")
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let lab = Lab::prepare(options.json)?;
+    if options.abuse {
+        return lab.abuse(options.seconds);
+    }
+    let found = lab.run(options)?;
+    if options.json {
+        println!("{}", found.json());
+    } else {
+        print!("{}", found.closing());
+    }
+    ensure!(found.holds(), "the driver did not do what the user-space host does");
+    Ok(())
+}
+
+/// A prefix of Wine with everything in its place.
+struct Lab {
+    session: Session,
+    quiet: bool,
+}
+
+impl Lab {
+    fn prepare(quiet: bool) -> Result<Self> {
+        setup::need(&[&setup::POLICIES, &setup::DRIVER, &setup::LAB])?;
+        programs::build()?;
+        let image = driver::build()?;
+        let built = build()?;
+        let prefix = folder().join("prefix");
+        wine::make(&prefix)?;
+        let drive = prefix.join("drive_c");
+        let here = drive.join("tidegate-lab");
+        fs::create_dir_all(here.join("objects"))?;
+        let system = drive.join("windows/system32");
+        images::stage(
+            &image,
+            &built.join("fwpkclnt.dll"),
+            &here.join("tidegate.sys"),
+            &system.join("drivers"),
+        )?;
+        fs::copy(shell::root().join("inf/tidegate.inf"), here.join("tidegate.inf"))?;
+        for name in ["tidegate.exe", "traffic.exe"] {
+            fs::copy(built.join(name), here.join(name))?;
+        }
+        shell::run(
+            shell::command(&["x86_64-w64-mingw32-gcc", "-O2", "-s", "-shared", "-o"])
+                .arg(system.join("bcryptprimitives.dll"))
+                .args(["kernel/sim/lab/bcryptprimitives.c", "-ladvapi32"]),
+        )?;
+        for object in fs::read_dir(shell::root().join("target/programs"))? {
+            let object = object?.path();
+            if object.extension().is_some_and(|extension| extension == "o") {
+                fs::copy(&object, here.join("objects").join(object.file_name().unwrap_or_default()))?;
+            }
+        }
+        let hold = [&format!("{HERE}\\traffic.exe"), "hold"];
+        Ok(Self { session: Session::start(&prefix, &folder().join("wine.log"), &hold)?, quiet })
+    }
+
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            println!("{text}");
+        }
+    }
+
+    /// Runs one of the lab's programs; what it printed.
+    fn program(&self, name: &str, words: &[&str]) -> Result<String> {
+        self.session.run(&format!("{HERE}\\{name}.exe"), words)
+    }
+
+    /// A command of `tidegate.exe`, shown with its answer.
+    fn tidegate(&self, words: &[&str]) -> Result<String> {
+        let answer = self.program("tidegate", words)?;
+        self.say(&format!("> tidegate {}", words.join(" ")));
+        self.say(&answer.trim_end().lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"));
+        Ok(answer)
+    }
+
+    /// Lines of JSON that the traffic printed.
+    fn traffic(&self, words: &[&str]) -> Result<Vec<Value>> {
+        let printed = self.program("traffic", words)?;
+        printed.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    fn run(&self, options: &Options) -> Result<Found> {
+        let objects = format!("{HERE}\\objects");
+        self.tidegate(&["driver", "install", &format!("{HERE}\\tidegate.inf")])?;
+        self.tidegate(&["driver", "start"])?;
+        self.tidegate(&["driver", "status"])?;
+        self.command_line(&objects)?;
+
+        self.say("\nscenarios: the driver beside the user-space host");
+        let policies =
+            format!("Z:{}", shell::root().join("programs").display().to_string().replace('/', "\\"));
+        let mut words = vec!["scenarios", "--objects", &objects, &policies];
+        if let Some(filter) = &options.filter {
+            words.extend(["--filter", filter]);
+        }
+        let rows = self.traffic(&words)?;
+        for row in &rows {
+            self.say(&line_of(row));
+        }
+        let speed = self.traffic(&["speed", &objects])?;
+
+        let mut unloads = Vec::new();
+        self.traffic(&["leave", &objects])?;
+        unloads.push(self.stop("with injections pending")?);
+        self.tidegate(&["driver", "start"])?;
+        self.tidegate(&["driver", "status"])?;
+        self.tidegate(&["prog", "show"])?;
+        unloads.push(self.stop("after a restart")?);
+        self.tidegate(&["driver", "uninstall"])?;
+        Ok(Found { rows, speed, unloads })
+    }
+
+    /// Loads, shows and takes out policies as a user does.
+    fn command_line(&self, objects: &str) -> Result<()> {
+        let object = |name: &str| format!("{objects}\\{name}.o");
+        self.tidegate(&[
+            "prog",
+            "load",
+            &object("tls_sni_allow"),
+            "--map",
+            "allowed.example.com=1",
+            "--attach",
+        ])?;
+        self.tidegate(&["prog", "load", &object("http_hdr_rewrite"), "--map", "header.0=X-Via: tidegate"])?;
+        self.tidegate(&["prog", "load", &object("dns_filter")])?;
+        self.tidegate(&["link", "attach", "http_hdr_rewrite", "--priority", "10"])?;
+        let links = self.tidegate(&["link", "show"])?;
+        let programs: Value = serde_json::from_str(&self.program("tidegate", &["-j", "prog", "show"])?)?;
+        let programs = programs["programs"].as_array().cloned().unwrap_or_default();
+        ensure!(programs.len() == 3, "three programs were loaded: {programs:?}");
+        self.tidegate(&["map", "dump", "allowed"])?;
+        self.tidegate(&["map", "update", "allowed", "example.net", "1"])?;
+        self.tidegate(&["map", "lookup", "allowed", "example.net"])?;
+        self.tidegate(&["map", "delete", "allowed", "example.net"])?;
+        for link in links.lines().filter_map(|line| line.split_once(": ")) {
+            if link.0.chars().all(|digit| digit.is_ascii_digit()) {
+                self.tidegate(&["link", "detach", link.0])?;
+            }
+        }
+        for program in programs {
+            self.tidegate(&["prog", "unload", program["name"].as_str().unwrap_or_default()])?;
+        }
+        let left = self.tidegate(&["map", "show"])?;
+        ensure!(left.trim() == "0 maps", "maps are left: {left}");
+        Ok(())
+    }
+
+    /// Stops the driver, and reads what it left behind.
+    fn stop(&self, when: &'static str) -> Result<Unload> {
+        let file = self.session.drive().join("tidegate-lab/unloaded");
+        let _ = fs::remove_file(&file);
+        self.tidegate(&["driver", "stop"])?;
+        // What the driver frees last it may free a moment after it has said that it is gone.
+        let mut unload = Unload::read(when, &file)?;
+        for _ in 0..50 {
+            if unload.bytes == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(10));
+            unload = Unload::read(when, &file)?;
+        }
+        self.say(&format!("  {unload}"));
+        Ok(unload)
+    }
+
+    fn abuse(&self, seconds: u64) -> Result<()> {
+        let objects = format!("{HERE}\\objects");
+        self.tidegate(&["driver", "install", &format!("{HERE}\\tidegate.inf")])?;
+        self.tidegate(&["driver", "start"])?;
+        let words = ["abuse", &objects, "--seconds", &seconds.to_string()];
+        let printed = self.session.run_for(seconds + 120, &format!("{HERE}\\traffic.exe"), &words)?;
+        println!("{}", printed.trim_end());
+        self.tidegate(&["driver", "status"])?;
+        let unload = self.stop("after the abuse")?;
+        ensure!(unload.holds(), "{unload}");
+        Ok(())
+    }
+}
+
+/// Builds the doubles and the programs for Windows; the folder that they are in.
+fn build() -> Result<PathBuf> {
+    let target = folder().join("build");
+    shell::run(
+        shell::command(&[
+            "cargo",
+            "build",
+            "--locked",
+            "--quiet",
+            "--release",
+            "-Zbuild-std=std,panic_abort",
+        ])
+        .args(["--target", "x86_64-pc-windows-gnu", "--target-dir"])
+        .arg(&target)
+        .args([
+            "--package",
+            "tidegate",
+            "--package",
+            "tidegate-lab-traffic",
+            "--package",
+            "tidegate-lab-doubles",
+        ])
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC_BOOTSTRAP", "1")
+        // Quick to build: what is measured here is measured side by side.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
+        .env_remove("RUSTFLAGS"),
+    )?;
+    Ok(target.join("x86_64-pc-windows-gnu/release"))
+}
+
+fn holds(row: &Value) -> bool {
+    row["equal"] == true && row["violations"] == 0 && row["leaked_bytes"] == 0
+}
+
+fn line_of(row: &Value) -> String {
+    let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let mut line = format!(
+        "  {}  {:<20} {}  ({} runs)",
+        if holds(row) { "equal" } else { "FAIL " },
+        text("object"),
+        text("scenario"),
+        row["runs"]
+    );
+    for wrong in row["wrong"].as_array().into_iter().flatten() {
+        line += &format!("\n         {}", wrong.as_str().unwrap_or_default().replace('\n', "\n         "));
+    }
+    if row["leaked_bytes"] != 0 {
+        line += &format!("\n         {} bytes of pool leaked", row["leaked_bytes"]);
+    }
+    line
+}
+
+impl Unload {
+    /// Reads the doubles' last words: bytes and blocks of pool and the number of violations, then those.
+    fn read(when: &'static str, file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).context("the doubles saw no end of the driver")?;
+        let mut lines = text.lines();
+        let Some(bytes) = lines.next().and_then(|head| head.split(' ').next()?.parse().ok()) else {
+            bail!("the doubles said something else: {text}");
+        };
+        Ok(Self { when, bytes, violations: lines.map(str::to_owned).collect() })
+    }
+
+    fn holds(&self) -> bool {
+        self.bytes == 0 && self.violations.is_empty()
+    }
+}
+
+impl std::fmt::Display for Unload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = self.violations.len();
+        write!(f, "unloaded {}: {} bytes of pool left, {count} rules broken", self.when, self.bytes)?;
+        self.violations.iter().try_for_each(|violation| write!(f, "\n    {violation}"))
+    }
+}
+
+impl Found {
+    fn holds(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(holds) && self.unloads.iter().all(Unload::holds)
+    }
+
+    fn json(&self) -> Value {
+        let unloads: Vec<_> = self
+            .unloads
+            .iter()
+            .map(|unload| {
+                json!({"when": unload.when, "leaked_bytes": unload.bytes, "violations": unload.violations.len()})
+            })
+            .collect();
+        json!({"schema": 1, "rows": self.rows, "speed": self.speed, "unloads": unloads})
+    }
+
+    fn closing(&self) -> String {
+        let mut text = String::from("\nspeed: the driver beside the user-space host, medians of one run\n");
+        for row in &self.speed {
+            let time = |field: &str| row[field].as_f64().unwrap_or_default() / 1000.0;
+            text += &format!(
+                "  {:<32} {:>10.2} us  host {:>10.2} us  ratio {:.2}\n",
+                row["measured"].as_str().unwrap_or_default(),
+                time("driver_ns"),
+                time("host_ns"),
+                row["ratio"].as_f64().unwrap_or_default()
+            );
+        }
+        let equal = self.rows.iter().filter(|row| holds(row)).count();
+        let failed = self.rows.len() - equal + self.unloads.iter().filter(|unload| !unload.holds()).count();
+        text + &format!("{}: {equal} passed, {failed} failed\n", if self.holds() { "ok" } else { "FAILED" })
+    }
+}
