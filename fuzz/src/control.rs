@@ -195,7 +195,7 @@ fn def(input: &mut Bytes<'_>) -> MapDef {
     let odd = input.byte();
     let (key_size, value_size, max_entries) = match kind {
         MapKind::Array | MapKind::PerCpuArray => (4, 8 + u32::from(odd & 0x18), 1 + u32::from(odd >> 6)),
-        MapKind::Hash | MapKind::LruHash => (8, 16, 1 + u32::from(odd & 7)),
+        MapKind::Hash | MapKind::LruHash | MapKind::FlowStorage => (8, 16, 1 + u32::from(odd & 7)),
         MapKind::RingBuf => (0, 0, 4096),
     };
     match odd {

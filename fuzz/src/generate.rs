@@ -5,7 +5,7 @@ use tidegate_abi::helper::{Arg, HELPERS, Helper, Resource, Ret};
 use tidegate_abi::insn::{alu, atomic, call, class, jmp, mode, pseudo, size, source};
 use tidegate_abi::{Insn, MapDef, MapKind, ProgramType, Verdict};
 
-/// The maps of every generated program: one of each kind, and a read-only one. Values are whole words, so that the memory
+/// The maps of every generated program: one of each kind, and a read-only array. Values are whole words, so that the memory
 /// of a run can be exactly theirs.
 pub const MAPS: &[MapDef] = &[
     MapDef { kind: MapKind::Hash, key_size: 8, value_size: 24, max_entries: 4, flags: 0 },
@@ -20,6 +20,7 @@ pub const MAPS: &[MapDef] = &[
         max_entries: 1,
         flags: tidegate_abi::map::RDONLY_PROG,
     },
+    MapDef { kind: MapKind::FlowStorage, key_size: 8, value_size: 16, max_entries: 4, flags: 0 },
 ];
 
 /// The fuzzer's bytes, taken from the front. Behind their end they are zeros.

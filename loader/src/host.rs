@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
-use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG, layer};
+use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG};
 use tidegate_abi::{Hook, ProgramType};
-use tidegate_callout::{Callouts, NOTICES, Objects, Options};
+use tidegate_callout::{Callouts, NOTICES, Objects, Options, layer_of};
 use tidegate_runtime::Runtime;
 
 use crate::capture::{Flags, Transport};
@@ -143,16 +143,6 @@ const AT_ONCE: Options = Options { mid_stream: false, grace: 0 };
 /// There is not enough memory.
 pub fn runtime() -> Result<Runtime, Error> {
     Runtime::new(platform()).map_err(|status| broken(status.text()))
-}
-
-/// The layer of a hook, by the number that the filter engine knows it by.
-const fn layer_of(hook: Hook) -> u16 {
-    match hook {
-        Hook::StreamV4 => layer::STREAM_V4,
-        Hook::StreamV6 => layer::STREAM_V6,
-        Hook::OutboundTransportV4 => layer::OUTBOUND_TRANSPORT_V4,
-        Hook::OutboundTransportV6 => layer::OUTBOUND_TRANSPORT_V6,
-    }
 }
 
 fn broken(reason: &str) -> Error {

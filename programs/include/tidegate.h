@@ -50,7 +50,7 @@ typedef long long __s64;
 /* A clone of what is shown: handed out, edited, injected or discarded; never looked into. */
 struct tidegate_clone;
 
-#define TIDEGATE_API_VERSION 2
+#define TIDEGATE_API_VERSION 3
 
 /* What a program returns. */
 enum tidegate_verdict {
@@ -172,6 +172,7 @@ struct tidegate_send {
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
+#define BPF_MAP_TYPE_FLOW_STORAGE 24
 #define BPF_MAP_TYPE_RINGBUF 27
 
 /* Map flags, for __uint(map_flags, ..): programs may read, not write. */
@@ -241,6 +242,13 @@ static long (*const tidegate_find)(void *ctx, __u64 offset, const void *pattern,
  * returns -EINVAL. */
 static long (*const tidegate_load_bytes)(void *ctx, __u64 offset, void *to, __u32 size) = (void *)0x10004;
 
+/* The value of this connection, or null. Flag 1 makes it, zeroed, when there is none: for stream programs,
+ * whose connections are known to end; null when the map is full. */
+static void *(*const tidegate_flow_storage_get)(void *ctx, void *map, __u64 flags) = (void *)0x10005;
+
+/* Deletes the value of this connection. The end of the connection does so too. */
+static long (*const tidegate_flow_storage_delete)(void *ctx, void *map) = (void *)0x10006;
+
 /* A clone of the bytes shown (FwpsCloneStreamData0), to be edited and injected; null when one is held
  * already. Inject or discard it. Programs in tidegate/stream only. */
 static struct tidegate_clone *(*const tidegate_clone_stream_data)(struct tidegate_stream *ctx) = (void *)0x10010;
@@ -272,6 +280,15 @@ static struct tidegate_clone *(*const tidegate_clone_net_buffer_list)(struct tid
 /* Injects the clone in place of the packet shown (FwpsInjectTransportSendAsync1); lengths and checksums
  * are made right. The program must return BLOCK, or both would be sent. Programs in tidegate/send only. */
 static long (*const tidegate_inject_transport_send)(struct tidegate_send *ctx, struct tidegate_clone *clone, __u64 flags) = (void *)0x10021;
+
+/* Sends the packet, or its clone, to another address: 4 bytes for IPv4, 16 for IPv6, network order, of the
+ * packet's own family (-EINVAL). `port` is UDP's, host order; 0 keeps it. Replies come from there.
+ * -EOPNOTSUPP for TCP and for raw sends. Programs in tidegate/send only. */
+static long (*const tidegate_set_remote)(struct tidegate_send *ctx, const void *address, __u32 size, __u64 port) = (void *)0x10022;
+
+/* Sends the packet, or its clone, with this type of service (IPv4) or traffic class (IPv6): DSCP in the
+ * upper six bits. -EOPNOTSUPP for TCP and for raw sends. Programs in tidegate/send only. */
+static long (*const tidegate_set_tos)(struct tidegate_send *ctx, __u64 tos) = (void *)0x10023;
 
 /* Replaces `remove` bytes from `offset` of the clone with `data`; offsets speak of the bytes as shown, as
  * with tidegate_replace. Size 0 removes. */

@@ -111,7 +111,8 @@ pub enum Effect {
     },
     /// Injects a clone of all that is shown, in its place: the run must end with BLOCK.
     Replace,
-    /// Is about bytes beside those shown: plans to send new ones, or to remove some that follow.
+    /// Is about what is beside the bytes shown: plans to send new ones, to remove some that follow, or what a packet is
+    /// sent with.
     Beside {
         /// The parameter that is the number of new bytes.
         size: Option<usize>,
@@ -164,7 +165,7 @@ impl Helper {
             REMOVE => Effect::Edit { offset: 1, remove: Some(2), size: None },
             STREAM_INJECT | INJECT_TRANSPORT_SEND => Effect::Replace,
             STREAM_INJECT_DATA => Effect::Beside { size: Some(3) },
-            REMOVE_AHEAD => Effect::Beside { size: None },
+            REMOVE_AHEAD | SET_REMOTE | SET_TOS => Effect::Beside { size: None },
             _ => Effect::None,
         }
     }
@@ -305,6 +306,20 @@ helpers! {
         -> STATUS, ProgramTypes::ALL, SEE_PAYLOAD;
         "Copies `size` bytes from `offset` of what is shown; when not all of them are there, zeroes \
          `to` and returns -EINVAL."
+    0x10005 FLOW_STORAGE_GET tidegate_flow_storage_get(
+        CTX,
+        p("map", Arg::Map(MapKind::FlowStorage.set())),
+        p("flags", Arg::Flags(1))
+    )
+        -> Ret::MapValueOrNull, ProgramTypes::ALL, NONE;
+        "The value of this connection, or null. Flag 1 makes it, zeroed, when there is none: for stream \
+         programs, whose connections are known to end; null when the map is full."
+    0x10006 FLOW_STORAGE_DELETE tidegate_flow_storage_delete(
+        CTX,
+        p("map", Arg::Map(MapKind::FlowStorage.set()))
+    )
+        -> STATUS, ProgramTypes::ALL, NONE;
+        "Deletes the value of this connection. The end of the connection does so too."
     0x10010 CLONE_STREAM_DATA tidegate_clone_stream_data(CTX)
         -> Ret::CloneOrNull, ProgramType::Stream.set(), EDIT;
         "A clone of the bytes shown (FwpsCloneStreamData0), to be edited and injected; null when one \
@@ -352,6 +367,20 @@ helpers! {
         -> STATUS, ProgramType::Send.set(), INJECT;
         "Injects the clone in place of the packet shown (FwpsInjectTransportSendAsync1); lengths and \
          checksums are made right. The program must return BLOCK, or both would be sent."
+    0x10022 SET_REMOTE tidegate_set_remote(
+        CTX,
+        p("address", Arg::Readable),
+        p("size", Arg::Size { min: 4, max: 16 }),
+        p("port", Arg::Scalar)
+    )
+        -> STATUS, ProgramType::Send.set(), EDIT;
+        "Sends the packet, or its clone, to another address: 4 bytes for IPv4, 16 for IPv6, network order, \
+         of the packet's own family (-EINVAL). `port` is UDP's, host order; 0 keeps it. Replies come from \
+         there. -EOPNOTSUPP for TCP and for raw sends."
+    0x10023 SET_TOS tidegate_set_tos(CTX, p("tos", Arg::Scalar))
+        -> STATUS, ProgramType::Send.set(), EDIT;
+        "Sends the packet, or its clone, with this type of service (IPv4) or traffic class (IPv6): DSCP in \
+         the upper six bits. -EOPNOTSUPP for TCP and for raw sends."
     0x10030 CLONE_REPLACE tidegate_clone_replace(
         p("clone", Arg::Borrow(Resource::Clone)),
         p("offset", Arg::Scalar),

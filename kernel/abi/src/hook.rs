@@ -39,6 +39,14 @@ impl ProgramType {
         })
     }
 
+    /// Where a program of this type goes when nobody says where: each byte or packet passes one of them, and one only.
+    pub const fn hooks(self) -> [Hook; 2] {
+        match self {
+            Self::Stream => [Hook::StreamV4, Hook::StreamV6],
+            Self::Send => [Hook::OutboundTransportV4, Hook::OutboundTransportV6],
+        }
+    }
+
     /// A set with this one type.
     pub const fn set(self) -> ProgramTypes {
         ProgramTypes(1 << self as u8)
@@ -71,12 +79,28 @@ pub enum Hook {
     OutboundTransportV4 = 2,
     /// `FWPM_LAYER_OUTBOUND_TRANSPORT_V6`.
     OutboundTransportV6 = 3,
+    /// `FWPM_LAYER_DATAGRAM_DATA_V4`, outbound only: UDP, ICMP and raw sends, before the transport layer sees them.
+    DatagramDataV4 = 4,
+    /// `FWPM_LAYER_DATAGRAM_DATA_V6`, outbound only.
+    DatagramDataV6 = 5,
+    /// `FWPM_LAYER_OUTBOUND_ICMP_ERROR_V4`: what the stack answers by itself, before the transport layer sees it.
+    OutboundIcmpErrorV4 = 6,
+    /// `FWPM_LAYER_OUTBOUND_ICMP_ERROR_V6`.
+    OutboundIcmpErrorV6 = 7,
 }
 
 impl Hook {
     /// Every hook, in the order of their numbers.
-    pub const ALL: [Self; 4] =
-        [Self::StreamV4, Self::StreamV6, Self::OutboundTransportV4, Self::OutboundTransportV6];
+    pub const ALL: [Self; 8] = [
+        Self::StreamV4,
+        Self::StreamV6,
+        Self::OutboundTransportV4,
+        Self::OutboundTransportV6,
+        Self::DatagramDataV4,
+        Self::DatagramDataV6,
+        Self::OutboundIcmpErrorV4,
+        Self::OutboundIcmpErrorV6,
+    ];
 
     /// The name that people type.
     pub const fn name(self) -> &'static str {
@@ -85,6 +109,10 @@ impl Hook {
             Self::StreamV6 => "stream-v6",
             Self::OutboundTransportV4 => "outbound-transport-v4",
             Self::OutboundTransportV6 => "outbound-transport-v6",
+            Self::DatagramDataV4 => "datagram-data-v4",
+            Self::DatagramDataV6 => "datagram-data-v6",
+            Self::OutboundIcmpErrorV4 => "outbound-icmp-error-v4",
+            Self::OutboundIcmpErrorV6 => "outbound-icmp-error-v6",
         }
     }
 
@@ -92,7 +120,12 @@ impl Hook {
     pub const fn program_type(self) -> ProgramType {
         match self {
             Self::StreamV4 | Self::StreamV6 => ProgramType::Stream,
-            Self::OutboundTransportV4 | Self::OutboundTransportV6 => ProgramType::Send,
+            Self::OutboundTransportV4
+            | Self::OutboundTransportV6
+            | Self::DatagramDataV4
+            | Self::DatagramDataV6
+            | Self::OutboundIcmpErrorV4
+            | Self::OutboundIcmpErrorV6 => ProgramType::Send,
         }
     }
 

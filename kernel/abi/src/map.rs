@@ -20,13 +20,17 @@ pub enum MapKind {
     /// A [`Hash`](Self::Hash) that forgets the entry that was not used for longest when it is full. Uses are the lookups of
     /// programs and all updates; lookups by control messages are not.
     LruHash = 9,
+    /// One value for each connection: made, zeroed, when a stream program first asks for it, gone with its connection. Its key is
+    /// the flow's id. All have their memory from the start, as those of a [`Hash`](Self::Hash).
+    FlowStorage = 24,
     /// Records from programs to user space, in order; `max_entries` is its size in bytes, a power of two.
     RingBuf = 27,
 }
 
 impl MapKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Hash, Self::Array, Self::PerCpuArray, Self::LruHash, Self::RingBuf];
+    pub const ALL: [Self; 6] =
+        [Self::Hash, Self::Array, Self::PerCpuArray, Self::LruHash, Self::FlowStorage, Self::RingBuf];
 
     /// The name that people type, bpftool's.
     pub const fn name(self) -> &'static str {
@@ -35,6 +39,7 @@ impl MapKind {
             Self::Array => "array",
             Self::PerCpuArray => "percpu_array",
             Self::LruHash => "lru_hash",
+            Self::FlowStorage => "flow_storage",
             Self::RingBuf => "ringbuf",
         }
     }
@@ -114,7 +119,9 @@ impl MapDefError {
     /// The reason in words.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::KeySize => "key size: arrays take 4, ring buffers 0, hashes 1 to 512 bytes",
+            Self::KeySize => {
+                "key size: arrays take 4, flow storages 8, ring buffers 0, hashes 1 to 512 bytes"
+            }
             Self::ValueSize => "value size: ring buffers take 0, the other kinds 1 to 65,536 bytes",
             Self::MaxEntries => {
                 "max_entries: at least 1, and for a ring buffer a power of two from 4,096 bytes on"
@@ -144,6 +151,7 @@ impl MapDef {
         let (key_min, key_max) = match self.kind {
             MapKind::Hash | MapKind::LruHash => (1, limits::MAX_KEY as u32),
             MapKind::Array | MapKind::PerCpuArray => (4, 4),
+            MapKind::FlowStorage => (8, 8),
             MapKind::RingBuf => (0, 0),
         };
         if self.key_size < key_min || self.key_size > key_max {
@@ -164,7 +172,9 @@ impl MapDef {
         let each = match self.kind {
             MapKind::RingBuf => 1,
             MapKind::Array | MapKind::PerCpuArray => self.stride() as u64,
-            MapKind::Hash | MapKind::LruHash => self.stride() as u64 + key + HASH_ENTRY,
+            MapKind::Hash | MapKind::LruHash | MapKind::FlowStorage => {
+                self.stride() as u64 + key + HASH_ENTRY
+            }
         };
         if each * self.max_entries as u64 > limits::MAX_MAP_MEMORY as u64 {
             return Err(MapDefError::Memory);

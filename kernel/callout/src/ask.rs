@@ -118,7 +118,7 @@ impl Ask<'_> {
             }
             let verdict = {
                 let connection = Connection {
-                    application: &self.flow.application,
+                    flow: self.flow,
                     own,
                     open: self.open_directions(),
                     ends: (bounds.end && bounds.len == 0).then_some(self.direction),

@@ -14,6 +14,19 @@ pub(crate) enum Ends {
     V6([u8; 16], [u8; 16]),
 }
 
+impl Ends {
+    /// The same source, and this destination, IPv4 in the first four bytes.
+    pub(crate) fn to(self, remote: [u8; 16]) -> Self {
+        match self {
+            Self::V4(source, _) => {
+                let [a, b, c, d, ..] = remote;
+                Self::V4(source, [a, b, c, d])
+            }
+            Self::V6(source, _) => Self::V6(source, remote),
+        }
+    }
+}
+
 /// Why a packet can't be repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
@@ -63,6 +76,44 @@ pub(crate) fn repair(packet: &mut [u8], protocol: IPPROTO, ends: &Ends) -> Resul
     };
     put(packet, field, checksum);
     Ok(())
+}
+
+/// Makes the IP header of a raw send right for so many bytes behind it: its length, and IPv4's checksum. Gives back the ends
+/// that it names, which count for the pseudo-header.
+///
+/// # Errors
+/// [`Broken`]: it is no header of its own size without extensions, or of a fragment; it is then as it was.
+pub(crate) fn repair_header(header: &mut [u8], behind: usize) -> Result<Ends, Broken> {
+    match (header.first().map(|first| first >> 4), header.len()) {
+        (Some(4), size @ 20..=60) => {
+            let words = header.first().map_or(0, |first| usize::from(first & 0xf));
+            let fragment =
+                header.get(6..8).is_none_or(|bytes| matches!(bytes, [a, b] if a & 0x3f != 0 || *b != 0));
+            if words * 4 != size || fragment {
+                return Err(Broken::Protocol);
+            }
+            put(header, 2, u16::try_from(size + behind).map_err(|_| Broken::Long)?);
+            put(header, 10, 0);
+            let mut sum = Sum(0);
+            sum.add(header);
+            put(header, 10, sum.finish());
+            Ok(Ends::V4(address(header, 12)?, address(header, 16)?))
+        }
+        (Some(6), 40) => {
+            put(header, 4, u16::try_from(behind).map_err(|_| Broken::Long)?);
+            Ok(Ends::V6(address(header, 8)?, address(header, 24)?))
+        }
+        _ => Err(Broken::Protocol),
+    }
+}
+
+fn address<const BYTES: usize>(header: &[u8], at: usize) -> Result<[u8; BYTES], Broken> {
+    header.get(at..).and_then(|bytes| bytes.first_chunk()).copied().ok_or(Broken::Short)
+}
+
+/// Writes the destination port of a UDP packet.
+pub(crate) fn set_udp_port(packet: &mut [u8], port: u16) {
+    put(packet, 2, port);
 }
 
 fn put(packet: &mut [u8], at: usize, value: u16) {
@@ -180,6 +231,33 @@ mod tests {
         let mut sum = Sum(0);
         sum.add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), !0xddf2);
+    }
+
+    #[test]
+    fn the_header_of_a_raw_send_says_how_long_it_is_and_sums_up() {
+        let mut v4 =
+            [&[0x46, 0, 9, 9, 1, 2, 0x40, 0, 64, 17, 9, 9][..], &[192, 0, 2, 1], &[198, 51, 100, 2], &[1; 4]]
+                .concat();
+        assert_eq!(repair_header(&mut v4, 100), Ok(V4));
+        assert_eq!(v4[2..4], 124_u16.to_be_bytes());
+        let mut sum = Sum(0);
+        sum.add(&v4);
+        assert_eq!(sum.finish(), 0);
+        let mut v6 = [&[0x60, 0, 0, 0, 9, 9, 17, 64][..], &[0x20; 16], &[0xfe; 16]].concat();
+        assert_eq!(repair_header(&mut v6, 100), Ok(V6));
+        assert_eq!(v6[4..6], 100_u16.to_be_bytes());
+
+        for (broken, why) in [
+            (v4[..20].to_vec(), Broken::Protocol),
+            ([&v6[..], &[0; 8]].concat(), Broken::Protocol),
+            ([&v4[..6], &[0x20, 0], &v4[8..]].concat(), Broken::Protocol),
+            (vec![], Broken::Protocol),
+        ] {
+            let mut after = broken.clone();
+            assert_eq!((repair_header(&mut after, 9), after), (Err(why), broken));
+        }
+        assert_eq!(repair_header(&mut v4, 65_512), Err(Broken::Long));
+        assert_eq!(repair_header(&mut v6, 65_536), Err(Broken::Long));
     }
 
     #[test]

@@ -70,6 +70,9 @@ impl Marks {
         Self(64 << direction)
     }
 
+    /// Programs keep something of it. Nothing to look at for classify.
+    pub(crate) const STORED: Self = Self(256);
+
     /// Whether all bits of `other` are set.
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -77,7 +80,16 @@ impl Marks {
 
     /// Whether there is nothing to look at.
     pub(crate) const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.0 & !Self::STORED.0 == 0
+    }
+}
+
+/// Nobody asks a program about it any more.
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if self.marks().has(Marks::STORED) {
+            self.engine.runtime.end_flow(self.id);
+        }
     }
 }
 

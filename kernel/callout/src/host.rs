@@ -5,6 +5,8 @@ use tidegate_runtime::Calls;
 use tidegate_vm::{Cause, Fault, Host, Memory};
 
 use crate::edit::{Own, Plan};
+use crate::envelope::Envelope;
+use crate::flow::{Flow, Marks};
 use crate::search;
 
 /// Which edits of the bytes shown can be carried out.
@@ -36,19 +38,21 @@ const _: () = assert!(limits::MAX_CLONES == 1);
 /// Answers the helper calls of one run.
 pub(crate) struct PacketHost<'r> {
     calls: Calls<'r>,
+    /// The connection's number; 0 for none.
+    flow: u64,
     window: &'r [u8],
     editable: Editable,
     edits: &'r mut Plan,
     clone_edits: &'r mut Plan,
     clone: Clone,
     connection: Option<Connection<'r>>,
+    envelope: Option<&'r mut Envelope>,
     scan_left: usize,
 }
 
 /// What a program can do with the connection around the bytes shown.
 pub(crate) struct Connection<'r> {
-    /// Path of the program that owns the local end; empty: not known.
-    pub(crate) application: &'r [u8],
+    pub(crate) flow: &'r Flow,
     pub(crate) own: &'r mut Own,
     /// Directions that data can be sent in.
     pub(crate) open: [bool; 2],
@@ -68,13 +72,29 @@ impl<'r> PacketHost<'r> {
         edits.clear();
         clone_edits.clear();
         let scan_left = limits::MAX_SCAN;
-        Self { calls, window, editable, edits, clone_edits, clone: Clone::None, connection: None, scan_left }
+        Self {
+            calls,
+            flow: 0,
+            window,
+            editable,
+            edits,
+            clone_edits,
+            clone: Clone::None,
+            connection: None,
+            envelope: None,
+            scan_left,
+        }
     }
 
     /// The same for a run about a connection. Its own data is cleared.
     pub(crate) fn with(self, connection: Connection<'r>) -> Self {
         connection.own.clear();
-        Self { connection: Some(connection), ..self }
+        Self { flow: connection.flow.id, connection: Some(connection), ..self }
+    }
+
+    /// The same for a run about a packet, of a connection if it has a number, whose envelope may be written on.
+    pub(crate) fn with_envelope(self, flow: u64, envelope: Option<&'r mut Envelope>) -> Self {
+        Self { flow, envelope, ..self }
     }
 
     /// Whether the program wants its clone injected.
@@ -150,8 +170,27 @@ impl<'r> PacketHost<'r> {
         }
     }
 
+    fn flow_storage(&mut self, map: u64, flags: u64) -> Result<u64, Fault> {
+        if self.flow == 0 {
+            return Ok(0);
+        }
+        // Only what is known to end has something that ends with it.
+        let makes = self.connection.as_ref().filter(|_| flags & 1 != 0);
+        if let Some(connection) = makes {
+            connection.flow.mark(Marks::STORED);
+        }
+        self.calls.flow_storage(map, self.flow, makes.is_some())
+    }
+
+    fn envelope(&mut self) -> Result<&mut Envelope, i64> {
+        match &mut self.envelope {
+            Some(envelope) if self.editable == Editable::Yes => Ok(envelope),
+            _ => Err(errno::EOPNOTSUPP),
+        }
+    }
+
     fn application(&self, to: &mut [u8]) -> u64 {
-        let path = self.connection.as_ref().map_or(&[][..], |connection| connection.application);
+        let path = self.connection.as_ref().map_or(&[][..], |connection| &connection.flow.application);
         let (copied, rest) = to.split_at_mut(path.len().min(to.len()));
         copied.iter_mut().zip(path).for_each(|(to, from)| *to = *from);
         rest.fill(0);
@@ -202,6 +241,13 @@ impl Host for PacketHost<'_> {
                 self.scan(size)?;
                 Ok(self.application(if size == 0 { &mut [] } else { memory.write(a, size)? }))
             }
+            helper::FLOW_STORAGE_GET => self.flow_storage(a, b),
+            helper::FLOW_STORAGE_DELETE => self.calls.delete_flow_storage(a, self.flow),
+            helper::SET_REMOTE => {
+                let address = memory.read(a, size_of_memory(b)?)?;
+                Ok(status(self.envelope().and_then(|envelope| envelope.set_remote(address, c))))
+            }
+            helper::SET_TOS => Ok(status(self.envelope().and_then(|envelope| envelope.set_tos(a)))),
             helper::CLONE_STREAM_DATA | helper::CLONE_NET_BUFFER_LIST => {
                 if self.clone != Clone::None || self.editable == Editable::No {
                     return Ok(0);

@@ -284,6 +284,12 @@ pub(crate) struct SendInjection {
     pub(crate) control: Vec<u64>,
     /// Bytes of it.
     pub(crate) control_len: u32,
+    /// A copy of a raw socket's IP header that is apart from the packet, in words as the stack wants it aligned.
+    pub(crate) header: Vec<u64>,
+    /// Bytes of it.
+    pub(crate) header_len: u32,
+    /// The packet begins with a raw socket's IP header, which says all that the parameters would.
+    pub(crate) is_raw: bool,
     /// The link that wants it so, and its verdict; none for an unchanged copy.
     pub(crate) by: Option<(Arc<Link>, Verdict)>,
     /// Filled in when it is injected; the system reads it until the completion.
@@ -344,7 +350,11 @@ impl SendInjection {
                 this.args.controlData = this.control.as_mut_ptr().cast();
                 this.args.controlDataLength = this.control_len;
             }
-            let args = &raw mut this.args;
+            if this.header_len > 0 {
+                this.args.headerIncludeHeader = this.header.as_mut_ptr().cast();
+                this.args.headerIncludeHeaderLength = this.header_len;
+            }
+            let args = if this.is_raw { ptr::null_mut() } else { &raw mut this.args };
             let (endpoint, family, compartment, nbl) =
                 (this.endpoint, this.family, this.compartment, this.body.nbl);
             let status = FwpsInjectTransportSendAsync1(

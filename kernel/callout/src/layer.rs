@@ -5,7 +5,7 @@
 
 use core::ops::Deref;
 
-use fwps_sys::layer::{self, outbound_transport, stream};
+use fwps_sys::layer::{self, datagram_data, outbound_icmp_error, outbound_transport, stream};
 use fwps_sys::{
     ADDRESS_FAMILY, COMPARTMENT_ID, FWP_CONDITION_FLAG, FWP_DATA_TYPE, FWP_VALUE0,
     FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0, FWPS_METADATA_FIELD, FWPS_STREAM_DATA0,
@@ -27,6 +27,8 @@ pub(crate) struct Layer {
     pub(crate) hook: Hook,
     /// Family of its addresses.
     pub(crate) family: ADDRESS_FAMILY,
+    /// The only protocol that it shows, if it is only one.
+    protocol: Option<IPPROTO>,
     fields: Fields,
 }
 
@@ -39,7 +41,10 @@ struct Fields {
     remote_port: usize,
     flags: usize,
     compartment: usize,
+    /// Who opened the connection.
     opener: Option<usize>,
+    /// Which way the packet goes.
+    direction: Option<usize>,
     protocol: Option<usize>,
     interface: Option<usize>,
 }
@@ -52,6 +57,7 @@ const STREAM: Fields = Fields {
     flags: stream::FLAGS,
     compartment: stream::COMPARTMENT_ID,
     opener: Some(stream::DIRECTION),
+    direction: None,
     protocol: None,
     interface: None,
 };
@@ -64,27 +70,70 @@ const OUTBOUND_TRANSPORT: Fields = Fields {
     flags: outbound_transport::FLAGS,
     compartment: outbound_transport::COMPARTMENT_ID,
     opener: None,
+    direction: None,
     protocol: Some(outbound_transport::IP_PROTOCOL),
     interface: Some(outbound_transport::INTERFACE_INDEX),
 };
 
+const DATAGRAM_DATA: Fields = Fields {
+    local_address: datagram_data::IP_LOCAL_ADDRESS,
+    remote_address: datagram_data::IP_REMOTE_ADDRESS,
+    local_port: datagram_data::IP_LOCAL_PORT,
+    remote_port: datagram_data::IP_REMOTE_PORT,
+    flags: datagram_data::FLAGS,
+    compartment: datagram_data::COMPARTMENT_ID,
+    opener: None,
+    direction: Some(datagram_data::DIRECTION),
+    protocol: Some(datagram_data::IP_PROTOCOL),
+    interface: Some(datagram_data::INTERFACE_INDEX),
+};
+
+const OUTBOUND_ICMP_ERROR: Fields = Fields {
+    local_address: outbound_icmp_error::IP_LOCAL_ADDRESS,
+    remote_address: outbound_icmp_error::IP_REMOTE_ADDRESS,
+    local_port: outbound_icmp_error::ICMP_TYPE,
+    remote_port: outbound_icmp_error::ICMP_CODE,
+    flags: outbound_icmp_error::FLAGS,
+    compartment: outbound_icmp_error::COMPARTMENT_ID,
+    opener: None,
+    direction: None,
+    protocol: None,
+    interface: Some(outbound_icmp_error::INTERFACE_INDEX),
+};
+
 /// Every layer, in the order of [`Hook::ALL`].
-pub(crate) const LAYERS: [Layer; Hook::ALL.len()] = [
-    Layer { id: layer::STREAM_V4, hook: Hook::StreamV4, family: ADDRESS_FAMILY::INET, fields: STREAM },
-    Layer { id: layer::STREAM_V6, hook: Hook::StreamV6, family: ADDRESS_FAMILY::INET6, fields: STREAM },
-    Layer {
-        id: layer::OUTBOUND_TRANSPORT_V4,
-        hook: Hook::OutboundTransportV4,
-        family: ADDRESS_FAMILY::INET,
-        fields: OUTBOUND_TRANSPORT,
-    },
-    Layer {
-        id: layer::OUTBOUND_TRANSPORT_V6,
-        hook: Hook::OutboundTransportV6,
-        family: ADDRESS_FAMILY::INET6,
-        fields: OUTBOUND_TRANSPORT,
-    },
-];
+pub(crate) const LAYERS: [Layer; Hook::ALL.len()] = {
+    const V4: ADDRESS_FAMILY = ADDRESS_FAMILY::INET;
+    const V6: ADDRESS_FAMILY = ADDRESS_FAMILY::INET6;
+    const fn row(
+        id: u16,
+        hook: Hook,
+        family: ADDRESS_FAMILY,
+        protocol: Option<IPPROTO>,
+        fields: Fields,
+    ) -> Layer {
+        Layer { id, hook, family, protocol, fields }
+    }
+    let (tcp, icmp, icmp6) = (Some(IPPROTO::TCP), Some(IPPROTO::ICMP), Some(IPPROTO::ICMPV6));
+    [
+        row(layer::STREAM_V4, Hook::StreamV4, V4, tcp, STREAM),
+        row(layer::STREAM_V6, Hook::StreamV6, V6, tcp, STREAM),
+        row(layer::OUTBOUND_TRANSPORT_V4, Hook::OutboundTransportV4, V4, None, OUTBOUND_TRANSPORT),
+        row(layer::OUTBOUND_TRANSPORT_V6, Hook::OutboundTransportV6, V6, None, OUTBOUND_TRANSPORT),
+        row(layer::DATAGRAM_DATA_V4, Hook::DatagramDataV4, V4, None, DATAGRAM_DATA),
+        row(layer::DATAGRAM_DATA_V6, Hook::DatagramDataV6, V6, None, DATAGRAM_DATA),
+        row(layer::OUTBOUND_ICMP_ERROR_V4, Hook::OutboundIcmpErrorV4, V4, icmp, OUTBOUND_ICMP_ERROR),
+        row(layer::OUTBOUND_ICMP_ERROR_V6, Hook::OutboundIcmpErrorV6, V6, icmp6, OUTBOUND_ICMP_ERROR),
+    ]
+};
+
+impl Layer {
+    /// The layer of a hook.
+    pub(crate) fn of(hook: Hook) -> &'static Self {
+        let [first, ..] = &LAYERS;
+        LAYERS.get(hook.index()).unwrap_or(first)
+    }
+}
 
 /// An address as bytes in network order, IPv4 in the first four.
 type Address = [u8; 16];
@@ -259,14 +308,45 @@ impl<'c> Incoming<'c> {
             .unwrap_or(0)
     }
 
-    /// The IP protocol, at the layers that say it.
+    /// The IP protocol.
     pub(crate) fn protocol(&self) -> Option<IPPROTO> {
-        self.layer.fields.protocol.and_then(|index| self.u8(index)).map(IPPROTO)
+        let said = || self.layer.fields.protocol.and_then(|index| self.u8(index)).map(IPPROTO);
+        self.layer.protocol.or_else(said)
     }
 
-    /// Bytes of the IP header in front of the transport header: not 0 means that a raw socket sends it.
-    pub(crate) fn ip_header_size(&self) -> u32 {
+    /// Whether this machine sends it. At the layers that show both ways nothing else may be looked at before.
+    pub(crate) fn is_outbound(&self) -> bool {
+        const OUTBOUND: u32 = 0;
+        self.layer.fields.direction.is_none_or(|index| self.u32(index) == Some(OUTBOUND))
+    }
+
+    /// Bytes of the IP header that a raw socket sends with it: in front of the transport header, but at the datagram-data
+    /// layers, where it is apart. 0: no raw socket sends it.
+    fn ip_header_size(&self) -> u32 {
         self.meta(FWPS_METADATA_FIELD::IP_HEADER_SIZE, |meta| meta.ipHeaderSize).unwrap_or(0)
+    }
+
+    /// Whether a raw socket's IP header is apart from the packet.
+    fn is_header_apart(&self) -> bool {
+        matches!(self.layer.hook, Hook::DatagramDataV4 | Hook::DatagramDataV6)
+    }
+
+    /// Bytes of a raw socket's IP header that the packet begins with.
+    pub(crate) fn shown_header(&self) -> u32 {
+        if self.is_header_apart() { 0 } else { self.ip_header_size() }
+    }
+
+    /// A raw socket's IP header that is apart from the packet; empty for none. It is gone when classify returns.
+    pub(crate) fn apart_header(&self) -> &'c [u8] {
+        let bit = FWPS_METADATA_FIELD::TRANSPORT_HEADER_INCLUDE_HEADER;
+        let given = self.meta(bit, |meta| (meta.headerIncludeHeader, meta.headerIncludeHeaderLength));
+        match given {
+            // SAFETY: with the bit set and a pointer there are so many bytes, for as long as the classify runs.
+            Some((header, length)) if !header.is_null() && self.ip_header_size() != 0 => unsafe {
+                core::slice::from_raw_parts(header.cast(), length as usize)
+            },
+            _ => &[],
+        }
     }
 
     /// The remote address in network order: its first 4 or all 16 bytes.
@@ -327,7 +407,7 @@ impl<'c> Incoming<'c> {
         if self.flags().has(FWP_CONDITION_FLAG::IS_LOOPBACK) {
             flags |= SEND_LOOPBACK;
         }
-        if self.ip_header_size() != 0 {
+        if self.shown_header() != 0 {
             flags |= SEND_RAW;
         }
         let header_size =
@@ -338,7 +418,7 @@ impl<'c> Incoming<'c> {
             flags,
             protocol: u32::from(self.protocol().unwrap_or_default().0),
             family: self.family(),
-            header_size: self.ip_header_size().saturating_add(header_size.unwrap_or(0)),
+            header_size: self.shown_header().saturating_add(header_size.unwrap_or(0)),
             local_port: self.u16(fields.local_port).unwrap_or(0),
             remote_port: self.u16(fields.remote_port).unwrap_or(0),
             interface_index: fields.interface.and_then(|index| self.u32(index)).unwrap_or(0),
@@ -392,6 +472,17 @@ mod tests {
         match layer.hook {
             Hook::StreamV4 | Hook::StreamV6 => {
                 vec![local, none, remote, u16(40_000), u16(443), u32(1), u32(0x1), u32(9)]
+            }
+            Hook::DatagramDataV4 | Hook::DatagramDataV6 => {
+                let udp = value(FWP_DATA_TYPE::UINT8, FWP_VALUE0_DATA { uint8: 17 });
+                let mut values = vec![udp, local, remote, none, u16(40_000), u16(53), none, u32(12), none];
+                values.extend([u32(0), u32(0x1), none, none, u32(9)]);
+                values
+            }
+            Hook::OutboundIcmpErrorV4 | Hook::OutboundIcmpErrorV6 => {
+                let mut values = vec![local, remote, none, none, u16(40_000), u16(53), u32(12)];
+                values.extend([none, none, none, u32(0x1), none, none, u32(9)]);
+                values
             }
             Hook::OutboundTransportV4 | Hook::OutboundTransportV6 => {
                 let udp = value(FWP_DATA_TYPE::UINT8, FWP_VALUE0_DATA { uint8: 17 });
@@ -506,13 +597,14 @@ mod tests {
             // SAFETY: both live through the test.
             let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let (local_addr, remote_addr) = addresses(layer);
+            let apart = incoming.is_header_apart();
             let expected = SendContext {
                 flow_id: 77,
                 process_id: 88,
-                flags: SEND_LOOPBACK | SEND_RAW,
-                protocol: 17,
+                flags: SEND_LOOPBACK | if apart { 0 } else { SEND_RAW },
+                protocol: layer.protocol.map_or(17, |protocol| u32::from(protocol.0)),
                 family: if layer.family == ADDRESS_FAMILY::INET6 { 6 } else { 4 },
-                header_size: 28,
+                header_size: if apart { 8 } else { 28 },
                 local_port: 40_000,
                 remote_port: 53,
                 interface_index: 12,
@@ -566,8 +658,28 @@ mod tests {
             let values = given(layer, &mut all);
             // SAFETY: both live through the test.
             let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
-            let nothing = SendContext { family: incoming.family(), ..SendContext::default() };
+            let nothing = SendContext {
+                family: incoming.family(),
+                protocol: layer.protocol.map_or(0, |protocol| u32::from(protocol.0)),
+                ..SendContext::default()
+            };
             assert_eq!(incoming.send_context(), nothing);
+        }
+    }
+
+    #[test]
+    fn only_what_this_machine_sends_is_looked_at_where_both_ways_are_shown() {
+        for layer in &LAYERS {
+            let meta = garbage();
+            for (direction, outbound) in [(u32(0), true), (u32(1), false), (u16(0), false)] {
+                let mut values = values(layer);
+                let index = layer.fields.direction.unwrap_or(6);
+                values[index] = direction;
+                let values = given(layer, &mut values);
+                // SAFETY: both live through the test.
+                let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+                assert_eq!(incoming.is_outbound(), outbound || layer.fields.direction.is_none());
+            }
         }
     }
 

@@ -29,6 +29,7 @@ mod counters;
 mod edit;
 #[expect(unsafe_code, reason = "handles are shared between threads")]
 mod engine;
+mod envelope;
 #[expect(unsafe_code, reason = "flow contexts are references that travel through the system as numbers")]
 mod flow;
 #[expect(unsafe_code, reason = "calls of the system")]
@@ -94,7 +95,16 @@ pub const fn key(hook: Hook) -> GUID {
         Hook::StreamV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c002,
         Hook::OutboundTransportV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c003,
         Hook::OutboundTransportV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c004,
+        Hook::DatagramDataV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c005,
+        Hook::DatagramDataV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c006,
+        Hook::OutboundIcmpErrorV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c007,
+        Hook::OutboundIcmpErrorV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c008,
     })
+}
+
+/// The layer of a hook, as classify knows it: `FWPS_LAYER_*`.
+pub fn layer_of(hook: Hook) -> u16 {
+    layer::Layer::of(hook).id
 }
 
 /// The driver's own objects.

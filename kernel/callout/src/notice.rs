@@ -15,7 +15,7 @@ use crate::classify;
 use crate::engine::{Dispatch, Engine};
 use crate::flow::{Begin, Flow};
 use crate::injection::Failure;
-use crate::layer::{Given, LAYERS};
+use crate::layer::{Given, Layer};
 use crate::memory;
 use crate::shared::Shared;
 
@@ -101,7 +101,7 @@ fn established(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook) {
 
 fn begin(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Result<(), Failure> {
     let application = memory::copied(given.blob(established::ALE_APP_ID))?;
-    let layer = LAYERS.get(hook.index()).ok_or(Failure::Unfit)?.id;
+    let layer = Layer::of(hook).id;
     let callout = engine.streams.get(hook.index()).ok_or(Failure::Unfit)?.load(Ordering::Relaxed);
     let process_id = given.process_id();
     Flow::begin(engine, Begin { id, layer, callout, process_id, application, mid_stream: false }).map(drop)

@@ -1,28 +1,34 @@
-//! The outbound transport layers: every packet of a list is judged on its own.
+//! The layers of what is sent (outbound transport, datagram data, ICMP errors): every packet of a list is judged on its own.
 //!
 //! WFP has one answer for a list. When all of its packets pass unchanged the list is permitted, when none passes it is
 //! blocked; otherwise it is blocked and absorbed, and the packets that pass are injected one by one, edited or as they are.
 //!
 //! An injected packet is a copy in new memory, with nothing shared: its checksum covers every byte, so every byte is read
 //! anyway, and a sender that changes its buffer meanwhile can't make the checksum wrong. UDP and ICMP are injected from
-//! classify, TCP by the worker. What we injected ourselves is shown again, and permitted unseen.
+//! classify, TCP by the worker. What we injected ourselves is shown again at every layer, and permitted unseen: so a packet
+//! that is replaced at a datagram-data or ICMP error layer is not asked about at the outbound transport layer.
 //!
-//! Not edited, only permitted or blocked: what a raw socket or the stack itself sends (no endpoint), protocols whose checksum
-//! we don't know, lists that hardware cuts, and everything when a callout above has taken the right to.
+//! What a raw socket sends has an IP header of its own, in front of the packet or, at the datagram-data layers, apart; its
+//! length and checksum are made right too.
+//!
+//! Not edited, only permitted or blocked: what the stack itself sends (no endpoint), protocols whose checksum we don't know,
+//! lists that hardware cuts, and everything when a callout above has taken the right to.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-use fwps_sys::{FWPS_PACKET_INJECTION_STATE, IPPROTO};
+use fwps_sys::{ADDRESS_FAMILY, FWPS_PACKET_INJECTION_STATE, IPPROTO};
 use tidegate_abi::context::SEND_REINJECTED;
 use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{SendContext, Verdict};
 use tidegate_runtime::{Calls, Link};
 
-use crate::checksum;
+use crate::checksum::{self, Ends};
 use crate::edit::{Piece, Plan};
 use crate::engine::Engine;
+use crate::envelope::{self, Envelope};
 use crate::host::{Editable, PacketHost};
 use crate::injection::{Body, Failure, SendInjection, SendList};
 use crate::layer::Incoming;
@@ -34,6 +40,9 @@ use crate::shared::Shared;
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
+
+/// Bytes of the longest IP header that a raw socket sends and that is understood.
+const MAX_HEADER: usize = 60;
 
 const UNCHANGED: &Plan = &Plan::new();
 
@@ -72,6 +81,9 @@ pub(crate) fn classify(
     packets: &Packets<'_>,
     may_write: bool,
 ) -> SendOutcome {
+    if !incoming.is_outbound() {
+        return SendOutcome::Permit;
+    }
     let state = packets.injection_state(engine.handles.transport);
     if matches!(
         state,
@@ -96,7 +108,6 @@ pub(crate) fn classify(
     }
     let protocol = incoming.protocol().unwrap_or_default();
     let editable = if !may_write
-        || incoming.ip_header_size() != 0
         || incoming.endpoint().is_none()
         || incoming.control_data().len() > MAX_CONTROL
         || !checksum::knows(protocol)
@@ -234,7 +245,9 @@ impl Send<'_> {
         while let Some((link, behind)) = rest.split_first() {
             rest = behind;
             let mut context = self.context;
-            let mut host = PacketHost::new(Calls::new(link), window, self.editable, edits, clone);
+            let mut envelope = self.envelope();
+            let host = PacketHost::new(Calls::new(link), window, self.editable, edits, clone);
+            let mut host = host.with_envelope(context.flow_id, (!self.is_raw()).then_some(&mut envelope));
             let verdict = link.run(&mut host, stack, &mut context, window);
             let injects = host.injects();
             drop(host);
@@ -245,13 +258,15 @@ impl Send<'_> {
                     let plan = match verdict {
                         Verdict::Block if injects => Ok(&*clone),
                         _ if injects => Err(Failure::Unfit),
-                        Verdict::Continue | Verdict::Permit if !edits.is_empty() => Ok(&*edits),
+                        Verdict::Continue | Verdict::Permit if !(edits.is_empty() && envelope.is_empty()) => {
+                            Ok(&*edits)
+                        }
                         Verdict::Permit => return self.pass(packet, window, links),
                         Verdict::Block => return Fate::Drop,
                         _ => continue,
                     };
                     let by = Some((Arc::clone(link), verdict));
-                    plan.and_then(|plan| self.build(packet, window, plan, by))
+                    plan.and_then(|plan| self.build(packet, window, plan, &envelope, by))
                         .map_err(|_| link.count_failed(verdict))
                 }
             };
@@ -274,7 +289,7 @@ impl Send<'_> {
         }
         let sealed = match self.editable {
             Editable::No => Err(Failure::Unfit),
-            _ => self.build(packet, window, UNCHANGED, None),
+            _ => self.build(packet, window, UNCHANGED, &self.envelope(), None),
         };
         let closed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
         match sealed {
@@ -292,7 +307,7 @@ impl Send<'_> {
 
     /// Adds an unchanged copy of a packet.
     fn copy(&self, packet: &View<'_>, out: &mut SendList) -> Result<(), Failure> {
-        out.push(self.build(packet, &[], UNCHANGED, None)?);
+        out.push(self.build(packet, &[], UNCHANGED, &self.envelope(), None)?);
         Ok(())
     }
 
@@ -302,6 +317,7 @@ impl Send<'_> {
         packet: &View<'_>,
         window: &[u8],
         plan: &Plan,
+        envelope: &Envelope,
         by: Option<(Arc<Link>, Verdict)>,
     ) -> Result<Box<SendInjection>, Failure> {
         let endpoint = self.incoming.endpoint().ok_or(Failure::Unfit)?;
@@ -329,36 +345,70 @@ impl Send<'_> {
             }
             free = behind;
         }
-        checksum::repair(&mut bytes, self.protocol, &self.incoming.ends()).map_err(|_| Failure::Unfit)?;
+        let (header, header_len) = self.repair(&mut bytes, envelope)?;
         let mut body = Body::new(bytes);
         body.push_new(0..len)?;
         body.finish(self.engine.handles.pool)?;
 
-        let data = self.incoming.control_data();
-        let mut control = memory::filled(data.len().div_ceil(8), 0_u64)?;
-        let (whole, rest) = data.as_chunks::<8>();
-        let mut last = [0; 8];
-        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        for (word, bytes) in control.iter_mut().zip(whole.iter().chain([&last])) {
-            *word = u64::from_ne_bytes(*bytes);
-        }
-        let owner = size_of::<SendInjection>();
-        self.engine.counters.copied.add_many(len + data.len());
-        self.engine.counters.allocated.add_many(body.allocated() + control.capacity() * 8 + owner);
+        let (control, control_len) = envelope.control(self.incoming.control_data())?;
+        let owner = size_of::<SendInjection>() + (control.capacity() + header.capacity()) * 8;
+        self.engine.counters.copied.add_many(len + control_len as usize + header_len as usize);
+        self.engine.counters.allocated.add_many(body.allocated() + owner);
         Ok(memory::boxed(SendInjection {
             engine: Shared::clone(self.engine),
             body,
             family: self.incoming.layer.family,
             compartment: self.incoming.compartment_id(),
             endpoint,
-            remote: self.incoming.remote_address(),
+            remote: envelope.remote.map_or_else(|| self.incoming.remote_address(), |(address, _)| address),
             scope: self.incoming.remote_scope(),
             control,
-            control_len: data.len() as u32,
+            control_len,
+            header,
+            header_len,
+            is_raw: self.incoming.shown_header() != 0,
             by,
             args: SendInjection::NO_ARGS,
             next: core::ptr::null_mut(),
             orphaned: false,
         })?)
+    }
+
+    /// Whether a raw socket sends it.
+    fn is_raw(&self) -> bool {
+        self.incoming.shown_header() != 0 || !self.incoming.apart_header().is_empty()
+    }
+
+    /// An envelope without changes.
+    fn envelope(&self) -> Envelope {
+        Envelope::new(self.incoming.layer.family == ADDRESS_FAMILY::INET6, self.protocol)
+    }
+
+    /// Makes every length and checksum of a packet right, and a raw socket's header that is apart from it, which is given
+    /// back as a copy.
+    fn repair(&self, packet: &mut [u8], envelope: &Envelope) -> Result<(Vec<u64>, u32), Failure> {
+        let fit = |broken: Result<Ends, checksum::Broken>| broken.map_err(|_| Failure::Unfit);
+        let header = self.incoming.shown_header() as usize;
+        let (inside, packet) = packet.split_at_mut_checked(header).ok_or(Failure::Unfit)?;
+        let apart = self.incoming.apart_header();
+        let mut copy = [0; MAX_HEADER];
+        let copy = copy.get_mut(..apart.len()).ok_or(Failure::Unfit)?;
+        copy.iter_mut().zip(apart).for_each(|(to, from)| *to = *from);
+        let ends = if !inside.is_empty() {
+            fit(checksum::repair_header(inside, packet.len()))?
+        } else if !copy.is_empty() {
+            fit(checksum::repair_header(copy, packet.len()))?
+        } else if let Some((remote, port)) = envelope.remote {
+            if port != 0 {
+                checksum::set_udp_port(packet, port);
+            }
+            self.incoming.ends().to(remote)
+        } else {
+            self.incoming.ends()
+        };
+        checksum::repair(packet, self.protocol, &ends).map_err(|_| Failure::Unfit)?;
+        let mut words = memory::filled(copy.len().div_ceil(8), 0)?;
+        envelope::copy(&mut words, copy);
+        Ok((words, copy.len() as u32))
     }
 }

@@ -20,6 +20,10 @@ pub const fn filter_key(hook: Hook) -> GUID {
         Hook::StreamV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c102,
         Hook::OutboundTransportV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c103,
         Hook::OutboundTransportV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c104,
+        Hook::DatagramDataV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c105,
+        Hook::DatagramDataV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c106,
+        Hook::OutboundIcmpErrorV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c107,
+        Hook::OutboundIcmpErrorV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c108,
     })
 }
 
@@ -30,6 +34,10 @@ pub const fn layer_of(hook: Hook) -> GUID {
         Hook::StreamV6 => guid::LAYER_STREAM_V6,
         Hook::OutboundTransportV4 => guid::LAYER_OUTBOUND_TRANSPORT_V4,
         Hook::OutboundTransportV6 => guid::LAYER_OUTBOUND_TRANSPORT_V6,
+        Hook::DatagramDataV4 => guid::LAYER_DATAGRAM_DATA_V4,
+        Hook::DatagramDataV6 => guid::LAYER_DATAGRAM_DATA_V6,
+        Hook::OutboundIcmpErrorV4 => guid::LAYER_OUTBOUND_ICMP_ERROR_V4,
+        Hook::OutboundIcmpErrorV6 => guid::LAYER_OUTBOUND_ICMP_ERROR_V6,
     }
 }
 

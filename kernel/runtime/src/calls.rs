@@ -57,6 +57,26 @@ impl<'a> Calls<'a> {
         })
     }
 
+    /// The value that a flow storage has for a connection, or that `makes` says it is to have. IRQL <= `DISPATCH_LEVEL`.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn flow_storage(&mut self, map: u64, flow: u64, makes: bool) -> Result<u64, Fault> {
+        let map = self.map(map)?;
+        self.moves(map.sizes().0 + map.sizes().1)?;
+        Ok(map.storage(flow, makes).unwrap_or(0))
+    }
+
+    /// Deletes the value that a flow storage has for a connection. IRQL <= `DISPATCH_LEVEL`.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn delete_flow_storage(&mut self, map: u64, flow: u64) -> Result<u64, Fault> {
+        let map = self.map(map)?;
+        self.moves(map.sizes().0)?;
+        Ok(map.delete(&flow.to_le_bytes()).map_or_else(MapError::result, |()| 0))
+    }
+
     /// Counts `bytes` that a helper is about to move. An instruction's cost does not tell how large a value is.
     fn moves(&mut self, bytes: usize) -> Result<(), Fault> {
         self.moves_left = self.moves_left.checked_sub(bytes).ok_or(Cause::Budget)?;

@@ -32,12 +32,14 @@ pub use platform::Platform;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use tidegate_abi::Hook;
 use tidegate_abi::control::{Id, Status};
 
 use crate::chain::Published;
+use crate::memory::room;
 use crate::objects::{HOOKS, Objects};
 
 /// Programs, maps and links of one driver, or of one test: any number may live side by side.
@@ -45,7 +47,8 @@ use crate::objects::{HOOKS, Objects};
 pub struct Runtime {
     platform: Platform,
     objects: Spin<Objects>,
-    chains: [Published; HOOKS],
+    /// By hook.
+    chains: Vec<Published>,
     waker: Spin<Waker>,
 }
 
@@ -67,13 +70,11 @@ impl Runtime {
     /// # Errors
     /// [`Status::NoMemory`].
     pub fn new(platform: Platform) -> Result<Self, Status> {
-        let published = || Published::new(&platform);
-        Ok(Self {
-            platform,
-            objects: Spin::new(Objects::new()?),
-            chains: [published()?, published()?, published()?, published()?],
-            waker: Spin::new(Waker(None)),
-        })
+        let mut chains = room(HOOKS)?;
+        for _ in Hook::ALL {
+            chains.push(Published::new(&platform)?);
+        }
+        Ok(Self { platform, objects: Spin::new(Objects::new()?), chains, waker: Spin::new(Waker(None)) })
     }
 
     /// [`Runtime::new`] behind a shared pointer. `PASSIVE_LEVEL`.
@@ -100,6 +101,11 @@ impl Runtime {
         if let Some(wake) = self.waker.with(&self.platform, |waker| waker.0.clone()) {
             wake();
         }
+    }
+
+    /// A connection has ended: what flow storages keep of it goes. IRQL <= `DISPATCH_LEVEL`.
+    pub fn end_flow(&self, flow: u64) {
+        self.objects.with(&self.platform, |objects| objects.end_flow(flow));
     }
 
     /// The newest id of all objects: those that come later have greater ones.

@@ -54,12 +54,15 @@ pub(crate) struct Removed {
 
 impl Objects {
     pub(crate) fn new() -> Result<Self, Status> {
-        let links = || room(limits::MAX_LINKS);
+        let mut links = [const { Vec::new() }; HOOKS];
+        for links in &mut links {
+            *links = room(limits::MAX_LINKS)?;
+        }
         Ok(Self {
             last: 0,
             maps: room(limits::MAX_RUNTIME_MAPS)?,
             programs: room(limits::MAX_PROGRAMS)?,
-            links: [links()?, links()?, links()?, links()?],
+            links,
         })
     }
 
@@ -103,6 +106,11 @@ impl Objects {
             maps.push(self.maps.remove(at).map);
         }
         Ok(Removed { maps, ..Removed::default() })
+    }
+
+    /// A connection has ended. The locks of maps are taken inside that of the objects.
+    pub(crate) fn end_flow(&self, flow: u64) {
+        self.maps.iter().for_each(|entry| entry.map.end_flow(flow));
     }
 
     pub(crate) fn map_ids(&self, after: Id) -> IdList {
@@ -164,7 +172,7 @@ impl Objects {
         &mut self,
         id: Id,
         request: &LinkAttach,
-        published: &[Published; HOOKS],
+        published: &[Published],
         platform: &Platform,
     ) -> Result<Removed, Status> {
         if request.budget == 0 || request.budget > limits::MAX_BUDGET {
@@ -197,7 +205,7 @@ impl Objects {
     pub(crate) fn detach(
         &mut self,
         id: Id,
-        published: &[Published; HOOKS],
+        published: &[Published],
         platform: &Platform,
     ) -> Result<(Detached, Removed), Status> {
         let link = self.link(id)?;
@@ -218,7 +226,7 @@ impl Objects {
         &mut self,
         id: Id,
         program: Id,
-        published: &[Published; HOOKS],
+        published: &[Published],
         platform: &Platform,
     ) -> Result<Removed, Status> {
         let (old, program) = (self.link(id)?, self.program(program)?);
@@ -235,7 +243,7 @@ impl Objects {
     fn change(
         &mut self,
         hook: Hook,
-        published: &[Published; HOOKS],
+        published: &[Published],
         platform: &Platform,
         change: impl FnOnce(&mut Vec<Arc<Link>>) -> Result<(), Status>,
     ) -> Result<Removed, Status> {

@@ -30,7 +30,7 @@ pub(super) enum Verb {
 pub(super) struct Attach {
     /// The program, by its id or its name
     program: String,
-    /// Where it runs; none: at every hook of the program's type
+    /// Where it runs; none: at both families of the stream layer, or of the outbound transport layer
     #[arg(value_parser = hook)]
     hook: Option<Hook>,
     /// Lower runs earlier
@@ -78,7 +78,7 @@ pub(super) fn attach(client: &mut Client, options: &Attach) -> Result<Links, Err
     let (program, kind) = prog::find(client, &options.program)?;
     let hooks = match options.hook {
         Some(hook) => vec![hook],
-        None => Hook::ALL.into_iter().filter(|hook| hook.program_type() == kind).collect(),
+        None => kind.hooks().to_vec(),
     };
     let mut links = Vec::new();
     for hook in hooks {

@@ -103,7 +103,7 @@ impl Loaded {
         let places = programs
             .iter()
             .enumerate()
-            .flat_map(|(place, program)| hooks(program).map(move |hook| (place, hook)));
+            .flat_map(|(place, program)| program.program_type.hooks().map(move |hook| (place, hook)));
         if !places.eq(self.links.iter().map(|link| (link.place, link.hook))) {
             return Err(Error::usage(
                 "program-hooks",
@@ -380,7 +380,7 @@ impl Staged {
     pub fn attach(self, client: &mut Client, on_error: OnError) -> Result<Loaded, Error> {
         let mut loaded = Loaded { maps: Vec::new(), links: Vec::new() };
         for (place, (program, id)) in self.programs.iter().enumerate() {
-            for hook in hooks(program) {
+            for hook in program.program_type.hooks() {
                 let priority = u16::try_from(place).unwrap_or(u16::MAX);
                 let request = LinkAttach {
                     program: *id,
@@ -481,7 +481,7 @@ impl LoadedMap {
                 }
                 Ok(())
             }
-            MapKind::Hash | MapKind::LruHash => {
+            MapKind::Hash | MapKind::LruHash | MapKind::FlowStorage => {
                 let keys = client.keys(map)?;
                 for key in keys.iter().filter(|key| !self.start.contains_key(*key)) {
                     client.call(&MapDelete { map, key })?;
@@ -515,12 +515,6 @@ fn chosen<'a>(object: &'a Object, names: &[String]) -> Result<Vec<&'a Program>, 
         })
     };
     names.iter().map(find).collect()
-}
-
-/// The hooks that `program` is attached to.
-fn hooks(program: &Program) -> impl Iterator<Item = Hook> {
-    let kind = program.program_type;
-    Hook::ALL.into_iter().filter(move |hook| hook.program_type() == kind)
 }
 
 /// What a map holds before anyone writes to it.

@@ -289,6 +289,7 @@ fn definition(
     // The sizes that a kind leaves no choice about need not be written.
     let default_key = match kind {
         MapKind::Array | MapKind::PerCpuArray => 4,
+        MapKind::FlowStorage => 8,
         MapKind::Hash | MapKind::LruHash | MapKind::RingBuf => 0,
     };
     let def = MapDef {

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 /// Version of everything below.
-pub const API_VERSION: u16 = 2;
+pub const API_VERSION: u16 = 3;
 
 /// What a program returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,8 @@ pub const BPF_MAP_TYPE_ARRAY: usize = 2;
 pub const BPF_MAP_TYPE_PERCPU_ARRAY: usize = 6;
 /// Kind of map `lru_hash`.
 pub const BPF_MAP_TYPE_LRU_HASH: usize = 9;
+/// Kind of map `flow_storage`.
+pub const BPF_MAP_TYPE_FLOW_STORAGE: usize = 24;
 /// Kind of map `ringbuf`.
 pub const BPF_MAP_TYPE_RINGBUF: usize = 27;
 
@@ -310,6 +312,26 @@ pub unsafe fn tidegate_load_bytes(ctx: *mut c_void, offset: u64, to: *mut c_void
     call(ctx, offset, to, size)
 }
 
+/// The value of this connection, or null. Flag 1 makes it, zeroed, when there is none: for stream programs, whose connections are known to end; null when the map is full.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_flow_storage_get(ctx: *mut c_void, map: *mut c_void, flags: u64) -> *mut c_void {
+    let call: extern "C" fn(*mut c_void, *mut c_void, u64) -> *mut c_void = unsafe { core::mem::transmute(0x10005usize) };
+    call(ctx, map, flags)
+}
+
+/// Deletes the value of this connection. The end of the connection does so too.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_flow_storage_delete(ctx: *mut c_void, map: *mut c_void) -> i64 {
+    let call: extern "C" fn(*mut c_void, *mut c_void) -> i64 = unsafe { core::mem::transmute(0x10006usize) };
+    call(ctx, map)
+}
+
 /// A clone of the bytes shown (FwpsCloneStreamData0), to be edited and injected; null when one is held already. Inject or discard it.
 ///
 /// # Safety
@@ -378,6 +400,26 @@ pub unsafe fn tidegate_clone_net_buffer_list(ctx: *mut SendContext) -> *mut Clon
 pub unsafe fn tidegate_inject_transport_send(ctx: *mut SendContext, clone: *mut Clone, flags: u64) -> i64 {
     let call: extern "C" fn(*mut SendContext, *mut Clone, u64) -> i64 = unsafe { core::mem::transmute(0x10021usize) };
     call(ctx, clone, flags)
+}
+
+/// Sends the packet, or its clone, to another address: 4 bytes for IPv4, 16 for IPv6, network order, of the packet's own family (-EINVAL). `port` is UDP's, host order; 0 keeps it. Replies come from there. -EOPNOTSUPP for TCP and for raw sends.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_set_remote(ctx: *mut SendContext, address: *const c_void, size: u32, port: u64) -> i64 {
+    let call: extern "C" fn(*mut SendContext, *const c_void, u32, u64) -> i64 = unsafe { core::mem::transmute(0x10022usize) };
+    call(ctx, address, size, port)
+}
+
+/// Sends the packet, or its clone, with this type of service (IPv4) or traffic class (IPv6): DSCP in the upper six bits. -EOPNOTSUPP for TCP and for raw sends.
+///
+/// # Safety
+/// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
+#[inline(always)]
+pub unsafe fn tidegate_set_tos(ctx: *mut SendContext, tos: u64) -> i64 {
+    let call: extern "C" fn(*mut SendContext, u64) -> i64 = unsafe { core::mem::transmute(0x10023usize) };
+    call(ctx, tos)
 }
 
 /// Replaces `remove` bytes from `offset` of the clone with `data`; offsets speak of the bytes as shown, as with tidegate_replace. Size 0 removes.

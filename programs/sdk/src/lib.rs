@@ -25,7 +25,7 @@ mod stream;
 
 pub use bindings::Verdict;
 pub use cursor::Cursor;
-pub use map::{Array, HashMap, LruHashMap, PerCpuArray, Record, RingBuf};
+pub use map::{Array, FlowStorage, HashMap, LruHashMap, PerCpuArray, Record, RingBuf};
 pub use send::{PacketClone, Send};
 pub use stream::Stream;
 

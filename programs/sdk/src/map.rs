@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 use crate::bindings;
-use crate::{Error, status};
+use crate::{Error, Stream, status};
 
 /// What helpers take for a map: the loader puts the map where the address of its description is loaded.
 #[inline(always)]
@@ -87,6 +87,38 @@ keyed_map!(
     /// An [`Array`] with a value of its own for each processor.
     PerCpuArray, BPF_MAP_TYPE_PERCPU_ARRAY
 );
+
+/// One value for each connection, which goes with it; `ENTRIES` connections have one at a time.
+#[repr(C)]
+pub struct FlowStorage<V, const ENTRIES: usize> {
+    r#type: *const [i32; bindings::BPF_MAP_TYPE_FLOW_STORAGE],
+    max_entries: *const [i32; ENTRIES],
+    key: *const u64,
+    value: *const V,
+}
+
+// SAFETY: the pointers are descriptions and never followed; the map itself is shared by the machine's rules.
+unsafe impl<V, const ENTRIES: usize> Sync for FlowStorage<V, ENTRIES> {}
+
+impl<V, const ENTRIES: usize> FlowStorage<V, ENTRIES> {
+    /// The description of an empty map.
+    #[expect(clippy::new_without_default, reason = "only ever the value of a static")]
+    pub const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+        }
+    }
+
+    /// Pointer to the value of a connection, zeroed when it is new; null when the map is full.
+    #[inline(always)]
+    pub fn get_ptr(&self, stream: &Stream) -> *mut V {
+        // SAFETY: the helper returns null or a value of this map, which lives as long as the program.
+        unsafe { bindings::tidegate_flow_storage_get(stream.raw.cast(), handle(self), 1).cast() }
+    }
+}
 
 /// Records for user space, in a ring of `BYTES` bytes (a power of two).
 #[repr(C)]

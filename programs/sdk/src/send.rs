@@ -53,6 +53,36 @@ impl Send {
         unsafe { Cursor::new((*self.raw).data, (*self.raw).data_end) }
     }
 
+    /// Sends the packet to another IPv4 address and, unless it is 0, to another UDP port.
+    ///
+    /// # Errors
+    /// [`Error::Helper`] when it is no IPv4 packet, or TCP.
+    #[inline(always)]
+    pub fn set_remote_v4(&self, address: &[u8; 4], port: u16) -> Result<(), Error> {
+        // SAFETY: `raw` is the context that the machine gave.
+        status(unsafe { bindings::tidegate_set_remote(self.raw, address.as_ptr().cast(), 4, u64::from(port)) })
+    }
+
+    /// Sends the packet to another IPv6 address and, unless it is 0, to another UDP port.
+    ///
+    /// # Errors
+    /// [`Error::Helper`] when it is no IPv6 packet, or TCP.
+    #[inline(always)]
+    pub fn set_remote_v6(&self, address: &[u8; 16], port: u16) -> Result<(), Error> {
+        // SAFETY: `raw` is the context that the machine gave.
+        status(unsafe { bindings::tidegate_set_remote(self.raw, address.as_ptr().cast(), 16, u64::from(port)) })
+    }
+
+    /// Sends the packet with this type of service or traffic class; DSCP is its upper six bits.
+    ///
+    /// # Errors
+    /// [`Error::Helper`] for TCP.
+    #[inline(always)]
+    pub fn set_tos(&self, tos: u8) -> Result<(), Error> {
+        // SAFETY: `raw` is the context that the machine gave.
+        status(unsafe { bindings::tidegate_set_tos(self.raw, u64::from(tos)) })
+    }
+
     /// A clone of the packet, to be edited and injected; `None` when one is held already.
     #[inline(always)]
     pub fn clone_packet(&self) -> Option<PacketClone<'_>> {

@@ -5,7 +5,7 @@ use crate::{Cursor, Error, status};
 
 /// Bytes of one direction of a TCP connection, in order.
 pub struct Stream {
-    raw: *mut StreamContext,
+    pub(crate) raw: *mut StreamContext,
 }
 
 macro_rules! fields {

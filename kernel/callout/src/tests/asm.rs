@@ -174,6 +174,17 @@ pub(crate) fn edit_or_block(offset: i32, remove: i32, new: &[u8]) -> Vec<u8> {
         .code()
 }
 
+/// Sends a packet to another address and port, and with a type of service when that is not 0; blocks what can't be.
+pub(crate) fn send_to(address: &[u8], port: i32, tos: i32) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.text(address).copy(R1, CTX).point(R2).set(R3, address.len() as i32).set(R4, port);
+    asm.call(helper::SET_REMOTE).jump(jmp::JNE, R0, 0, "no");
+    if tos != 0 {
+        asm.copy(R1, CTX).set(R2, tos).call(helper::SET_TOS).jump(jmp::JNE, R0, 0, "no");
+    }
+    asm.give(Verdict::Permit).label("no").give(Verdict::Block).code()
+}
+
 /// Blocks an `x` at the start of what it is shown, and drops the connection behind bytes that it missed.
 pub(crate) fn block_x_drop_missed() -> Vec<u8> {
     let mut asm = Asm::new();
@@ -325,6 +336,18 @@ pub(crate) fn one_clone_only() -> Vec<u8> {
     asm.label("second").copy(R8, R0).copy(R1, R7).call(helper::CLONE_DISCARD);
     asm.copy(R1, R8).call(helper::CLONE_DISCARD);
     asm.label("none").give(Verdict::DropConnection).code()
+}
+
+/// Counts what it is shown in its map 0, a flow storage of one u64, made if `flags` say so, and puts the number, as 8 bytes, in
+/// the place of the first byte shown; blocks when there is no value.
+pub(crate) fn count_of_flow(offset: i32, flags: i32) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.copy(R1, CTX).op(class::LD | mode::IMM | size::DW, R2, pseudo::MAP_IDX, 0, 0).op(0, 0, 0, 0, 0);
+    asm.set(R3, flags).call(helper::FLOW_STORAGE_GET).jump(jmp::JEQ, R0, 0, "none");
+    asm.load(size::DW, R7, R0, 0).add(R7, 1).op(class::STX | mode::MEM | size::DW, R0, R7, 0, 0);
+    asm.op(class::STX | mode::MEM | size::DW, FP, R7, TEXT, 0);
+    asm.copy(R1, CTX).set(R2, offset).set(R3, 1).point(R4).set(R5, 8).call(helper::REPLACE);
+    asm.give(Verdict::Permit).label("none").give(Verdict::Block).code()
 }
 
 /// Looks `times` times for what is not there, then permits.

@@ -1,8 +1,9 @@
 //! Connections: what is known of them, what they cost, and that their contexts end once.
 
+use std::vec;
 use std::vec::Vec;
 
-use fwps_sim::{Call, Config, Direction, FlowSpec, FlowState, When};
+use fwps_sim::{Call, Config, Direction, FlowSpec, FlowState, Packet, SendOutcome, When};
 use fwps_sys::{FWPS_FILTER_FLAG, NTSTATUS};
 use tidegate_abi::context::STREAM_MID_STREAM;
 use tidegate_abi::control::{Detached, OnError};
@@ -74,6 +75,77 @@ fn a_context_ends_with_its_connection() {
     bench.sim.fin(flows[3], Direction::Send);
     bench.sim.fin(flows[3], Direction::Receive);
     assert_eq!(contexts(&bench), 1);
+    bench.finish();
+}
+
+#[test]
+fn each_connection_has_a_value_of_its_own_until_it_ends() {
+    for hook in STREAMS {
+        let bench = Bench::new(Config::default());
+        let storage = bench.storage(2);
+        bench.link_with(hook, &asm::count_of_flow(0, 1), &[storage], OnError::Block);
+        let (one, other) = (bench.flow(hook), bench.flow(hook));
+        assert_eq!(bench.entries(storage), 0);
+        for (flow, direction) in [
+            (one, Direction::Send),
+            (one, Direction::Receive),
+            (one, Direction::Send),
+            (other, Direction::Send),
+        ] {
+            bench.sim.indicate(flow, direction, b"?");
+        }
+        let count = |number: u64| number.to_le_bytes();
+        assert_eq!(bench.out(one, Direction::Send), [count(1), count(3)].concat());
+        assert_eq!(bench.out(one, Direction::Receive), count(2));
+        assert_eq!(bench.out(other, Direction::Send), count(1));
+        // There is room for two.
+        let third = bench.flow(hook);
+        bench.sim.indicate(third, Direction::Send, b"?");
+        assert_eq!((bench.out(third, Direction::Send), bench.entries(storage)), (vec![], 2));
+        bench.sim.close_flow(one);
+        assert_eq!(bench.entries(storage), 1);
+        bench.sim.indicate(third, Direction::Send, b"?");
+        assert_eq!((bench.out(third, Direction::Send), bench.entries(storage)), (count(1).to_vec(), 2));
+        bench.finish();
+    }
+}
+
+#[test]
+fn what_is_kept_of_connections_goes_with_the_driver_too() {
+    let mut bench = Bench::new(Config::default());
+    let storage = bench.storage(8);
+    bench.link_with(Hook::StreamV4, &asm::count_of_flow(0, 1), &[storage], OnError::Block);
+    let flows: Vec<_> = (0..5).map(|_| bench.flow(Hook::StreamV4)).collect();
+    flows.iter().for_each(|flow| bench.sim.indicate(*flow, Direction::Send, b"?"));
+    bench.sim.settle();
+    assert_eq!(bench.entries(storage), 5);
+    bench.sim.abort(flows[0], Direction::Send);
+    assert_eq!(bench.entries(storage), 4);
+    bench.unload();
+    assert_eq!(bench.entries(storage), 0);
+    bench.finish();
+}
+
+#[test]
+fn a_send_program_shares_the_value_of_its_connection_and_makes_none() {
+    let bench = Bench::new(Config::default());
+    let storage = bench.storage(8);
+    bench.link_with(Hook::StreamV4, &asm::count_of_flow(0, 1), &[storage], OnError::Block);
+    for flags in [0, 1] {
+        bench.link_with(Hook::OutboundTransportV4, &asm::count_of_flow(8, flags), &[storage], OnError::Block);
+        let (local, remote) = ends(Hook::StreamV4);
+        let flow = bench.flow(Hook::StreamV4);
+        let packet = Packet { flow: Some(flow), ..Packet::tcp(local, remote, 0x18, 1, b"?") };
+        assert_eq!(bench.send(&packet).0, SendOutcome::Blocked);
+        bench.sim.indicate(flow, Direction::Send, b"?");
+        bench.sim.settle();
+        let sent = bench.send(&packet);
+        assert_eq!(sent.0, SendOutcome::Permitted);
+        assert_eq!(bench.entries(storage), 1 + flags as u32);
+    }
+    // Without a connection there is nothing to keep it with.
+    let (local, remote) = ends(Hook::StreamV4);
+    assert_eq!(bench.send(&Packet::tcp(local, remote, 0x18, 1, b"?")).0, SendOutcome::Blocked);
     bench.finish();
 }
 

@@ -18,17 +18,17 @@ use std::vec;
 use std::vec::Vec;
 
 use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome, Sent, Simulator};
-use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG};
+use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
-    Counters, Detached, LinkAttach, LinkDetach, LinkInfo, LinkInfoReply, Loaded, MapCreate, MapUpdate, Name,
-    OnError, Operation, ProgramLoad, parse_reply, write_request,
+    Counters, Detached, LinkAttach, LinkDetach, LinkInfo, LinkInfoReply, Loaded, MapCreate, MapInfo,
+    MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Hook, MapDef, MapKind};
 use tidegate_runtime::{Platform, Runtime};
 
 use crate::layer::LAYERS;
-use crate::{Callouts, Counts, NOTICES, Objects, Options, key, os};
+use crate::{Callouts, Counts, NOTICES, Objects, Options, key, layer_of, os};
 
 /// An unload resets at once what waits for data.
 pub(crate) const NOW: Options = Options { mid_stream: false, grace: 0 };
@@ -100,6 +100,18 @@ impl Bench {
         let def = MapDef { kind: MapKind::Array, key_size: 4, value_size: 8, max_entries: 1, flags: 0 };
         let name = Name::try_from("counter").expect("short");
         parse_reply(&self.ask(&MapCreate { name, def })).expect("memory")
+    }
+
+    /// A flow storage of one u64 for so many connections.
+    pub(crate) fn storage(&self, max_entries: u32) -> u32 {
+        let def = MapDef { kind: MapKind::FlowStorage, key_size: 8, value_size: 8, max_entries, flags: 0 };
+        let name = Name::try_from("storage").expect("short");
+        parse_reply(&self.ask(&MapCreate { name, def })).expect("memory")
+    }
+
+    /// Entries of a map.
+    pub(crate) fn entries(&self, map: u32) -> u32 {
+        parse_reply::<MapInfoReply>(&self.ask(&MapInfo { map })).expect("it exists").entries
     }
 
     /// Loads `code`, which names these maps; or the code that the verifier refuses it with.
@@ -208,9 +220,10 @@ impl Bench {
 
 /// Local and remote end of a hook's family.
 pub(crate) fn ends(hook: Hook) -> (SocketAddr, SocketAddr) {
-    let (local, remote) = match hook {
-        Hook::StreamV4 | Hook::OutboundTransportV4 => ("10.1.2.3:40000", "192.0.2.7:53"),
-        Hook::StreamV6 | Hook::OutboundTransportV6 => ("[fd00::1:2]:40000", "[2001:db8::7]:53"),
+    let (local, remote) = if layer::is_v6(layer_of(hook)) {
+        ("[fd00::1:2]:40000", "[2001:db8::7]:53")
+    } else {
+        ("10.1.2.3:40000", "192.0.2.7:53")
     };
     (local.parse().expect("an address"), remote.parse().expect("an address"))
 }
@@ -219,3 +232,7 @@ pub(crate) fn ends(hook: Hook) -> (SocketAddr, SocketAddr) {
 pub(crate) const STREAMS: [Hook; 2] = [Hook::StreamV4, Hook::StreamV6];
 /// The hooks of the transport layers.
 pub(crate) const SENDS: [Hook; 2] = [Hook::OutboundTransportV4, Hook::OutboundTransportV6];
+/// The hooks of the datagram-data layers.
+pub(crate) const DATAGRAMS: [Hook; 2] = [Hook::DatagramDataV4, Hook::DatagramDataV6];
+/// The hooks of the ICMP error layers.
+pub(crate) const ICMP_ERRORS: [Hook; 2] = [Hook::OutboundIcmpErrorV4, Hook::OutboundIcmpErrorV6];

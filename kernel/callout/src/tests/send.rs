@@ -1,5 +1,6 @@
-//! Transport layers: verdicts, edited packets and what they are sent with, lists of several packets.
+//! Layers of what is sent: verdicts, edited packets and what they are sent with, lists of several packets.
 
+use std::net::{IpAddr, SocketAddr};
 use std::vec;
 use std::vec::Vec;
 
@@ -11,7 +12,7 @@ use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{Hook, Verdict, helper};
 
-use super::{Bench, SENDS, asm, ends};
+use super::{Bench, DATAGRAMS, ICMP_ERRORS, SENDS, asm, ends};
 use crate::key;
 use crate::layer::LAYERS;
 
@@ -27,14 +28,23 @@ fn tcp(hook: Hook, payload: &[u8]) -> Packet {
 
 fn icmp(hook: Hook, payload: &[u8]) -> Packet {
     let (local, remote) = ends(hook);
-    let (protocol, kind) = if hook == Hook::OutboundTransportV4 { (1, 8) } else { (58, 128) };
+    let (protocol, kind) = if local.is_ipv4() { (1, 8) } else { (58, 128) };
     let buffer = [&[kind, 0, 0, 0, 0, 1, 0, 1], payload].concat();
     Packet::transport(protocol, local, remote, vec![buffer])
 }
 
 /// Runs `check` for both families.
 fn everywhere(check: impl Fn(&Bench, Hook)) {
-    for hook in SENDS {
+    at(SENDS, check);
+}
+
+/// Runs `check` for both families and both layers that show datagrams.
+fn for_datagrams(check: impl Fn(&Bench, Hook)) {
+    at(SENDS.into_iter().chain(DATAGRAMS), check);
+}
+
+fn at(hooks: impl IntoIterator<Item = Hook>, check: impl Fn(&Bench, Hook)) {
+    for hook in hooks {
         let bench = Bench::new(Config::default());
         check(&bench, hook);
         bench.finish();
@@ -81,8 +91,8 @@ fn a_block_is_seen_by_the_sender() {
 #[test]
 fn an_edited_datagram_goes_out_right_however_its_checksum_was() {
     for checksum in [Checksum::Full, Checksum::Offloaded, Checksum::Zero] {
-        everywhere(|bench, hook| {
-            if checksum == Checksum::Zero && hook == Hook::OutboundTransportV6 {
+        for_datagrams(|bench, hook| {
+            if checksum == Checksum::Zero && ends(hook).0.is_ipv6() {
                 return;
             }
             let link = bench.link(hook, &asm::edits(&[(9, 2, b"longer")], Verdict::Permit), OnError::Block);
@@ -100,7 +110,7 @@ fn an_edited_datagram_goes_out_right_however_its_checksum_was() {
 
 #[test]
 fn an_edited_icmp_message_goes_out_right() {
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         bench.link(hook, &asm::edits(&[(8, 4, b"x")], Verdict::Continue), OnError::Block);
         let (outcome, sent) = bench.send(&icmp(hook, b"data"));
         assert_eq!(outcome, SendOutcome::Absorbed);
@@ -135,7 +145,7 @@ fn an_edit_that_would_change_the_length_of_a_segment_is_refused_when_it_is_made(
 
 #[test]
 fn what_can_t_be_injected_is_not_edited() {
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         let link = bench.link(hook, &asm::edit_or_block(9, 1, b"x"), OnError::Permit);
         let (local, remote) = ends(hook);
         let stack = Packet { endpoint: false, ..udp(hook, b"data") };
@@ -148,20 +158,138 @@ fn what_can_t_be_injected_is_not_edited() {
     });
 }
 
+/// A raw socket's IP header in front of a UDP packet of so many bytes.
+fn raw_header(hook: Hook, len: usize) -> Vec<u8> {
+    match ends(hook) {
+        (SocketAddr::V4(local), SocketAddr::V4(remote)) => {
+            let start = [&[0x45, 0], &(20 + len as u16).to_be_bytes()[..], &[0, 0, 0, 0, 64, 17, 0, 0]];
+            [&start.concat()[..], &local.ip().octets(), &remote.ip().octets()].concat()
+        }
+        (SocketAddr::V6(local), SocketAddr::V6(remote)) => {
+            let start = [&[0x60, 0, 0, 0][..], &(len as u16).to_be_bytes(), &[17, 64]];
+            [&start.concat()[..], &local.ip().octets(), &remote.ip().octets()].concat()
+        }
+        _ => panic!("both ends are of one family"),
+    }
+}
+
 #[test]
-fn a_raw_send_is_not_edited() {
-    let bench = Bench::new(Config::default());
-    let hook = Hook::OutboundTransportV4;
-    bench.link(hook, &asm::edit_or_block(30, 1, b"x"), OnError::Permit);
-    let header = [&[0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0][..], &[10, 1, 2, 3, 192, 0, 2, 7]].concat();
-    let packet = Packet { raw_ip_header: Some(header), ..udp(hook, b"data") };
-    assert_eq!(bench.send(&packet).0, SendOutcome::Blocked);
-    bench.finish();
+fn a_raw_send_keeps_its_header_with_the_right_length_and_sum() {
+    for_datagrams(|bench, hook| {
+        let header = raw_header(hook, 12);
+        let shown = if DATAGRAMS.contains(&hook) { 0 } else { header.len() };
+        let edits = asm::edits(&[(shown as i32 + 9, 2, b"longer")], Verdict::Permit);
+        bench.link(hook, &edits, OnError::Block);
+        let packet = Packet { raw_ip_header: Some(header), ..udp(hook, b"data") };
+        let (outcome, sent) = bench.send(&packet);
+        assert_eq!(outcome, SendOutcome::Absorbed);
+        assert_eq!(payloads(&sent, 8, true), [b"dlongera"]);
+        let mut expected = raw_header(hook, 16);
+        if ends(hook).0.is_ipv4() {
+            let words = expected.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+            let sum: u32 = words.sum();
+            expected[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        }
+        assert_eq!(sent[0].header, expected);
+    });
+}
+
+#[test]
+fn a_raw_send_with_a_header_that_is_not_understood_is_an_error_of_who_edits_it() {
+    for_datagrams(|bench, hook| {
+        let mut header = raw_header(hook, 12);
+        header[0] ^= 0x70;
+        let shown = if DATAGRAMS.contains(&hook) { 0 } else { header.len() };
+        let edits = asm::edits(&[(shown as i32 + 9, 1, b"x")], Verdict::Permit);
+        let link = bench.link(hook, &edits, OnError::Block);
+        let packet = Packet { raw_ip_header: Some(header), ..udp(hook, b"data") };
+        assert_eq!(bench.send(&packet), (SendOutcome::Blocked, vec![]));
+        assert_eq!(bench.counters(link).errors, 1);
+    });
+}
+
+#[test]
+fn the_envelope_of_a_raw_send_is_in_its_header() {
+    for_datagrams(|bench, hook| {
+        bench.link(hook, &asm::send_to(&[192, 0, 2, 9], 0, 0), OnError::Permit);
+        let packet = Packet { raw_ip_header: Some(raw_header(hook, 12)), ..udp(hook, b"data") };
+        assert_eq!(bench.send(&packet).0, SendOutcome::Blocked);
+    });
+}
+
+#[test]
+fn a_datagram_goes_to_another_address_with_a_sum_that_fits() {
+    for_datagrams(|bench, hook| {
+        let other: IpAddr =
+            if ends(hook).0.is_ipv4() { "198.51.100.9" } else { "fd00::9" }.parse().expect("one");
+        let address = match other {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let link = bench.link(hook, &asm::send_to(&address, 5353, 0xb8), OnError::Block);
+        let control =
+            [[20, 0, 0, 0, 0, 0, 0, 0].to_vec(), vec![0; 4], vec![99, 0, 0, 0], vec![1; 8]].concat();
+        for before in [None, Some(control)] {
+            let had = before.clone().unwrap_or_default();
+            let (outcome, sent) = bench.send(&Packet { control_data: before, ..udp(hook, b"data") });
+            assert_eq!(outcome, SendOutcome::Absorbed);
+            assert_eq!(payloads(&sent, 8, true), [b"data"]);
+            assert_eq!((sent[0].remote, &sent[0].bytes[2..4]), (other, &5353_u16.to_be_bytes()[..]));
+            let after = sent[0].control_data.clone().expect("the type of service");
+            assert_eq!(
+                (after.len(), &after[..had.len()], after[had.len() + 16]),
+                (had.len() + 24, &*had, 0xb8)
+            );
+        }
+        assert_eq!(bench.counters(link).edited, 2);
+        // A segment can't be sent elsewhere: its connection would not follow.
+        if SENDS.contains(&hook) {
+            assert_eq!(bench.send(&tcp(hook, b"data")).0, SendOutcome::Blocked);
+        }
+    });
+}
+
+#[test]
+fn an_icmp_error_is_judged_and_edited_at_its_own_layer() {
+    at(ICMP_ERRORS, |bench, hook| {
+        let (mut local, mut remote) = ends(hook);
+        local.set_port(3);
+        remote.set_port(1);
+        let error = Packet::icmp_error(local, remote, b"about this");
+        let pass = bench.link(hook, &asm::verdict(Verdict::Permit), OnError::Block);
+        assert_eq!(bench.send(&error).0, SendOutcome::Permitted);
+        bench.detach(pass);
+        let edit = bench.link(hook, &asm::edits(&[(8, 6, b"")], Verdict::Permit), OnError::Block);
+        let (outcome, sent) = bench.send(&error);
+        assert_eq!(outcome, SendOutcome::Absorbed);
+        assert_eq!(payloads(&sent, 8, true), [b"this"]);
+        assert_eq!(bench.counters(edit).edited, 1);
+        // Datagrams are not errors.
+        assert_eq!(bench.send(&udp(hook, b"data")).0, SendOutcome::Permitted);
+        bench.detach(edit);
+        bench.link(hook, &asm::verdict(Verdict::Block), OnError::Permit);
+        assert_eq!(bench.send(&error), (SendOutcome::Blocked, vec![]));
+    });
+}
+
+#[test]
+fn a_datagram_is_asked_about_at_each_layer_until_one_replaces_it() {
+    for (first, second) in DATAGRAMS.into_iter().zip(SENDS) {
+        let bench = Bench::new(Config::default());
+        let above = bench.link(first, &drop_n(Some(b"x")), OnError::Block);
+        let below = bench.link(second, &asm::verdict(Verdict::Permit), OnError::Block);
+        assert_eq!(bench.send(&udp(first, b"no")).0, SendOutcome::Blocked);
+        assert_eq!(payloads(&bench.send(&udp(first, b"yes")).1, 8, true), [b"xes"]);
+        bench.detach(above);
+        assert_eq!(payloads(&bench.send(&udp(first, b"yes")).1, 8, false), [b"yes"]);
+        assert_eq!(bench.counters(below).runs, 1);
+        bench.finish();
+    }
 }
 
 #[test]
 fn an_edited_packet_is_sent_with_all_that_its_send_had() {
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         bench.link(hook, &asm::edits(&[(8, 1, b"D")], Verdict::Permit), OnError::Block);
         let control = (0..40).collect::<Vec<u8>>();
         let packet = Packet {
@@ -185,7 +313,7 @@ fn an_edit_that_leaves_no_whole_header_is_an_error() {
     for (on_error, outcome) in
         [(OnError::Block, SendOutcome::Blocked), (OnError::Permit, SendOutcome::Permitted)]
     {
-        everywhere(|bench, hook| {
+        for_datagrams(|bench, hook| {
             let link = bench.link(hook, &asm::edits(&[(0, 5, b"")], Verdict::Permit), on_error);
             assert_eq!(bench.send(&udp(hook, b"data")).0, outcome);
             assert_eq!(bench.counters(link).errors, 1);
@@ -196,7 +324,7 @@ fn an_edit_that_leaves_no_whole_header_is_an_error() {
 #[test]
 fn a_clone_goes_in_the_place_of_a_blocked_packet() {
     let (clone, inject) = (helper::CLONE_NET_BUFFER_LIST, helper::INJECT_TRANSPORT_SEND);
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         let link = bench.link(hook, &asm::clone(clone, inject, 8, 1, b"D", Verdict::Block), OnError::Block);
         for (packet, header) in [(udp(hook, b"data"), 8), (icmp(hook, b"data"), 8)] {
             let (outcome, sent) = bench.send(&packet);
@@ -205,7 +333,7 @@ fn a_clone_goes_in_the_place_of_a_blocked_packet() {
         }
         assert_eq!((bench.counters(link).injected, bench.counters(link).edited), (2, 0));
     });
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         let beside = asm::clone(clone, inject, 8, 1, b"D", Verdict::Permit);
         assert_eq!(bench.refused(hook, &beside), "TG0603");
     });
@@ -213,7 +341,7 @@ fn a_clone_goes_in_the_place_of_a_blocked_packet() {
 
 #[test]
 fn a_list_goes_as_it_is_when_every_packet_passes() {
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         let link = bench.link(hook, &asm::verdict(Verdict::Permit), OnError::Block);
         let (local, remote) = ends(hook);
         let (outcome, sent) = bench.send(&Packet::udp_batch(local, remote, &[b"one", b"two"]));
@@ -230,7 +358,7 @@ fn drop_n(edit: Option<&[u8]>) -> Vec<u8> {
 
 #[test]
 fn each_packet_of_a_list_is_judged_on_its_own() {
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         bench.link(hook, &drop_n(None), OnError::Block);
         let (local, remote) = ends(hook);
         let list = Packet::udp_batch(local, remote, &[b"yes", b"yea", b"no", b"yes", b"nay", b"aye"]);
@@ -257,7 +385,7 @@ fn the_segments_of_a_list_stay_in_order() {
 
 #[test]
 fn a_list_that_can_t_be_injected_is_blocked_with_any_of_its_packets() {
-    everywhere(|bench, hook| {
+    for_datagrams(|bench, hook| {
         bench.link(hook, &drop_n(None), OnError::Block);
         let (local, remote) = ends(hook);
         let list = Packet { endpoint: false, ..Packet::udp_batch(local, remote, &[b"yes", b"no", b"yes"]) };
@@ -310,13 +438,12 @@ proptest! {
     #[test]
     fn edited_datagrams_come_out_as_on_a_string_whatever_the_layout_and_the_completions(
         seed: u64,
-        v6: bool,
+        hook in proptest::sample::select([SENDS, DATAGRAMS].concat()),
         payload in collection::vec(any::<u8>(), 1..300),
         wanted in collection::vec((0..12_usize, 0..12_usize, collection::vec(any::<u8>(), 0..40)), 1..6),
         offloaded: bool,
     ) {
         let bench = Bench::new(Config::random(seed));
-        let hook = SENDS[usize::from(v6)];
         let mut at = 8;
         let mut program = Vec::new();
         for (gap, remove, new) in &wanted {

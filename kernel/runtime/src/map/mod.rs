@@ -119,7 +119,9 @@ impl Map {
                 }
                 Kind::Array(Array::new(&def, copies)?)
             }
-            MapKind::Hash | MapKind::LruHash => Kind::Table(Table::new(&def, &platform)?),
+            MapKind::Hash | MapKind::LruHash | MapKind::FlowStorage => {
+                Kind::Table(Table::new(&def, &platform)?)
+            }
             MapKind::RingBuf => Kind::Ring(Ring::new(&def)?),
         };
         Ok(Self { id, def, name, frozen: AtomicBool::new(false), platform, kind })
@@ -182,6 +184,26 @@ impl Map {
             return Err(MapError::Invalid);
         }
         self.remove(key)
+    }
+
+    /// For programs: address of the value of a connection, made if it must and `makes` says so. Of a flow storage only. IRQL <=
+    /// `DISPATCH_LEVEL`.
+    pub(crate) fn storage(&self, flow: u64, makes: bool) -> Option<u64> {
+        let (Kind::Table(table), MapKind::FlowStorage) = (&self.kind, self.def.kind) else { return None };
+        let key = flow.to_le_bytes();
+        if makes && !self.def.read_only() {
+            table.entry(&key, &self.platform)
+        } else {
+            table.lookup(&key, &self.platform)
+        }
+    }
+
+    /// A connection has ended. IRQL <= `DISPATCH_LEVEL`.
+    pub(crate) fn end_flow(&self, flow: u64) {
+        if self.def.kind == MapKind::FlowStorage {
+            // It may have none here.
+            let _ = self.remove(&flow.to_le_bytes());
+        }
     }
 
     /// For control requests: sets the value of `key`; of a per-CPU array, one for all processors or one for each.

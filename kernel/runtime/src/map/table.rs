@@ -108,6 +108,25 @@ impl Table {
         })?
     }
 
+    /// Address of the value of `key`, which is made, zeroed, when there is none; `None` when it can't be.
+    pub(super) fn entry(&self, key: &[u8], platform: &Platform) -> Option<u64> {
+        let hash = self.seed.hash(key);
+        self.locked(hash, platform, |order| {
+            let at = match self.find(hash, key) {
+                Some((_, at)) => {
+                    self.touch(order, at);
+                    at
+                }
+                None => {
+                    let at = self.insert(order, hash, key, platform).ok()?;
+                    self.values.zero(at as usize * self.value_words, self.value_words * 8);
+                    at
+                }
+            };
+            Some(self.values.address(at as usize * self.value_words))
+        })?
+    }
+
     /// Copies the value of `key`; does not count as a use.
     pub(super) fn read(&self, key: &[u8], out: &mut [u8], platform: &Platform) -> Result<(), MapError> {
         let hash = self.seed.hash(key);
