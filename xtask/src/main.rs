@@ -145,6 +145,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo => demo::run(),
         Verb::Test { part: None } => test::run(),
         Verb::Test { part: Some(test::Part::Engine) } => test::engine(),
+        Verb::Test { part: Some(test::Part::Lab) } => test::lab(),
         Verb::Rules { json, write } => rules::run(json, write),
         Verb::Bench(Bench::Classify { json }) => {
             setup::need(&[&setup::BENCHES])?;

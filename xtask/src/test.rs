@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::driver;
+use crate::lab;
 use crate::matrix;
 use crate::programs;
 use crate::rules;
@@ -34,6 +35,8 @@ impl std::ops::Add for Tally {
 pub(crate) enum Part {
     /// The simulator and the callouts in front of it, and that every rule of the contract was seen to be checked.
     Engine,
+    /// The driver in the lab. Not among the steps of `test`: what it builds takes minutes on a fresh machine.
+    Lab,
 }
 
 /// One step: its name and what does it.
@@ -74,6 +77,11 @@ pub(crate) fn engine() -> Result<()> {
         ("rules", Box::new(rules::check)),
         ("stack", Box::new(stack)),
     ])
+}
+
+/// Runs the driver in the lab.
+pub(crate) fn lab() -> Result<()> {
+    run_steps(vec![("lab", Box::new(|| lab::check().map(|(passed, failed)| Tally { passed, failed })))])
 }
 
 fn run_steps(steps: Vec<Step<'_>>) -> Result<()> {

@@ -16,6 +16,9 @@ const SERVER: &str = "/usr/lib/wine/wineserver";
 /// How long a command may take, in seconds: far more than any needs. What hangs is an invisible dialog.
 const PATIENCE: u64 = 120;
 
+/// What the program says that holds a session open.
+const HOLDING: &str = "holding";
+
 /// Gives a command the environment of a prefix.
 fn environment(mut command: Command, prefix: &Path) -> Command {
     command
@@ -95,14 +98,30 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts a session, which lasts as long as `holder` does; what drivers say goes to `log`.
+    /// Starts a session, which lasts as long as `holder` does; what it says, and what drivers say, goes to `log`. It says
+    /// something when it runs.
     pub(crate) fn start(prefix: &Path, log: &Path, holder: &[&str]) -> Result<Self> {
-        // Services inherit the first process's output: a pipe would never see its end.
+        // Services inherit the output of the first process: a pipe would never see its end.
         let file = fs::File::create(log)?;
         let mut first = environment(Command::new(WINE), prefix);
         first.args(holder).stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
         let holder = first.spawn().with_context(|| format!("cannot start {WINE}"))?;
-        Ok(Self { prefix: prefix.to_owned(), log: log.to_owned(), holder })
+        let mut session = Self { prefix: prefix.to_owned(), log: log.to_owned(), holder };
+        let start = Instant::now();
+        // Until then the next process might be the first.
+        while !fs::read_to_string(log)?.lines().any(|line| line.trim() == HOLDING) {
+            if session.holder.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(PATIENCE) {
+                bail!("Wine does not start; the last lines of {}:\n{}", log.display(), session.last_lines());
+            }
+            sleep(Duration::from_millis(10));
+        }
+        Ok(session)
+    }
+
+    fn last_lines(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     /// The folder that programs see as `C:\`.
@@ -124,15 +143,13 @@ impl Session {
         if out.status.success() {
             return Ok(text);
         }
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let last: Vec<_> = log.lines().rev().take(30).collect();
         bail!(
             "{program} {} ended with {}\n{text}{}the last lines of {}:\n{}",
             words.join(" "),
             out.status,
             String::from_utf8_lossy(&out.stderr),
             self.log.display(),
-            last.into_iter().rev().collect::<Vec<_>>().join("\n")
+            self.last_lines()
         );
     }
 }

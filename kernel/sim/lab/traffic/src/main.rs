@@ -48,7 +48,7 @@ enum Verb {
         /// Folder with the compiled policies
         objects: PathBuf,
     },
-    /// Wait for the end of the input
+    /// Say `holding`, and wait for the end of the input
     Hold,
 }
 
@@ -71,6 +71,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Abuse(options) => abuse::run(options),
         Verb::Victim { objects } => abuse::victim(objects),
         Verb::Hold => {
+            println!("holding");
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
             Ok(())
         }
