@@ -9,8 +9,9 @@ use fwps_sys::NTSTATUS;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::OnError;
-use tidegate_abi::{Hook, Verdict};
+use tidegate_abi::{Hook, Verdict, helper};
 
+use super::send::raw_header;
 use super::{Bench, asm, ends};
 use crate::memory::failing;
 
@@ -125,6 +126,198 @@ fn an_edit_of_a_datagram_is_made_whole_or_its_link_decides() {
         assert!(failed.iter().any(hit), "{call:?} never failed");
     }
     assert!(failed.iter().any(|failing| matches!(failing, Failing::Memory(2))), "memory never failed");
+}
+
+/// Something that a link does to a connection or to packets, from its beginning to its end; gives back what came out.
+struct Path {
+    name: &'static str,
+    play: fn(&Bench, OnError) -> Vec<u8>,
+    /// What comes out, piece by piece, and what each piece is when the link failed and fails open.
+    whole: &'static [&'static [u8]],
+    open: &'static [&'static [u8]],
+    /// They are packets, not a stream.
+    packets: bool,
+}
+
+/// Shows a stream two pieces and its end.
+fn stream(bench: &Bench) -> Vec<u8> {
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"abcd");
+    bench.sim.indicate(flow, Direction::Send, b"efgh");
+    bench.sim.fin(flow, Direction::Send);
+    bench.out(flow, Direction::Send)
+}
+
+fn payload((_, sent): (SendOutcome, Vec<fwps_sim::Sent>), header: usize) -> Vec<u8> {
+    sent.iter().flat_map(|packet| packet.bytes[header..].to_vec()).collect()
+}
+
+const PATHS: [Path; 8] = [
+    Path {
+        name: "a clone of a stream",
+        play: |bench, on_error| {
+            let code =
+                asm::clone(helper::CLONE_STREAM_DATA, helper::STREAM_INJECT, 1, 1, b"<>", Verdict::Block);
+            bench.link(Hook::StreamV4, &code, on_error);
+            stream(bench)
+        },
+        whole: &[b"a<>cd", b"e<>gh"],
+        open: &[b"abcd", b"efgh"],
+        packets: false,
+    },
+    Path {
+        name: "data of a program's own",
+        play: |bench, on_error| {
+            let code = asm::inject_data(0, true, b"new", 0, Verdict::Permit);
+            bench.link(Hook::StreamV4, &code, on_error);
+            stream(bench)
+        },
+        whole: &[b"newabcd", b"newefgh", b"new"],
+        open: &[b"abcd", b"efgh", b""],
+        packets: false,
+    },
+    Path {
+        name: "a snapshot",
+        play: |bench, on_error| {
+            bench.snapshot(Hook::StreamV4, &asm::verdict(Verdict::Permit), on_error);
+            stream(bench)
+        },
+        whole: &[b"abcd", b"efgh"],
+        open: &[b"abcd", b"efgh"],
+        packets: false,
+    },
+    Path {
+        name: "bytes that are kept back",
+        play: |bench, on_error| {
+            let map = bench.counter();
+            bench.set(map, Verdict::Pend as u64);
+            bench.link_with(Hook::StreamV4, &asm::by_map(), &[map], on_error);
+            let flow = bench.flow(Hook::StreamV4);
+            bench.sim.indicate(flow, Direction::Send, b"abcd");
+            bench.sim.indicate(flow, Direction::Send, b"efgh");
+            bench.sim.fin(flow, Direction::Send);
+            bench.sim.settle();
+            bench.set(map, Verdict::Permit as u64);
+            bench.sim.settle();
+            // What could not be injected was left for the next time.
+            bench.sim.heal();
+            bench.set(map, Verdict::Permit as u64);
+            bench.out(flow, Direction::Send)
+        },
+        whole: &[b"abcd", b"efgh"],
+        open: &[b"abcd", b"efgh"],
+        packets: false,
+    },
+    Path {
+        name: "a datagram with another address",
+        play: |bench, on_error| {
+            let hook = Hook::DatagramDataV4;
+            bench.link(hook, &asm::send_to(&[198, 51, 100, 9], 5353, 0xb8), on_error);
+            let (local, remote) = ends(hook);
+            payload(bench.send(&Packet::udp(local, remote, b"data")), 8)
+        },
+        whole: &[b"data"],
+        open: &[b"data"],
+        packets: true,
+    },
+    Path {
+        name: "a raw send",
+        play: |bench, on_error| {
+            let hook = Hook::DatagramDataV6;
+            bench.link(hook, &asm::edits(&[(8, 1, b"<>")], Verdict::Permit), on_error);
+            let (local, remote) = ends(hook);
+            let packet =
+                Packet { raw_ip_header: Some(raw_header(hook, 12)), ..Packet::udp(local, remote, b"data") };
+            payload(bench.send(&packet), 8)
+        },
+        whole: &[b"<>ata"],
+        open: &[b"data"],
+        packets: true,
+    },
+    Path {
+        name: "a list of datagrams",
+        play: |bench, on_error| {
+            let hook = Hook::OutboundTransportV4;
+            bench.link(hook, &asm::drop_if_found(b'n', None), on_error);
+            let (local, remote) = ends(hook);
+            payload(bench.send(&Packet::udp_batch(local, remote, &[b"a", b"n", b"b"])), 8)
+        },
+        whole: &[b"a", b"", b"b"],
+        open: &[b"a", b"n", b"b"],
+        packets: true,
+    },
+    Path {
+        name: "a segment",
+        play: |bench, on_error| {
+            let hook = Hook::OutboundTransportV4;
+            bench.link(hook, &asm::edits(&[(20, 1, b"D")], Verdict::Permit), on_error);
+            let (local, remote) = ends(hook);
+            payload(bench.send(&Packet::tcp(local, remote, 0x18, 1, b"data")), 20)
+        },
+        whole: &[b"Data"],
+        open: &[b"data"],
+        packets: true,
+    },
+];
+
+/// Every call and every allocation of each path, one after the other, until a run meets none that is left to fail.
+#[test]
+fn whatever_fails_once_on_any_path_nothing_is_left_behind_or_half_there() {
+    const CALLS: [Call; 4] = [Call::Any, Call::Complete, Call::MdlMap, Call::FlowAbort];
+    for path in &PATHS {
+        for on_error in [OnError::Block, OnError::Permit] {
+            let mut failed = 0;
+            let kinds = CALLS.iter().map(|call| Some(*call)).chain([None]);
+            for kind in kinds {
+                for nth in 1.. {
+                    let config =
+                        Config { split: Split::Every(3), unmapped: true, seed: 3, ..Config::default() };
+                    let bench = Bench::new(config);
+                    let failing =
+                        kind.map_or(Failing::Memory(nth - 1), |call| Failing::Call(call, nth as u64));
+                    failing.begin(&bench);
+                    let out = (path.play)(&bench, on_error);
+                    let met = match kind {
+                        Some(_) => bench.sim.failures() > 0,
+                        None => !failing::stop(),
+                    };
+                    Failing::end(&bench);
+                    let says =
+                        || std::format!("{}, {on_error:?}, {failing:?}: {}", path.name, out.escape_ascii());
+                    // Each piece passes whole, as the link wants it or as it was, or is missing with all behind it.
+                    assert!(is_whole(path, &out, on_error), "{}", says());
+                    if !met {
+                        assert_eq!(out, path.whole.concat(), "{}", says());
+                    }
+                    bench.finish();
+                    failed += usize::from(met);
+                    if !met {
+                        break;
+                    }
+                }
+            }
+            assert!(failed >= 4, "{}: only {failed} failures", path.name);
+        }
+    }
+}
+
+/// Whether what came out is made of pieces of `whole` and, of a link that fails open, of `open`. A stream ends with the first
+/// piece that is missing; packets are each on their own.
+fn is_whole(path: &Path, out: &[u8], on_error: OnError) -> bool {
+    let mut ways = vec![(out, true)];
+    for (whole, open) in path.whole.iter().zip(path.open) {
+        ways = ways
+            .into_iter()
+            .flat_map(|(out, goes_on)| {
+                let open = (on_error == OnError::Permit).then_some(open);
+                let taken = [Some(whole), open].into_iter().flatten().filter(|_| goes_on);
+                let taken =
+                    taken.filter_map(|piece| Some((out.strip_prefix(*piece)?, true))).collect::<Vec<_>>();
+                taken.into_iter().chain([(out, path.packets)])
+            })
+            .collect();
+    }
+    ways.iter().any(|(out, _)| out.is_empty())
 }
 
 #[test]

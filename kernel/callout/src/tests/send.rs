@@ -159,7 +159,7 @@ fn what_can_t_be_injected_is_not_edited() {
 }
 
 /// A raw socket's IP header in front of a UDP packet of so many bytes.
-fn raw_header(hook: Hook, len: usize) -> Vec<u8> {
+pub(super) fn raw_header(hook: Hook, len: usize) -> Vec<u8> {
     match ends(hook) {
         (SocketAddr::V4(local), SocketAddr::V4(remote)) => {
             let start = [&[0x45, 0], &(20 + len as u16).to_be_bytes()[..], &[0, 0, 0, 0, 64, 17, 0, 0]];
