@@ -22,6 +22,9 @@ extern crate alloc;
 extern crate std;
 
 mod ask;
+mod atomic {
+    pub(crate) use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+}
 mod checksum;
 #[expect(unsafe_code, reason = "the callbacks that the filter engine calls")]
 mod classify;
@@ -61,6 +64,7 @@ mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod wake;
 #[expect(unsafe_code, reason = "the worker is a callback")]
 mod worker;
 

@@ -4,8 +4,8 @@ use alloc::boxed::Box;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
+use crate::atomic::{AtomicUsize, Ordering, fence};
 use crate::memory::{self, NoMemory};
 
 /// One of the owners of a value, which goes with the last of them. IRQL <= DISPATCH_LEVEL.
@@ -80,45 +80,5 @@ impl<T> Drop for Shared<T> {
             // SAFETY: `new` leaked the box, and this was its last owner.
             drop(unsafe { Box::from_raw(self.0.as_ptr()) });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::thread;
-    use std::vec::Vec;
-
-    use super::*;
-    use crate::memory::failing;
-
-    #[test]
-    fn the_value_goes_with_its_last_owner() {
-        let value = Arc::new(());
-        let one = Shared::new(Arc::clone(&value)).unwrap();
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let other = one.clone();
-                thread::spawn(move || {
-                    let raw = Shared::into_raw(other.clone());
-                    assert_eq!(Shared::as_ptr(&other), raw);
-                    // SAFETY: the owner of the line above.
-                    drop(unsafe { Shared::from_raw(NonNull::new(raw.cast_mut()).unwrap()) });
-                    Arc::strong_count(&other)
-                })
-            })
-            .collect();
-        for thread in threads {
-            assert_eq!(thread.join().unwrap(), 2);
-        }
-        drop(one);
-        assert_eq!(Arc::strong_count(&value), 1);
-    }
-
-    #[test]
-    fn without_memory_there_is_none() {
-        failing::after(0);
-        assert!(Shared::new(1).is_err());
-        assert_eq!(*Shared::new(1).unwrap(), 1);
     }
 }

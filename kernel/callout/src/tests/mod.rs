@@ -8,6 +8,7 @@ mod held;
 mod life;
 mod rewrites;
 mod send;
+mod shared;
 mod soak;
 mod stream;
 
