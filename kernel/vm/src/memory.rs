@@ -28,7 +28,12 @@ impl MapMemory {
         let mut memory = Vec::new();
         memory.try_reserve_exact(words).ok()?;
         memory.resize_with(words, AtomicU64::default);
-        Some(Arc::new(Self { words: memory.into_boxed_slice() }))
+        let memory = Self { words: memory.into_boxed_slice() };
+        // An `Arc` can't say that there is no memory: a block of its size is reserved and freed just before.
+        let mut block: Vec<([usize; 2], Self)> = Vec::new();
+        block.try_reserve_exact(1).ok()?;
+        drop(block);
+        Some(Arc::new(memory))
     }
 
     /// The words.
