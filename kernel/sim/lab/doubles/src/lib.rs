@@ -12,6 +12,7 @@ mod etw;
 mod irql;
 mod police;
 mod pool;
+mod stop;
 mod traffic;
 
 use std::ffi::c_void;
