@@ -5,6 +5,8 @@ pub mod bytecode;
 pub mod control;
 pub mod generate;
 pub mod object;
+#[cfg(feature = "claims")]
 pub mod reference;
 pub mod scenario;
+#[cfg(feature = "claims")]
 pub mod verify;

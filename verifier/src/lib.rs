@@ -46,10 +46,13 @@ pub struct Program<'a> {
     pub maps: &'a [MapDef],
 }
 
+/// Bytes that a verification may allocate unless it is told otherwise.
+pub const MEMORY: usize = 16 << 20;
+
 /// Bounds of one verification.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// Bytes that it may allocate.
+    /// Bytes that it may allocate, up to [`limits::MAX_VERIFY_MEMORY`].
     pub memory: usize,
     /// Instructions that it may walk.
     pub steps: u32,
@@ -59,7 +62,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { memory: limits::MAX_VERIFY_MEMORY, steps: limits::MAX_VERIFY_STEPS, cancelled: None }
+        Self { memory: MEMORY, steps: limits::MAX_VERIFY_STEPS, cancelled: None }
     }
 }
 
@@ -188,7 +191,7 @@ fn prove(
     options: &Options<'_>,
     mut watcher: Watcher<'_>,
 ) -> Result<Verified, Refusal> {
-    let mut memory = memory::Memory::new(options.memory);
+    let mut memory = memory::Memory::new(options.memory.min(limits::MAX_VERIFY_MEMORY));
     let structure = Structure::check_within(program.code, program.maps, &mut memory)?;
     let whole = |reason| Refusal::new(0, reason);
     let maps = memory.collect(program.maps.iter().copied()).map_err(whole)?;

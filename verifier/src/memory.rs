@@ -20,8 +20,8 @@ impl Memory {
     }
 
     fn grow<T>(&mut self, vec: &mut Vec<T>, capacity: usize) -> Result<(), Reason> {
-        let grown = capacity - vec.capacity();
-        if grown.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > self.left) {
+        // Growing copies: for a moment there are both.
+        if capacity.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > self.left) {
             return Err(Reason::Memory);
         }
         let before = vec.capacity();

@@ -130,11 +130,13 @@ pub struct Refusal {
     pub insn: usize,
     /// What was missing.
     pub reason: Reason,
+    /// Instructions that the verification walked until it knew.
+    pub steps: u32,
 }
 
 impl Refusal {
     pub(crate) fn new(insn: usize, reason: Reason) -> Self {
-        Self { code: reason.code(), insn, reason }
+        Self { code: reason.code(), insn, reason, steps: 0 }
     }
 
     /// What to do about it.

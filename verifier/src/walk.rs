@@ -72,16 +72,18 @@ impl Cost {
 }
 
 /// Walked states that are remembered at one place; the oldest goes first.
-const WALKED: usize = 4096;
+const WALKED: usize = 1024;
 /// Walked states that are compared in full on one arrival: the last ones, which lie nearest on the way back.
-const COMPARED: usize = 64;
+const COMPARED: usize = 24;
 /// Instructions after a state was kept in which no other one is, but at the heads of loops, and where it turns out that
 /// many paths pass.
 const FEW: u32 = 10;
 /// How many are many.
 const OFTEN: u32 = 8;
-/// Waiting paths that are looked at for one to be joined.
-const LOOKED_AT: usize = 1024;
+/// Paths that wait at one place and are joined by one that comes there.
+const JOINED: usize = 32;
+/// Instructions without another way after which nothing else is expected.
+const ALONE: u32 = 4096;
 /// Instructions that a jump may skip for both ways to be walked as one.
 const SKIPPED: usize = 8;
 /// Loops that are walked at once inside each other.
@@ -115,6 +117,8 @@ struct Pending {
     node: u32,
     cost: Cost,
     unkept: u32,
+    /// The path that waits at the same place and was there before.
+    before: Option<u32>,
 }
 
 /// A loop that is walked at once.
@@ -158,8 +162,8 @@ struct Point {
     last: usize,
     /// The last one that is being walked.
     open: Option<u32>,
-    /// Paths that wait here.
-    waiting: u32,
+    /// The last path that waits here.
+    waiting: Option<u32>,
     /// Paths whose state was not kept, since one was kept shortly before.
     passed: u32,
     /// Loops that start here and could not be walked at once.
@@ -184,7 +188,7 @@ struct Manner {
     branches: Branches,
     /// Whether loops are walked at once.
     loops_at_once: bool,
-    /// The steps that are left for it and what comes after it: so many parts of eight.
+    /// Of the steps that are left, so many parts of eight.
     share: u32,
 }
 
@@ -196,6 +200,9 @@ const MANNERS: [Manner; 4] = [
     Manner { branches: Branches::Loops, loops_at_once: false, share: 6 },
     Manner { branches: Branches::All, loops_at_once: false, share: 8 },
 ];
+/// At first each manner has this part of all steps, and two for each instruction: what one can't do in many, another one may
+/// do in few.
+const BRIEFLY: u32 = 64;
 
 /// A state that was walked inside a loop that is walked at once.
 #[derive(Clone, Copy)]
@@ -212,6 +219,8 @@ const STEPS_BETWEEN_LOOKS: u32 = 256;
 #[derive(Clone, Copy)]
 struct Budget<'a> {
     steps: u32,
+    /// For a walk that has come to have one path only.
+    single: u32,
     cancelled: Option<&'a AtomicU8>,
 }
 
@@ -232,36 +241,51 @@ pub(crate) fn explore(
     let mut steps = 0;
     let mut refused: Option<Refusal> = None;
     let mut has_loops = false;
-    for manner in MANNERS {
+    let mut unfinished = [true; MANNERS.len()];
+    let tries = [true, false].into_iter().flat_map(|briefly| (0..).zip(MANNERS).map(move |to| (briefly, to)));
+    for (briefly, (index, manner)) in tries {
+        let Some(unfinished) = unfinished.get_mut(index).filter(|unfinished| **unfinished) else { continue };
         if !manner.loops_at_once && !has_loops {
-            break;
+            continue;
         }
-        let left = options.steps - steps;
-        let steps_left = (u64::from(left) * u64::from(manner.share) / 8) as u32;
-        let budget = Budget { steps: steps_left, cancelled: options.cancelled };
+        let left = options.steps.saturating_sub(steps);
+        let steps_left = if briefly {
+            left.min(options.steps / BRIEFLY + 2 * structure.insns().len() as u32)
+        } else {
+            (u64::from(left) * u64::from(manner.share) / 8) as u32
+        };
+        let single = if manner == MANNERS[0] { left } else { steps_left };
+        let budget = Budget { steps: steps_left, single, cancelled: options.cancelled };
         facts.clear();
         let walked = attempt(program, structure, manner, budget, memory, facts.reborrow());
-        steps += walked.steps;
+        steps = options.steps.min(steps + walked.steps);
         has_loops |= walked.has_loops;
         let refusal = match walked.result {
             Ok(found) => return Ok(Found { steps, ..found }),
-            Err(refusal) if matches!(refusal.reason, Reason::Cancelled) => return Err(refusal),
+            Err(refusal) if matches!(refusal.reason, Reason::Cancelled) => {
+                return Err(Refusal { steps, ..refusal });
+            }
             Err(refusal) => refusal,
         };
+        *unfinished = matches!(refusal.reason, Reason::Steps { .. });
+        let endless =
+            |reason: &Reason| matches!(reason, Reason::Steps { .. } | Reason::Memory | Reason::Endless);
         // A fact that was missing tells more than a walk that didn't come to its end. Of those the last one tells most: what
         // looks endless where numbers are forgotten may only be long.
-        let endless = |refusal: &Refusal| {
-            matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory | Reason::Endless)
-        };
-        if !endless(&refusal) || refused.as_ref().is_none_or(endless) {
+        if !endless(&refusal.reason) || refused.is_none_or(|refusal| endless(&refusal.reason)) {
             refused = Some(refusal);
+        }
+        let limited = matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory);
+        if limited && walked.has_one_path && manner == MANNERS[0] {
+            break;
         }
     }
     let refusal = refused.unwrap_or(Refusal::new(0, Reason::Steps { steps }));
-    Err(match refusal.reason {
-        Reason::Steps { .. } => Refusal::new(refusal.insn, Reason::Steps { steps: options.steps }),
-        _ => refusal,
-    })
+    let reason = match refusal.reason {
+        Reason::Steps { .. } => Reason::Steps { steps: options.steps },
+        reason => reason,
+    };
+    Err(Refusal { reason, steps, ..refusal })
 }
 
 /// What came of one walk.
@@ -270,6 +294,8 @@ struct Attempt {
     steps: u32,
     /// Whether it met a loop that it walked at once, or tried to.
     has_loops: bool,
+    /// Whether it had one path only in the end.
+    has_one_path: bool,
 }
 
 #[inline(never)]
@@ -282,12 +308,18 @@ fn attempt(
     mut facts: Facts<'_>,
 ) -> Attempt {
     let left = memory.left();
-    let mut attempt = Attempt { result: Err(Refusal::new(0, Reason::Memory)), steps: 0, has_loops: false };
+    let mut attempt = Attempt {
+        result: Err(Refusal::new(0, Reason::Memory)),
+        steps: 0,
+        has_loops: false,
+        has_one_path: false,
+    };
     let prepared = Walk::new(program, structure, manner, budget, memory, facts.reborrow());
     attempt.result = match prepared {
         Ok((mut walk, state)) => {
             let result = walk.run(state);
             (attempt.steps, attempt.has_loops) = (walk.steps, walk.has_loops);
+            attempt.has_one_path = walk.has_one_path();
             result
         }
         Err(reason) => Err(Refusal::new(0, reason)),
@@ -339,6 +371,10 @@ struct Walk<'a> {
     /// Memory that is left free for the paths: with less, old states make room for new ones.
     reserve: usize,
     steps: u32,
+    /// The step at which to look whether the verification was cancelled.
+    next_look: u32,
+    /// The step at which there was more than one way, or another path was taken up.
+    parted: u32,
     states: u32,
     most_states: u32,
     serial: u32,
@@ -390,6 +426,8 @@ impl<'a> Walk<'a> {
             budget,
             reserve,
             steps: 0,
+            next_look: 0,
+            parted: 0,
             states: 0,
             most_states: 0,
             serial: 0,
@@ -417,8 +455,7 @@ impl<'a> Walk<'a> {
             }
             let done = self.finish(&path);
             most = done.map_err(|reason| Refusal::new(path.slot, reason))?.unwrap_or(most);
-            let Some(next) = self.pending.pop() else { break };
-            self.leave_waiting(&next);
+            let Some(next) = self.pop_pending() else { break };
             let slot = next.slot;
             self.take_up(&mut path, next).map_err(|reason| Refusal::new(slot, reason))?;
         }
@@ -435,7 +472,8 @@ impl<'a> Walk<'a> {
     /// Goes on with a path that waited.
     #[inline(never)]
     fn take_up(&mut self, path: &mut Path, next: Pending) -> Result<(), Reason> {
-        let Pending { state: packed, slot, node, cost, unkept } = next;
+        self.parted = self.steps;
+        let Pending { state: packed, slot, node, cost, unkept, .. } = next;
         let state = packed.unpack(&self.values, self.machine.memory)?;
         packed.discard(self.machine.memory);
         let done = core::mem::replace(path, Path { state, slot, node, cost, unkept, begins: false });
@@ -443,17 +481,49 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn leave_waiting(&mut self, pending: &Pending) {
+    /// The path that waited last, as the next to be walked.
+    fn pop_pending(&mut self) -> Option<Pending> {
+        let pending = self.pending.pop()?;
         if let Some(point) = self.point_mut(pending.slot) {
-            point.waiting -= 1;
+            point.waiting = pending.before;
         }
+        Some(pending)
     }
 
-    fn push_pending(&mut self, pending: Pending) -> Result<(), Reason> {
+    /// Whether it comes to nothing but going on where there is one way only, and what is walked is no claim about a loop.
+    fn has_one_path(&self) -> bool {
+        self.steps - self.parted > ALONE && self.regions.is_empty()
+    }
+
+    fn push_pending(&mut self, mut pending: Pending) -> Result<(), Reason> {
+        let last = self.pending.len() as u32;
         if let Some(point) = self.point_mut(pending.slot) {
-            point.waiting += 1;
+            pending.before = point.waiting.replace(last);
         }
         self.machine.memory.push(&mut self.pending, pending)
+    }
+
+    /// Joins the path with those that wait where it is and differ in no more than numbers: they are covered when their turn
+    /// comes.
+    #[inline(never)]
+    fn join_waiting(&mut self, path: &mut Path, mut waiting: Option<u32>) -> Result<(), Reason> {
+        let Some(need) = self.machine.needs.get(path.slot) else { return Ok(()) };
+        // Those outside of the loop wait for another state of it.
+        let inside = self.regions.last().map_or(0, |region| region.pending);
+        let mut last: Option<&Kept> = None;
+        for _ in 0..JOINED {
+            let Some(index) = waiting.map(|index| index as usize).filter(|index| *index >= inside) else {
+                break;
+            };
+            let Some(pending) = self.pending.get(index) else { break };
+            if last != Some(&pending.state) {
+                let other = pending.state.unpack(&self.values, self.machine.memory)?;
+                path.state.join(&other, need);
+                other.discard(self.machine.memory);
+            }
+            (last, waiting) = (Some(&pending.state), pending.before);
+        }
+        Ok(())
     }
 
     /// Walks one instruction. False when the path is at its end.
@@ -466,10 +536,16 @@ impl<'a> Walk<'a> {
             return Ok(path.begins);
         }
         if self.steps >= self.budget.steps {
-            return Err(Reason::Steps { steps: self.budget.steps });
+            if self.steps >= self.budget.single || !self.has_one_path() {
+                return Err(Reason::Steps { steps: self.budget.steps });
+            }
+            self.budget.steps = self.budget.single;
         }
-        if self.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) && self.budget.are_cancelled() {
-            return Err(Reason::Cancelled);
+        if self.steps >= self.next_look {
+            self.next_look = self.steps + STEPS_BETWEEN_LOOKS;
+            if self.budget.are_cancelled() {
+                return Err(Reason::Cancelled);
+            }
         }
         self.steps += 1;
         // An engine counts the slots of an instruction.
@@ -499,6 +575,7 @@ impl<'a> Walk<'a> {
         let can_pass = self.machine.assume(&mut path.state, slot, insn, false)?;
         match (can_pass, can_take) {
             (true, true) => {
+                self.parted = self.steps;
                 path.slot = next;
                 let skipped = self.skip(path, target)?;
                 if skipped > 0 && self.join_at(path, &mut taken) {
@@ -529,8 +606,8 @@ impl<'a> Walk<'a> {
                 let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
                 state.discard(self.machine.memory);
                 let cost = Cost::insns(cost);
-                let pending = Pending { state: packed, slot, node: path.node, cost, unkept: path.unkept };
-                self.push_pending(pending)?;
+                let (node, unkept) = (path.node, path.unkept);
+                self.push_pending(Pending { state: packed, slot, node, cost, unkept, before: None })?;
                 return Ok(true);
             }
             (true, false) => path.slot = next,
@@ -601,21 +678,10 @@ impl<'a> Walk<'a> {
                 return self.leave(path).map(Some);
             }
         }
-        if self.manner.branches == Branches::Loops
-            && point.waiting > 0
-            && let Some(need) = self.machine.needs.get(path.slot)
-        {
-            // Those that wait here and differ in no more than numbers are covered when their turn comes.
-            let inside = self.regions.last().map_or(0, |region| region.pending);
-            let waits = self.pending.get(inside..).unwrap_or_default();
-            for waiting in waits.iter().rev().take(LOOKED_AT) {
-                if waiting.slot == path.slot {
-                    let other = waiting.state.unpack(&self.values, self.machine.memory)?;
-                    path.state.join(&other, need);
-                    other.discard(self.machine.memory);
-                }
-            }
+        if self.manner.branches == Branches::Loops {
+            self.join_waiting(path, point.waiting)?;
         }
+        let Some(point) = self.points.get(place as usize) else { return Ok(None) };
         let (newer, older) = point.walked.split_at_checked(point.last + 1).unwrap_or((&point.walked, &[]));
         let mut compared = 0;
         let mut key = Key::of(&path.state, None);
@@ -653,9 +719,11 @@ impl<'a> Walk<'a> {
         {
             return Err(Reason::Endless);
         }
+        let previous = point.open.unwrap_or(NONE);
         self.serial += 1;
-        let (serial, previous) = (self.serial, point.open.unwrap_or(NONE));
-        let stored = Stored { kept, key, serial, point: place, previous, cost: Cost::default() };
+        let serial = self.serial;
+        let cost = Cost::default();
+        let stored = Stored { kept, key, serial, point: place, previous, cost };
         let index = match self.free_stored.pop() {
             Some(index) => index,
             None => {

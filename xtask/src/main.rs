@@ -122,6 +122,15 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// The verifier on policies, the fuzz corpus, generated programs and those built to hurt: time, memory, steps.
+    Verify {
+        /// Print one JSON document instead of tables.
+        #[arg(long)]
+        json: bool,
+        /// Write docs/verifier-figures.md too.
+        #[arg(long)]
+        write: bool,
+    },
     /// `tidegate proxy` beside a plain copy loop before nginx: bytes lost, throughput, latency.
     Proxy {
         /// Print one JSON document instead of a table.
@@ -158,6 +167,13 @@ fn run(verb: Verb) -> Result<()> {
             setup::need(&[&setup::BENCHES])?;
             let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);
             shell::run(bench.args(["--package", "tidegate-vm-bench", "--"]).args(json.then_some("--json")))
+        }
+        Verb::Bench(Bench::Verify { json, write }) => {
+            programs::build()?;
+            matrix::compile()?;
+            let mut bench = shell::command(&["cargo", "run", "--locked", "--release", "--quiet"]);
+            bench.args(["--package", "tidegate-verifier-bench", "--"]).args(json.then_some("--json"));
+            shell::run(bench.args(write.then_some("--write=docs/verifier-figures.md")))
         }
         Verb::Bench(Bench::Proxy { json }) => {
             setup::need(&[&setup::POLICIES, &setup::SERVERS])?;

@@ -18,7 +18,7 @@ const CLANGS: [&str; 3] = ["clang-14", "clang-16", "clang-19"];
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-Os"];
 
 /// One policy compiled in one way.
-struct Cell {
+pub(crate) struct Cell {
     policy: String,
     compiler: &'static str,
     level: &'static str,
@@ -28,7 +28,6 @@ struct Cell {
 /// Compiles and verifies every cell and prints the matrix: the steps of a verification, or the code of the refusal. A
 /// cell holds when it is accepted.
 pub(crate) fn run() -> Result<Tally> {
-    setup::need(&[&setup::POLICIES, &setup::CLANGS])?;
     let mut cells = compile()?;
     let rust = programs::build()?.into_iter().filter(|object| object.to_string_lossy().ends_with("-rs.o"));
     cells.extend(rust.map(|object| {
@@ -71,7 +70,8 @@ pub(crate) fn run() -> Result<Tally> {
 }
 
 /// Compiles what is older than its source or the header.
-fn compile() -> Result<Vec<Cell>> {
+pub(crate) fn compile() -> Result<Vec<Cell>> {
+    setup::need(&[&setup::POLICIES, &setup::CLANGS])?;
     let programs = shell::root().join("programs");
     let header = programs::newest(&programs.join("include"))?;
     let out = shell::root().join("target/programs/matrix");

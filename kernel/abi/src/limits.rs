@@ -4,7 +4,7 @@
 pub const MAX_INSNS: usize = 65_536;
 /// Instructions that one verification may walk.
 pub const MAX_VERIFY_STEPS: u32 = 1_000_000;
-/// Bytes that one verification may allocate unless the caller sets less.
+/// Bytes that one verification may allocate at most.
 pub const MAX_VERIFY_MEMORY: usize = 64 << 20;
 /// Nested calls between functions of a program, the entry function included.
 pub const MAX_CALL_DEPTH: usize = 8;

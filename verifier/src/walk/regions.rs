@@ -103,6 +103,7 @@ impl Walk<'_> {
                 node: region.node,
                 cost: Cost::default(),
                 unkept: path.unkept,
+                before: None,
             };
             self.machine.memory.push(&mut region.exits, exit)?;
         }
@@ -210,8 +211,7 @@ impl Walk<'_> {
     fn abandon(&mut self, path: &Path, region: &Region) {
         self.take_down(path.node, region.node);
         while self.pending.len() > region.pending {
-            let Some(pending) = self.pending.pop() else { break };
-            self.leave_waiting(&pending);
+            let Some(pending) = self.pop_pending() else { break };
             self.take_down(pending.node, region.node);
             pending.state.discard(self.machine.memory);
         }
