@@ -13,6 +13,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use fwps_sys::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0, NTSTATUS};
+use tidegate_abi::StreamContext;
 use tidegate_abi::control::Id;
 use tidegate_runtime::{Platform, Spin};
 
@@ -32,8 +33,8 @@ pub(crate) struct Flow {
     pub(crate) layer: u16,
     /// The callout that it is shown to, and that injects into it.
     pub(crate) callout: u32,
-    /// 0: not known.
-    pub(crate) process_id: u64,
+    /// What programs are told of it, whatever is shown of it.
+    pub(crate) context: StreamContext,
     /// Path of the program that owns the local end, as the filter engine gives it; empty: not known.
     pub(crate) application: Vec<u8>,
     /// It was there before it could be seen.
@@ -98,7 +99,7 @@ pub(crate) struct Begin {
     pub(crate) id: u64,
     pub(crate) layer: u16,
     pub(crate) callout: u32,
-    pub(crate) process_id: u64,
+    pub(crate) context: StreamContext,
     pub(crate) application: Vec<u8>,
     pub(crate) mid_stream: bool,
 }
@@ -137,13 +138,13 @@ impl Flow {
     /// # Errors
     /// No memory, or a refusal; nothing is left behind. `Ok(None)`: there is a context already.
     pub(crate) fn begin(engine: &Shared<Engine>, begin: Begin) -> Result<Option<Shared<Self>>, Failure> {
-        let Begin { id, layer, callout, process_id, application, mid_stream } = begin;
+        let Begin { id, layer, callout, context, application, mid_stream } = begin;
         let flow = Shared::new(Self {
             engine: Shared::clone(engine),
             id,
             layer,
             callout,
-            process_id,
+            context,
             application,
             mid_stream,
             born: engine.runtime.newest(),

@@ -5,7 +5,9 @@
 
 use core::ops::Deref;
 
-use fwps_sys::layer::{self, datagram_data, outbound_icmp_error, outbound_transport, stream};
+use fwps_sys::layer::{
+    self, ale_flow_established, datagram_data, outbound_icmp_error, outbound_transport, stream,
+};
 use fwps_sys::{
     ADDRESS_FAMILY, COMPARTMENT_ID, FWP_CONDITION_FLAG, FWP_DATA_TYPE, FWP_VALUE0,
     FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0, FWPS_METADATA_FIELD, FWPS_STREAM_DATA0,
@@ -127,6 +129,20 @@ pub(crate) const LAYERS: [Layer; Hook::ALL.len()] = {
     ]
 };
 
+/// The layers that tell of a new connection.
+const ALE_FLOW_ESTABLISHED: Fields = Fields {
+    local_address: ale_flow_established::IP_LOCAL_ADDRESS,
+    remote_address: ale_flow_established::IP_REMOTE_ADDRESS,
+    local_port: ale_flow_established::IP_LOCAL_PORT,
+    remote_port: ale_flow_established::IP_REMOTE_PORT,
+    flags: ale_flow_established::FLAGS,
+    compartment: ale_flow_established::COMPARTMENT_ID,
+    opener: Some(ale_flow_established::DIRECTION),
+    direction: None,
+    protocol: Some(ale_flow_established::IP_PROTOCOL),
+    interface: None,
+};
+
 impl Layer {
     /// The layer of a hook.
     pub(crate) fn of(hook: Hook) -> &'static Self {
@@ -222,6 +238,54 @@ impl<'c> Given<'c> {
     pub(crate) fn process_id(&self) -> u64 {
         self.meta(FWPS_METADATA_FIELD::PROCESS_ID, |meta| meta.processId).unwrap_or(0)
     }
+
+    /// An address: IPv4 comes as a number in host order, IPv6 as bytes in network order behind a pointer.
+    fn address(&self, index: usize, v6: bool) -> Address {
+        let mut address = [0; 16];
+        if v6 {
+            if let Some(value) = self.value(index, FWP_DATA_TYPE::BYTE_ARRAY16_TYPE) {
+                // SAFETY: the type says that this member is the one that was written.
+                let bytes = unsafe { value.data.byteArray16 };
+                if !bytes.is_null() {
+                    // SAFETY: it points to 16 bytes that live as long as the classify.
+                    address = unsafe { (*bytes).byteArray16 };
+                }
+            }
+        } else {
+            let number = self.u32(index).unwrap_or(0).to_be_bytes();
+            for (to, from) in address.iter_mut().zip(number) {
+                *to = from;
+            }
+        }
+        address
+    }
+
+    fn compartment(&self, fields: &Fields) -> u32 {
+        self.meta(FWPS_METADATA_FIELD::COMPARTMENT_ID, |meta| meta.compartmentId.0)
+            .or_else(|| self.u32(fields.compartment))
+            .unwrap_or(0)
+    }
+
+    /// What programs are told of a connection, whatever is shown of it.
+    fn connection(&self, fields: &Fields, v6: bool) -> StreamContext {
+        StreamContext {
+            flow_id: self.flow().unwrap_or(0),
+            process_id: self.process_id(),
+            opener: fields.opener.and_then(|index| self.u32(index)).unwrap_or(0),
+            family: family(v6),
+            local_port: self.u16(fields.local_port).unwrap_or(0),
+            remote_port: self.u16(fields.remote_port).unwrap_or(0),
+            compartment_id: self.compartment(fields),
+            local_addr: self.address(fields.local_address, v6),
+            remote_addr: self.address(fields.remote_address, v6),
+            ..StreamContext::default()
+        }
+    }
+
+    /// The same at the layers that tell of a new one, which `hook` will show.
+    pub(crate) fn established(&self, hook: Hook) -> StreamContext {
+        self.connection(&ALE_FLOW_ESTABLISHED, Layer::of(hook).family == ADDRESS_FAMILY::INET6)
+    }
 }
 
 /// What classify was given at a layer of ours.
@@ -246,33 +310,8 @@ impl<'c> Incoming<'c> {
         Some(Self { layer, given })
     }
 
-    /// An address: IPv4 comes as a number in host order, IPv6 as bytes in network order behind a pointer.
-    fn address(&self, index: usize) -> Address {
-        let mut address = [0; 16];
-        if self.v6() {
-            if let Some(value) = self.value(index, FWP_DATA_TYPE::BYTE_ARRAY16_TYPE) {
-                // SAFETY: the type says that this member is the one that was written.
-                let bytes = unsafe { value.data.byteArray16 };
-                if !bytes.is_null() {
-                    // SAFETY: it points to 16 bytes that live as long as the classify.
-                    address = unsafe { (*bytes).byteArray16 };
-                }
-            }
-        } else {
-            let number = self.u32(index).unwrap_or(0).to_be_bytes();
-            for (to, from) in address.iter_mut().zip(number) {
-                *to = from;
-            }
-        }
-        address
-    }
-
     fn v6(&self) -> bool {
         self.layer.family == ADDRESS_FAMILY::INET6
-    }
-
-    fn family(&self) -> u32 {
-        if self.v6() { 6 } else { 4 }
     }
 
     fn flags(&self) -> FWP_CONDITION_FLAG {
@@ -300,12 +339,6 @@ impl<'c> Incoming<'c> {
             },
             _ => &[],
         }
-    }
-
-    fn compartment(&self) -> u32 {
-        self.meta(FWPS_METADATA_FIELD::COMPARTMENT_ID, |meta| meta.compartmentId.0)
-            .or_else(|| self.u32(self.layer.fields.compartment))
-            .unwrap_or(0)
     }
 
     /// The IP protocol.
@@ -351,12 +384,13 @@ impl<'c> Incoming<'c> {
 
     /// The remote address in network order: its first 4 or all 16 bytes.
     pub(crate) fn remote_address(&self) -> Address {
-        self.address(self.layer.fields.remote_address)
+        self.address(self.layer.fields.remote_address, self.v6())
     }
 
     /// Source and destination of an outgoing packet.
     pub(crate) fn ends(&self) -> Ends {
-        let (local, remote) = (self.address(self.layer.fields.local_address), self.remote_address());
+        let (local, remote) =
+            (self.address(self.layer.fields.local_address, self.v6()), self.remote_address());
         if self.v6() {
             return Ends::V6(local, remote);
         }
@@ -364,40 +398,9 @@ impl<'c> Incoming<'c> {
         Ends::V4([a, b, c, d], [e, f, g, h])
     }
 
-    /// The context of a stream indication, but for the window. The layer does not say whose it is.
-    pub(crate) fn stream_context(
-        &self,
-        data: &FWPS_STREAM_DATA0,
-        missed: usize,
-        process_id: u64,
-    ) -> StreamContext {
-        let fields = &self.layer.fields;
-        let mut flags = 0;
-        for (bits, flag) in [
-            (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED, STREAM_EXPEDITED),
-            (FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::SEND_NODELAY, STREAM_PUSH),
-            (FWPS_STREAM_FLAG::DISCONNECT, STREAM_DISCONNECT),
-            (FWPS_STREAM_FLAG::ABORT, STREAM_ABORT),
-        ] {
-            if data.flags.has_any(bits) {
-                flags |= flag;
-            }
-        }
-        StreamContext {
-            flow_id: self.flow().unwrap_or(0),
-            process_id,
-            missed_bytes: missed as u64,
-            flags,
-            direction: u32::from(data.flags.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY)),
-            opener: fields.opener.and_then(|index| self.u32(index)).unwrap_or(0),
-            family: self.family(),
-            local_port: self.u16(fields.local_port).unwrap_or(0),
-            remote_port: self.u16(fields.remote_port).unwrap_or(0),
-            compartment_id: self.compartment(),
-            local_addr: self.address(fields.local_address),
-            remote_addr: self.address(fields.remote_address),
-            ..StreamContext::default()
-        }
+    /// What programs are told of the connection that a stream layer shows. The layer does not say whose it is.
+    pub(crate) fn connection(&self) -> StreamContext {
+        self.given.connection(&self.layer.fields, self.v6())
     }
 
     /// The context of an outgoing packet, but for the window.
@@ -417,17 +420,42 @@ impl<'c> Incoming<'c> {
             process_id: self.process_id(),
             flags,
             protocol: u32::from(self.protocol().unwrap_or_default().0),
-            family: self.family(),
+            family: family(self.v6()),
             header_size: self.shown_header().saturating_add(header_size.unwrap_or(0)),
             local_port: self.u16(fields.local_port).unwrap_or(0),
             remote_port: self.u16(fields.remote_port).unwrap_or(0),
             interface_index: fields.interface.and_then(|index| self.u32(index)).unwrap_or(0),
-            compartment_id: self.compartment(),
-            local_addr: self.address(fields.local_address),
+            compartment_id: self.compartment(fields),
+            local_addr: self.address(fields.local_address, self.v6()),
             remote_addr: self.remote_address(),
             ..SendContext::default()
         }
     }
+}
+
+const fn family(v6: bool) -> u32 {
+    if v6 { 6 } else { 4 }
+}
+
+/// The context of a stream indication, but for the window.
+pub(crate) fn indication(
+    connection: &StreamContext,
+    data: &FWPS_STREAM_DATA0,
+    missed: usize,
+) -> StreamContext {
+    let mut flags = 0;
+    for (bits, flag) in [
+        (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED, STREAM_EXPEDITED),
+        (FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::SEND_NODELAY, STREAM_PUSH),
+        (FWPS_STREAM_FLAG::DISCONNECT, STREAM_DISCONNECT),
+        (FWPS_STREAM_FLAG::ABORT, STREAM_ABORT),
+    ] {
+        if data.flags.has_any(bits) {
+            flags |= flag;
+        }
+    }
+    let direction = u32::from(data.flags.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY));
+    StreamContext { missed_bytes: missed as u64, flags, direction, ..*connection }
 }
 
 #[cfg(test)]
@@ -557,7 +585,7 @@ mod tests {
             let (local_addr, remote_addr) = addresses(layer);
             let expected = StreamContext {
                 flow_id: 77,
-                process_id: 88,
+                process_id: 0,
                 missed_bytes: 3,
                 flags: STREAM_PUSH | STREAM_DISCONNECT,
                 direction: 1,
@@ -572,10 +600,10 @@ mod tests {
             };
             let flags = FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::RECEIVE_DISCONNECT;
             let data = FWPS_STREAM_DATA0 { flags: DATA.flags | flags, ..DATA };
-            assert_eq!(incoming.stream_context(&data, 3, 88), expected);
+            assert_eq!(indication(&incoming.connection(), &data, 3), expected);
             let data = FWPS_STREAM_DATA0 { flags: FWPS_STREAM_FLAG::SEND, ..DATA };
             assert_eq!(
-                incoming.stream_context(&data, 3, 88),
+                indication(&incoming.connection(), &data, 3),
                 StreamContext { flags: 0, direction: 0, ..expected }
             );
         }
@@ -646,7 +674,7 @@ mod tests {
                 let values = given(layer, &mut all[..count]);
                 // SAFETY: both live through the test.
                 let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
-                let context = incoming.stream_context(&DATA, 0, 0);
+                let context = incoming.connection();
                 let seen = |index: usize| index < count;
                 assert_eq!(context.local_port != 0, seen(layer.fields.local_port));
                 assert_eq!(context.remote_addr != [0; 16], seen(layer.fields.remote_address));
@@ -659,7 +687,7 @@ mod tests {
             // SAFETY: both live through the test.
             let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let nothing = SendContext {
-                family: incoming.family(),
+                family: family(incoming.v6()),
                 protocol: layer.protocol.map_or(0, |protocol| u32::from(protocol.0)),
                 ..SendContext::default()
             };

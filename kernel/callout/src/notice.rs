@@ -103,6 +103,6 @@ fn begin(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Res
     let application = memory::copied(given.blob(established::ALE_APP_ID))?;
     let layer = Layer::of(hook).id;
     let callout = engine.streams.get(hook.index()).ok_or(Failure::Unfit)?.load(Ordering::Relaxed);
-    let process_id = given.process_id();
-    Flow::begin(engine, Begin { id, layer, callout, process_id, application, mid_stream: false }).map(drop)
+    let context = given.established(hook);
+    Flow::begin(engine, Begin { id, layer, callout, context, application, mid_stream: false }).map(drop)
 }

@@ -33,7 +33,11 @@ fn processors() -> u32 {
 fn processor() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     std::thread_local! {
-        static OWN: Cell<u32> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
+        // As cheap to read as a processor's own number is in a kernel.
+        static OWN: Cell<u32> = const { Cell::new(u32::MAX) };
     }
-    OWN.get() % processors()
+    if OWN.get() == u32::MAX {
+        OWN.set(NEXT.fetch_add(1, Ordering::Relaxed) % processors());
+    }
+    OWN.get()
 }

@@ -25,7 +25,7 @@ use crate::flow::{Begin, Flow, Marks};
 use crate::held::{self, Arrival};
 use crate::host::Editable;
 use crate::injection::Failure;
-use crate::layer::Incoming;
+use crate::layer::{self, Incoming};
 use crate::outcome::StreamOutcome;
 use crate::packet::{Unreadable, View};
 use crate::scratch::Desk;
@@ -121,7 +121,8 @@ fn meet(engine: &Shared<Engine>, indication: &Indication<'_>) -> Result<Shared<F
     let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
     let layer = indication.incoming.layer.id;
     let callout = indication.callout;
-    let begin = Begin { id, layer, callout, process_id: 0, application: Vec::new(), mid_stream: true };
+    let context = indication.incoming.connection();
+    let begin = Begin { id, layer, callout, context, application: Vec::new(), mid_stream: true };
     match Flow::begin(engine, begin)? {
         Some(flow) => Ok(flow),
         // The other direction was quicker, on another processor.
@@ -188,7 +189,7 @@ fn keep(
     };
     let arrival = Arrival {
         hook: indication.incoming.layer.hook,
-        context: indication.incoming.stream_context(indication.data, indication.missed, flow.process_id),
+        context: layer::indication(&flow.context, indication.data, indication.missed),
         flags: indication.injected(),
         bytes: view,
         end: indication.has(FWPS_STREAM_FLAG::DISCONNECT),
@@ -258,7 +259,7 @@ fn run(
         flow,
         direction,
         flags: indication.injected(),
-        context: indication.incoming.stream_context(indication.data, indication.missed, flow.process_id),
+        context: layer::indication(&flow.context, indication.data, indication.missed),
         window,
         kept: if snapshot { Kept::Copied } else { Kept::Shared(view) },
         editable: indication.editable(),

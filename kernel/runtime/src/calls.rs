@@ -12,7 +12,7 @@ use crate::map::{Map, MapError, Ring};
 #[derive(Debug)]
 pub struct Calls<'a> {
     link: &'a Link,
-    reserved: [Option<Record<'a>>; MAX_RESERVED],
+    reserved: heapless::Vec<Record<'a>, MAX_RESERVED>,
     /// Bytes of keys, values and records that this run may still move.
     moves_left: usize,
 }
@@ -26,7 +26,7 @@ struct Record<'a> {
 impl<'a> Calls<'a> {
     /// Calls of one run of `link`.
     pub fn new(link: &'a Link) -> Self {
-        Self { link, reserved: [None; MAX_RESERVED], moves_left: MAX_SCAN }
+        Self { link, reserved: heapless::Vec::new(), moves_left: MAX_SCAN }
     }
 
     /// Carries out helper `number`, or returns `None` when it is not one of these. IRQL <= `DISPATCH_LEVEL`.
@@ -116,18 +116,21 @@ impl<'a> Calls<'a> {
     fn reserve(&mut self, [ring, size, ..]: [u64; 5]) -> Result<u64, Fault> {
         let ring = self.ring(ring)?;
         self.moves(usize::try_from(size).map_err(|_| misuse())?.min(MAX_RECORD))?;
-        let Some(place) = self.reserved.iter_mut().find(|place| place.is_none()) else {
+        if self.reserved.is_full() {
             ring.drop_one();
             return Ok(0);
-        };
-        *place = ring.reserve(size, &self.link.platform).map(|address| Record { ring, address });
-        Ok(place.map_or(0, |record| record.address))
+        }
+        let Some(address) = ring.reserve(size, &self.link.platform) else { return Ok(0) };
+        // There is room.
+        let _ = self.reserved.push(Record { ring, address });
+        Ok(address)
     }
 
     /// Ends the reservation of a record that this run holds.
     fn consume(&mut self, [address, ..]: [u64; 5], end: fn(&Ring, u64) -> bool) -> Result<u64, Fault> {
-        let held = |place: &&mut Option<Record<'_>>| place.is_some_and(|record| record.address == address);
-        let record = self.reserved.iter_mut().find(held).and_then(Option::take).ok_or_else(misuse)?;
+        let record = self.reserved.iter().find(|record| record.address == address).copied();
+        let record = record.ok_or_else(misuse)?;
+        self.reserved.retain(|held| held.address != address);
         end(record.ring, record.address);
         // A discarded one too: it may have held up others.
         (self.link.platform.wake)();
@@ -147,7 +150,7 @@ impl<'a> Calls<'a> {
 
 impl Drop for Calls<'_> {
     fn drop(&mut self) {
-        for record in self.reserved.iter_mut().filter_map(Option::take) {
+        for record in &self.reserved {
             record.ring.discard(record.address);
             (self.link.platform.wake)();
         }
