@@ -80,6 +80,14 @@ impl Stream {
         self.flags() & bindings::STREAM_HELD != 0
     }
 
+    /// Bytes shown.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: `raw` is the context that the machine gave.
+        let (data, data_end) = unsafe { ((*self.raw).data, (*self.raw).data_end) };
+        (data_end as u64 - data as u64) as u32
+    }
+
     /// Whether no byte is shown: the direction ends, or the connection was reset.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
