@@ -27,6 +27,16 @@ pub(crate) const fn sign_extend(value: u64, width: u32) -> i64 {
     ((value << shift) as i64) >> shift
 }
 
+/// The lowest `width` bits of `value` in pieces of `byte` bits, the last piece first.
+const fn swapped(value: u64, width: u32, byte: u32) -> u64 {
+    let (mut result, mut at) = (0, 0);
+    while at < width {
+        result = result << byte | (value >> at & ones(byte));
+        at += byte;
+    }
+    result
+}
+
 /// What is known of a number of `W` bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scalar<const W: u32 = 64> {
@@ -257,6 +267,12 @@ impl<const W: u32> Scalar<W> {
             return *self;
         }
         Self::from_full(Num { bits: self.bits.truncate(width), range: Range::unknown(W) })
+    }
+
+    /// The lowest `width` bits with their bytes in the other order, the rest zero. A byte is an eighth of the machine's width.
+    pub(crate) fn swap_bytes(&self, width: u32) -> Self {
+        let [value, mask] = [self.bits.value, self.bits.mask].map(|bits| swapped(bits, width, W / 8));
+        Self::from_full(Num { bits: Tnum { value, mask }, range: Range::unknown(W) })
     }
 
     /// The lowest `width` bits, their sign extended.

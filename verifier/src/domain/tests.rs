@@ -1,5 +1,5 @@
-//! Every operation against every number that its operands stand for: in full on a machine of four bits, at the edges on
-//! one of eight, and by chance on the real one.
+//! Every operation against every number that its operands stand for: in full on a machine of four bits (of eight for those
+//! with one operand), at the edges on one of eight, and by chance on the real one.
 
 extern crate std;
 
@@ -134,6 +134,22 @@ fn check_one<const W: u32>(case: &Case<W>) -> u64 {
     members.len() as u64
 }
 
+/// Checks the change of byte order for each width that an instruction may name; returns how many numbers were tried.
+fn check_swap<const W: u32>(case: &Case<W>, swap: impl Fn(u64) -> u64) -> u64 {
+    for width in [W / 4, W / 2, W] {
+        let result = case.scalar.swap_bytes(width);
+        for &x in &case.members {
+            // All bytes in the other order: what was lowest is on top.
+            let value = swap(x) >> (W - width);
+            assert!(
+                result.contains(value),
+                "{x:#x} swapped in {width} bits is {value:#x}, not in {result:x?}"
+            );
+        }
+    }
+    3 * case.members.len() as u64
+}
+
 /// Checks everything that takes two operands; returns how many pairs of numbers were tried.
 fn check_two<const W: u32>(a: &Case<W>, b: &Case<W>) -> u64 {
     let half = W / 2;
@@ -262,6 +278,28 @@ fn every_operation_holds_at_the_edges_of_an_eight_bit_machine() {
     assert!(two > 100_000);
 }
 
+#[test]
+fn every_number_of_an_eight_bit_machine_is_swapped_and_extended() {
+    let mut cases = Vec::new();
+    for x in 0..=0xff_u64 {
+        for y in 0..=0xff_u64 {
+            if x & y == 0 {
+                let bits = Tnum { value: x, mask: y };
+                cases.push(Case::all(Scalar::<8>::from_full(Num { bits, range: Range::unknown(8) })));
+            }
+            if x <= y {
+                cases.push(Case::all(Scalar::between(x, y)));
+            }
+        }
+    }
+    // Bytes of this machine are bits.
+    let swapped: u64 =
+        cases.iter().map(|case| check_swap(case, |x| u64::from((x as u8).reverse_bits()))).sum();
+    let one: u64 = cases.iter().map(check_one).sum();
+    println!("{} descriptions, {one} numbers, {swapped} swapped", cases.len());
+    assert!(cases.len() > 39_000 && swapped > 3_000_000);
+}
+
 /// Numbers near the places where widths and signs change.
 fn number() -> impl Strategy<Value = u64> {
     const EDGES: [u64; 12] =
@@ -318,6 +356,7 @@ proptest! {
     fn every_operation_holds_for_numbers_of_64_bits(a in case(), b in case()) {
         prop_assert!(!a.members.is_empty() && !b.members.is_empty());
         check_one(&a);
+        check_swap(&a, u64::swap_bytes);
         check_two(&a, &b);
     }
 }

@@ -95,14 +95,11 @@ impl Machine<'_> {
     }
 
     fn swapped(&mut self, value: Value, number: Scalar, width: u32, swaps: bool) -> Value {
+        if swaps {
+            return self.number(number.swap_bytes(width));
+        }
         let narrow = number.zero_extend(width);
-        if !swaps {
-            return if narrow == number { value } else { self.number(narrow) };
-        }
-        match narrow.value() {
-            Some(known) => Value::constant(known.swap_bytes() >> (64 - width)),
-            None => self.number(Scalar::of_width(width)),
-        }
+        if narrow == number { value } else { self.number(narrow) }
     }
 
     fn numbers(
