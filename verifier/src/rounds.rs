@@ -17,7 +17,7 @@ use tidegate_abi::limits::{MAX_BUDGET, MAX_WINDOW};
 use crate::domain::Scalar;
 use crate::exec::Machine;
 use crate::kept::{Kept, Names, Values};
-use crate::memory::append;
+use crate::memory::{Memory, append};
 use crate::refusal::Reason;
 use crate::state::{Reach, State};
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
@@ -132,35 +132,39 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// What may be claimed after one round from `entry` to `back`; `None` when nothing counts the rounds.
-    pub(crate) fn new(
-        entry: &State,
-        back: &State,
-        bounds: Bounds,
-        machine: &mut Machine<'_>,
-        values: &mut Values,
-        names: &mut Names,
-    ) -> Result<Option<Self>, Reason> {
-        let mut this = Self {
-            base: entry.try_clone(machine.memory)?,
+    /// Nothing is claimed yet of a loop that is entered in a state.
+    pub(crate) fn new(entry: &State, bounds: Bounds, memory: &mut Memory) -> Result<Self, Reason> {
+        Ok(Self {
+            base: entry.try_clone(memory)?,
             steady: Vec::new(),
             bounds,
             guesses: Vec::new(),
             guess: Guess { rounds: 0, counter: 0 },
             kept: Kept::default(),
             tries: 0,
-        };
-        let fits = entry.returns == back.returns && entry.held == back.held && entry.told == back.told;
-        if fits {
-            this.find_steady(back, machine)?;
-            this.make_guesses(machine)?;
+        })
+    }
+
+    /// Claims what may be claimed when one round led to `back`; false when nothing counts the rounds.
+    #[inline(never)]
+    pub(crate) fn first(
+        &mut self,
+        back: &State,
+        machine: &mut Machine<'_>,
+        values: &mut Values,
+        names: &mut Names,
+    ) -> Result<bool, Reason> {
+        let base = &self.base;
+        if base.returns != back.returns || base.held != back.held || base.told != back.told {
+            return Ok(false);
         }
-        if !fits || !this.widen(back, machine)? || !this.next_guess() {
-            this.discard(machine);
-            return Ok(None);
+        self.find_steady(back, machine)?;
+        self.make_guesses(machine)?;
+        if !self.widen(back, machine)? || !self.next_guess() {
+            return Ok(false);
         }
-        this.claim(machine, values, names)?;
-        Ok(Some(this))
+        self.claim(machine, values, names)?;
+        Ok(true)
     }
 
     pub(crate) fn discard(self, machine: &mut Machine<'_>) {

@@ -308,25 +308,13 @@ fn attempt(
     mut facts: Facts<'_>,
 ) -> Attempt {
     let left = memory.left();
-    let mut attempt = Attempt {
-        result: Err(Refusal::new(0, Reason::Memory)),
-        steps: 0,
-        has_loops: false,
-        has_one_path: false,
-    };
-    let prepared = Walk::new(program, structure, manner, budget, memory, facts.reborrow());
-    attempt.result = match prepared {
-        Ok((mut walk, state)) => {
-            let result = walk.run(state);
-            (attempt.steps, attempt.has_loops) = (walk.steps, walk.has_loops);
-            attempt.has_one_path = walk.has_one_path();
-            result
-        }
-        Err(reason) => Err(Refusal::new(0, reason)),
-    };
+    let mut walk = Walk::new(program, structure, manner, budget, memory, facts.reborrow());
+    let result = walk.run();
+    let (steps, has_loops, has_one_path) = (walk.steps, walk.has_loops, walk.has_one_path());
     // Everything that the attempt took is dropped with it.
+    drop(walk);
     *memory = Memory::new(left);
-    attempt
+    Attempt { result, steps, has_loops, has_one_path }
 }
 
 /// The places where states are kept: where jumps lead, where loops are left and where functions start.
@@ -401,17 +389,13 @@ impl<'a> Walk<'a> {
         budget: Budget<'a>,
         memory: &'a mut Memory,
         facts: Facts<'a>,
-    ) -> Result<(Self, State), Reason> {
+    ) -> Self {
         let reserve = memory.left() / 4;
-        let needs = needs::analyse(structure, manner.branches, memory)?;
-        let loops = Loops::find(structure, memory)?;
-        let (points, places) = find_points(structure, &loops, memory)?;
-        let state = State::at_entry(memory)?;
-        let this = Self {
-            machine: Machine::new(program, structure, needs, memory, facts),
-            loops,
-            points,
-            places,
+        Self {
+            machine: Machine::new(program, structure, Vec::new(), memory, facts),
+            loops: Loops::default(),
+            points: Vec::new(),
+            places: Vec::new(),
             nodes: Vec::new(),
             free_nodes: Vec::new(),
             stored: Vec::new(),
@@ -431,34 +415,24 @@ impl<'a> Walk<'a> {
             states: 0,
             most_states: 0,
             serial: 0,
-        };
-        Ok((this, state))
+        }
+    }
+
+    /// What is found out before the walk, and the state that it begins with.
+    #[inline(never)]
+    fn prepare(&mut self) -> Result<State, Reason> {
+        let (structure, memory) = (self.machine.structure, &mut *self.machine.memory);
+        self.machine.needs = needs::analyse(structure, self.manner.branches, memory)?;
+        self.loops = Loops::find(structure, memory)?;
+        (self.points, self.places) = find_points(structure, &self.loops, memory)?;
+        State::at_entry(memory)
     }
 
     #[inline(never)]
-    fn run(&mut self, state: State) -> Result<Found, Refusal> {
-        let whole = |reason| Refusal::new(0, reason);
-        let root = self.new_node(NONE, Cost::default(), 1).map_err(whole)?;
-        let mut path = Path { state, slot: 0, node: root, cost: Cost::default(), unkept: 0, begins: false };
-        let mut most = Cost::default();
-        loop {
-            match self.advance(&mut path) {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(reason) => {
-                    let refusal = Refusal::new(path.slot, reason);
-                    if !self.give_up(&mut path, &reason).map_err(|_| refusal)? {
-                        return Err(refusal);
-                    }
-                    continue;
-                }
-            }
-            let done = self.finish(&path);
-            most = done.map_err(|reason| Refusal::new(path.slot, reason))?.unwrap_or(most);
-            let Some(next) = self.pop_pending() else { break };
-            let slot = next.slot;
-            self.take_up(&mut path, next).map_err(|reason| Refusal::new(slot, reason))?;
-        }
+    fn run(&mut self) -> Result<Found, Refusal> {
+        let state = self.prepare().map_err(|reason| Refusal::new(0, reason))?;
+        let mut path = Path { state, slot: 0, node: NONE, cost: Cost::default(), unkept: 0, begins: false };
+        let most = self.walk(&mut path).map_err(|reason| Refusal::new(path.slot, reason))?;
         Ok(Found {
             most,
             verdicts: self.machine.verdicts,
@@ -469,16 +443,40 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Goes on with a path that waited.
+    /// Walks a path and all that part from it. Returns the cost of the whole program, or what is missing where the path is.
     #[inline(never)]
-    fn take_up(&mut self, path: &mut Path, next: Pending) -> Result<(), Reason> {
-        self.parted = self.steps;
+    fn walk(&mut self, path: &mut Path) -> Result<Cost, Reason> {
+        path.node = self.new_node(NONE, Cost::default(), 1)?;
+        let mut most = Cost::default();
+        loop {
+            match self.advance(path) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(reason) => {
+                    if !self.give_up(path, &reason).unwrap_or(false) {
+                        return Err(reason);
+                    }
+                    continue;
+                }
+            }
+            most = self.finish(path)?.unwrap_or(most);
+            if !self.take_up(path)? {
+                return Ok(most);
+            }
+        }
+    }
+
+    /// Goes on with the path that waited last. False when none waits.
+    #[inline(never)]
+    fn take_up(&mut self, path: &mut Path) -> Result<bool, Reason> {
+        let Some(next) = self.pop_pending() else { return Ok(false) };
         let Pending { state: packed, slot, node, cost, unkept, .. } = next;
+        (self.parted, path.slot) = (self.steps, slot);
         let state = packed.unpack(&self.values, self.machine.memory)?;
         packed.discard(self.machine.memory);
         let done = core::mem::replace(path, Path { state, slot, node, cost, unkept, begins: false });
         done.state.discard(self.machine.memory);
-        Ok(())
+        Ok(true)
     }
 
     /// The path that waited last, as the next to be walked.
@@ -583,31 +581,7 @@ impl<'a> Walk<'a> {
                     taken.discard(self.machine.memory);
                     return Ok(true);
                 }
-                let next = path.slot;
-                path.node = self.new_node(path.node, path.cost, 2)?;
-                path.cost = Cost::insns(skipped);
-                // At first the way into a loop, so that the ways out of it meet and are walked as one. When that is too
-                // coarse, the way out: then what waits is one path, not one for every round.
-                let mut later = (taken, target);
-                path.slot = next;
-                let inner_first = self.manner.branches == Branches::Loops;
-                let (next_stays, target_stays) =
-                    (self.loops.stays(slot, next), self.loops.stays(slot, target));
-                if skipped == 0 && next_stays != target_stays && next_stays != inner_first {
-                    core::mem::swap(&mut path.state, &mut later.0);
-                    (path.slot, later.1) = (target, next);
-                }
-                let (mut state, slot) = later;
-                // Behind plain jumps, where it may meet others.
-                let (slot, cost) = self.machine.pass_jumps(&state, slot);
-                if let Some(need) = self.machine.needs.get(slot) {
-                    state.forget(need);
-                }
-                let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
-                state.discard(self.machine.memory);
-                let cost = Cost::insns(cost);
-                let (node, unkept) = (path.node, path.unkept);
-                self.push_pending(Pending { state: packed, slot, node, cost, unkept, before: None })?;
+                self.part(path, slot, (taken, target), skipped)?;
                 return Ok(true);
             }
             (true, false) => path.slot = next,
@@ -623,6 +597,38 @@ impl<'a> Walk<'a> {
         }
         taken.discard(self.machine.memory);
         Ok(true)
+    }
+
+    /// Goes on with one of the two ways behind `slot`; the other one waits. The path took the first one and `skipped` instructions
+    /// of it already.
+    #[inline(never)]
+    fn part(
+        &mut self,
+        path: &mut Path,
+        slot: usize,
+        mut later: (State, usize),
+        skipped: u64,
+    ) -> Result<(), Reason> {
+        path.node = self.new_node(path.node, path.cost, 2)?;
+        path.cost = Cost::insns(skipped);
+        // At first the way into a loop, so that the ways out of it meet and are walked as one. When that is too
+        // coarse, the way out: then what waits is one path, not one for every round.
+        let inner_first = self.manner.branches == Branches::Loops;
+        let (next_stays, target_stays) = (self.loops.stays(slot, path.slot), self.loops.stays(slot, later.1));
+        if skipped == 0 && next_stays != target_stays && next_stays != inner_first {
+            core::mem::swap(&mut path.state, &mut later.0);
+            core::mem::swap(&mut path.slot, &mut later.1);
+        }
+        let (mut state, slot) = later;
+        // Behind plain jumps, where it may meet others.
+        let (slot, cost) = self.machine.pass_jumps(&state, slot);
+        if let Some(need) = self.machine.needs.get(slot) {
+            state.forget(need);
+        }
+        let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
+        state.discard(self.machine.memory);
+        let (node, cost, unkept) = (path.node, Cost::insns(cost), path.unkept);
+        self.push_pending(Pending { state: packed, slot, node, cost, unkept, before: None })
     }
 
     /// Walks a few instructions in a row that a jump to `target` would skip. Returns how many; 0 when it isn't so.
@@ -710,16 +716,27 @@ impl<'a> Walk<'a> {
             }
             return Ok(None);
         }
+        self.keep(path, place)?;
+        if at_once {
+            self.enter(path)?;
+        }
+        Ok(None)
+    }
+
+    /// Keeps the state of a path at a place, to be compared with others.
+    #[inline(never)]
+    fn keep(&mut self, path: &mut Path, place: u32) -> Result<(), Reason> {
+        let open = self.points.get(place as usize).and_then(|point| point.open);
         path.unkept = 0;
         let key = Key::of(&path.state, None);
         let kept = Kept::new(&path.state, &mut self.values, &mut self.names, self.machine.memory)?;
-        if let Some(open) = point.open
+        if let Some(open) = open
             && let Some(Some(before)) = self.stored.get(open as usize)
             && before.kept == kept
         {
             return Err(Reason::Endless);
         }
-        let previous = point.open.unwrap_or(NONE);
+        let previous = open.unwrap_or(NONE);
         self.serial += 1;
         let serial = self.serial;
         let cost = Cost::default();
@@ -744,10 +761,7 @@ impl<'a> Walk<'a> {
         if let Some(node) = self.nodes.get_mut(path.node as usize) {
             node.kept = index;
         }
-        if at_once {
-            self.enter(path)?;
-        }
-        Ok(None)
+        Ok(())
     }
 
     fn point_mut(&mut self, slot: usize) -> Option<&mut Point> {

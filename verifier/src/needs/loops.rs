@@ -14,6 +14,7 @@ const NO_LOOP: u32 = u32::MAX;
 const MAX_WORK: usize = 4 << 20;
 
 /// The nest of loops. It only guides the walk: what it gets wrong costs time, never a proof.
+#[derive(Default)]
 pub(crate) struct Loops {
     /// Head of the innermost loop that each slot is in; of a head, of the loop around its own.
     around: Vec<u32>,

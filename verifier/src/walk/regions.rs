@@ -44,29 +44,8 @@ impl Walk<'_> {
     /// A path comes back to the head: it is at its end, or the round begins anew with another claim.
     #[inline(never)]
     pub(super) fn come_back(&mut self, path: &mut Path) -> Result<Cost, Reason> {
-        let Some(mut region) = self.regions.pop() else { return Ok(Cost::default()) };
-        let (values, names) = (&mut self.values, &mut self.names);
-        let round = match &mut region.rounds {
-            Some(rounds) => rounds.back(&path.state, &mut self.machine, values, names)?,
-            None => {
-                let entry = region.entry.unpack(values, self.machine.memory)?;
-                let again = Kept::new(&path.state, values, names, self.machine.memory)?;
-                let first = Kept::new(&entry, values, names, self.machine.memory)?;
-                let endless = again == first;
-                again.discard(self.machine.memory);
-                first.discard(self.machine.memory);
-                if endless {
-                    self.machine.memory.push(&mut self.regions, region)?;
-                    return Err(Reason::Endless);
-                }
-                region.rounds =
-                    Rounds::new(&entry, &path.state, region.bounds, &mut self.machine, values, names)?;
-                entry.discard(self.machine.memory);
-                if region.rounds.is_some() { Round::Changed } else { Round::Hopeless }
-            }
-        };
-        self.machine.memory.push(&mut self.regions, region)?;
-        match round {
+        let claimed = self.regions.last().is_some_and(|region| region.rounds.is_some());
+        match if claimed { self.next_round(path)? } else { self.first_round(path)? } {
             Round::Kept => {}
             Round::Changed => self.again(path)?,
             Round::Hopeless => self.fail(path)?,
@@ -74,10 +53,42 @@ impl Walk<'_> {
         Ok(Cost::default())
     }
 
+    #[inline(never)]
+    fn next_round(&mut self, path: &Path) -> Result<Round, Reason> {
+        let rounds = self.regions.last_mut().and_then(|region| region.rounds.as_mut());
+        let Some(rounds) = rounds else { return Ok(Round::Kept) };
+        rounds.back(&path.state, &mut self.machine, &mut self.values, &mut self.names)
+    }
+
+    #[inline(never)]
+    fn first_round(&mut self, path: &Path) -> Result<Round, Reason> {
+        let Some(region) = self.regions.last_mut() else { return Ok(Round::Kept) };
+        let entry = region.entry.unpack(&self.values, self.machine.memory)?;
+        if self.are_one(&entry, &path.state)? {
+            return Err(Reason::Endless);
+        }
+        let Some(region) = self.regions.last_mut() else { return Ok(Round::Kept) };
+        let rounds = region.rounds.insert(Rounds::new(&entry, region.bounds, self.machine.memory)?);
+        entry.discard(self.machine.memory);
+        let counted = rounds.first(&path.state, &mut self.machine, &mut self.values, &mut self.names)?;
+        Ok(if counted { Round::Changed } else { Round::Hopeless })
+    }
+
+    /// Whether two states are one, but for their names.
+    #[inline(never)]
+    fn are_one(&mut self, first: &State, again: &State) -> Result<bool, Reason> {
+        let again = Kept::new(again, &mut self.values, &mut self.names, self.machine.memory)?;
+        let first = Kept::new(first, &mut self.values, &mut self.names, self.machine.memory)?;
+        let are_one = again == first;
+        again.discard(self.machine.memory);
+        first.discard(self.machine.memory);
+        Ok(are_one)
+    }
+
     /// A path leaves the loop: it waits until the loop is closed.
     #[inline(never)]
     pub(super) fn leave(&mut self, path: &mut Path) -> Result<Cost, Reason> {
-        let Some(mut region) = self.regions.pop() else { return Ok(Cost::default()) };
+        let Some(region) = self.regions.last_mut() else { return Ok(Cost::default()) };
         let mut joined = false;
         if self.manner.branches == Branches::Loops
             && let Some(need) = self.machine.needs.get(path.slot)
@@ -107,72 +118,73 @@ impl Walk<'_> {
             };
             self.machine.memory.push(&mut region.exits, exit)?;
         }
-        self.machine.memory.push(&mut self.regions, region)?;
         Ok(Cost::default())
     }
 
     /// Every way of a round was walked: the loop is left. False when no path does.
     #[inline(never)]
     pub(super) fn close(&mut self) -> Result<bool, Reason> {
-        let Some(region) = self.regions.pop() else { return Ok(false) };
-        self.forget_walked(region.logged);
+        let Some(&Region { node, logged, .. }) = self.regions.last() else { return Ok(false) };
+        self.forget_walked(logged);
+        let Some(region) = self.regions.last_mut() else { return Ok(false) };
         let most = region.rounds.as_ref().map_or(0, Rounds::most);
         let ways = region.exits.len() as u32;
-        if let Some(node) = self.nodes.get_mut(region.node as usize) {
+        region.exits.reverse();
+        if let Some(node) = self.nodes.get_mut(node as usize) {
             // Each time that control comes back costs a round, and so does the last one.
             node.rounds = node.after.times(most + 1);
             node.after = Cost::default();
             node.open = ways;
         }
-        let mut exits = region.exits;
-        exits.reverse();
-        while let Some(exit) = exits.pop() {
-            let mut state = exit.state.unpack(&self.values, self.machine.memory)?;
-            exit.state.discard(self.machine.memory);
-            for anchor in region.rounds.iter().flat_map(Rounds::anchors) {
-                let name = self.machine.fresh();
-                state.rename(anchor, name);
-            }
-            let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
-            state.discard(self.machine.memory);
-            self.push_pending(Pending { state: packed, ..exit })?;
-        }
-        self.machine.memory.discard(exits);
-        region.entry.discard(self.machine.memory);
-        if let Some(rounds) = region.rounds {
-            rounds.discard(&mut self.machine);
-        }
+        while self.let_out()? {}
+        self.drop_region();
         Ok(ways > 0)
+    }
+
+    /// A path that left the loop waits with the others. False when there is none.
+    #[inline(never)]
+    fn let_out(&mut self) -> Result<bool, Reason> {
+        let Some(region) = self.regions.last_mut() else { return Ok(false) };
+        let Some(exit) = region.exits.pop() else { return Ok(false) };
+        let mut state = exit.state.unpack(&self.values, self.machine.memory)?;
+        exit.state.discard(self.machine.memory);
+        for anchor in region.rounds.iter().flat_map(Rounds::anchors) {
+            let name = self.machine.fresh();
+            state.rename(anchor, name);
+        }
+        let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
+        state.discard(self.machine.memory);
+        self.push_pending(Pending { state: packed, ..exit })?;
+        Ok(true)
     }
 
     /// Forgets everything that was walked since the innermost loop was entered, and begins a round with its claim.
     #[inline(never)]
     fn again(&mut self, path: &mut Path) -> Result<(), Reason> {
-        let Some(region) = self.regions.pop() else { return Ok(()) };
-        self.abandon(path, &region);
+        self.abandon(path);
+        let Some(region) = self.regions.last_mut() else { return Ok(()) };
+        while let Some(exit) = region.exits.pop() {
+            exit.state.discard(self.machine.memory);
+        }
         let state = match &region.rounds {
             Some(rounds) => rounds.state(&mut self.machine)?,
             None => region.entry.unpack(&self.values, self.machine.memory)?,
         };
-        self.begin(path, &region, state);
-        let mut region = region;
-        while let Some(exit) = region.exits.pop() {
-            exit.state.discard(self.machine.memory);
-        }
-        self.machine.memory.push(&mut self.regions, region)
+        self.begin(path, state);
+        Ok(())
     }
 
     /// The innermost loop can't be walked at once: walks it round by round.
     #[inline(never)]
     fn fail(&mut self, path: &mut Path) -> Result<(), Reason> {
-        let Some(region) = self.regions.pop() else { return Ok(()) };
-        self.abandon(path, &region);
+        self.abandon(path);
+        let Some(region) = self.regions.last() else { return Ok(()) };
         let state = region.entry.unpack(&self.values, self.machine.memory)?;
-        self.begin(path, &region, state);
-        if let Some(point) = self.point_mut(region.head) {
+        self.begin(path, state);
+        self.drop_region();
+        if let Some(point) = self.point_mut(path.slot) {
             point.failures += 1;
         }
-        self.discard(region);
         Ok(())
     }
 
@@ -184,38 +196,34 @@ impl Walk<'_> {
         let limit = matches!(reason, Reason::Steps { .. } | Reason::Memory);
         let Some(claimed) = claimed.filter(|_| !limit) else { return Ok(false) };
         while self.regions.len() > claimed + 1 {
-            let Some(region) = self.regions.pop() else { break };
-            self.discard(region);
+            self.drop_region();
         }
         self.fail(path)?;
         Ok(true)
     }
 
+    /// Goes on at the head of the innermost loop.
     #[inline(never)]
-    fn begin(&mut self, path: &mut Path, region: &Region, state: State) {
-        let next = Path {
-            state,
-            slot: region.head,
-            node: region.node,
-            cost: Cost::default(),
-            unkept: 0,
-            begins: true,
-        };
+    fn begin(&mut self, path: &mut Path, state: State) {
+        let Some(&Region { head: slot, node, .. }) = self.regions.last() else { return };
+        let next = Path { state, slot, node, cost: Cost::default(), unkept: 0, begins: true };
         core::mem::replace(path, next).state.discard(self.machine.memory);
-        if let Some(node) = self.nodes.get_mut(region.node as usize) {
+        if let Some(node) = self.nodes.get_mut(node as usize) {
             (node.open, node.after) = (1, Cost::default());
         }
     }
 
-    /// Takes down the tree of paths below the node of a loop.
-    fn abandon(&mut self, path: &Path, region: &Region) {
-        self.take_down(path.node, region.node);
-        while self.pending.len() > region.pending {
+    /// Takes down the tree of paths below the node of the innermost loop.
+    #[inline(never)]
+    fn abandon(&mut self, path: &Path) {
+        let Some(&Region { node, pending, logged, .. }) = self.regions.last() else { return };
+        self.take_down(path.node, node);
+        while self.pending.len() > pending {
             let Some(pending) = self.pop_pending() else { break };
-            self.take_down(pending.node, region.node);
+            self.take_down(pending.node, node);
             pending.state.discard(self.machine.memory);
         }
-        self.forget_walked(region.logged);
+        self.forget_walked(logged);
     }
 
     /// A way from a node is not walked any more.
@@ -278,7 +286,9 @@ impl Walk<'_> {
         self.stored.get(stored as usize)?.as_ref().map(|stored| stored.serial)
     }
 
-    fn discard(&mut self, region: Region) {
+    #[inline(never)]
+    fn drop_region(&mut self) {
+        let Some(region) = self.regions.pop() else { return };
         for exit in region.exits {
             exit.state.discard(self.machine.memory);
         }
