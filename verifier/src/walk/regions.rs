@@ -288,10 +288,11 @@ impl Walk<'_> {
 
     #[inline(never)]
     fn drop_region(&mut self) {
-        let Some(region) = self.regions.pop() else { return };
-        for exit in region.exits {
+        let Some(mut region) = self.regions.pop() else { return };
+        while let Some(exit) = region.exits.pop() {
             exit.state.discard(self.machine.memory);
         }
+        self.machine.memory.discard(region.exits);
         region.entry.discard(self.machine.memory);
         if let Some(rounds) = region.rounds {
             rounds.discard(&mut self.machine);
