@@ -6,6 +6,8 @@ Signs, installs, exercises and removes tidegate.sys on a Windows machine for tes
 .\on-windows.ps1 -Folder C:\tidegate -Sign -Install
 .EXAMPLE
 .\on-windows.ps1 -Folder C:\tidegate -Cycle 50
+.EXAMPLE
+.\on-windows.ps1 -Folder C:\tidegate -Traffic
 #>
 [CmdletBinding()]
 param(
@@ -19,6 +21,8 @@ param(
     [switch] $Verifier,
     # Start the driver, ask it for its version, and stop it, so many times.
     [int] $Cycle = 0,
+    # Load the policies (http_hdr_rewrite.o, tls_sni_allow.o and dns_filter.o in -Folder) and send real traffic through them.
+    [switch] $Traffic,
     # Take the package away again, and end Driver Verifier's watch.
     [switch] $Uninstall
 )
@@ -112,6 +116,68 @@ for ($round = 1; $round -le $Cycle; $round++) {
     Stop-Driver
 }
 if ($Cycle -gt 0) { Write-Host "ok   $Cycle rounds of start, version and stop" }
+
+# What a listener at a port of this machine was sent, as text, while $Act ran. Nothing is answered: the client gives up.
+function Get-Sent([int] $Port, [scriptblock] $Act) {
+    $listener = [Net.Sockets.TcpListener]::new([Net.IPAddress]::Loopback, $Port)
+    $listener.Start()
+    try {
+        & $Act | Out-Null
+        if (-not $listener.Pending()) { return '' }
+        $client = $listener.AcceptTcpClient()
+        try {
+            $bytes = New-Object byte[] 65536
+            $count = $client.GetStream().Read($bytes, 0, $bytes.Length)
+            return [Text.Encoding]::ASCII.GetString($bytes, 0, $count)
+        } catch [IO.IOException] {
+            return '' # Reset.
+        } finally {
+            $client.Close()
+        }
+    } finally {
+        $listener.Stop()
+    }
+}
+
+# Whether a DNS query for a name reaches a server at this machine.
+function Test-Query([string] $Name) {
+    $server = [Net.Sockets.UdpClient]::new([Net.IPEndPoint]::new([Net.IPAddress]::Loopback, 53))
+    try {
+        Resolve-DnsName -Name $Name -Type A -Server 127.0.0.1 -DnsOnly -QuickTimeout -ErrorAction SilentlyContinue | Out-Null
+        return $server.Available -gt 0
+    } finally {
+        $server.Close()
+    }
+}
+
+function Assert-That([string] $What, [bool] $Holds) {
+    if (-not $Holds) { throw "FAIL $What" }
+    Write-Host "ok   $What"
+}
+
+if ($Traffic) {
+    $policies = @{
+        'http_hdr_rewrite.o' = 'header.0=X-Via: tidegate'
+        'tls_sni_allow.o'    = 'allowed.example.com=1'
+        'dns_filter.o'       = "rules.blocked.example=['u32:1', 'str:']"
+    }
+    Invoke-Step 'start' 'sc.exe' @('start', $Service)
+    foreach ($policy in $policies.Keys) {
+        $object = Join-Path $Folder $policy
+        Invoke-Step "load $policy" $Loader @('prog', 'load', $object, '--map', $policies[$policy], '--attach')
+    }
+    $request = Get-Sent 80 { curl.exe --silent --max-time 2 http://127.0.0.1/ }
+    Assert-That 'a request over HTTP gets the header' ($request -match "`r`nX-Via: tidegate`r`n")
+    $hello = Get-Sent 443 { curl.exe --silent --max-time 2 --resolve www.example.com:443:127.0.0.1 https://www.example.com/ }
+    Assert-That 'a name on the list passes' ($hello.Length -gt 0)
+    $hello = Get-Sent 443 { curl.exe --silent --max-time 2 --resolve www.example.org:443:127.0.0.1 https://www.example.org/ }
+    Assert-That 'a name that is not on the list is refused' ($hello.Length -eq 0)
+    Assert-That 'a query passes' (Test-Query 'www.example.com')
+    Assert-That 'a blocked query does not' (-not (Test-Query 'www.blocked.example'))
+    Invoke-Step 'what was counted' $Loader @('link', 'show')
+    # It stops with connections that have just ended; programs, maps and links go with it.
+    Stop-Driver
+}
 
 if ($Uninstall) {
     Stop-Driver
