@@ -40,6 +40,7 @@ fn build_in(target: &Path) -> Result<PathBuf> {
     for (from, to) in [("tidegate_sys.dll", "tidegate.sys"), ("tidegate_sys.pdb", "tidegate.pdb")] {
         fs::copy(made.join(from), folder().join(to)).with_context(|| format!("{from} was not made"))?;
     }
+    image::identify(&image)?;
     Ok(image)
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use goblin::pe::PE;
 use serde_json::json;
 
@@ -75,6 +75,43 @@ impl Rule {
 pub(crate) fn newer(source: &Path, made: &Path) -> bool {
     let time = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     time(made).is_none_or(|made| time(source).is_none_or(|source| made <= source))
+}
+
+/// Gives an image and its PDB an identity that is made of the image alone. The linker makes it of the PDB, which holds names of
+/// folders that are new with every build.
+pub(crate) fn identify(path: &Path) -> Result<()> {
+    let (mut bytes, symbols) = (fs::read(path)?, path.with_extension("pdb"));
+    let image = PE::parse(&bytes)?;
+    let stamp = image.header.coff_header.time_date_stamp.to_le_bytes();
+    let at = image.header.dos_header.pe_pointer as usize + 8;
+    let debug = image.debug_data.as_ref().context("the image has no debug directory")?;
+    let guid = debug.codeview_pdb70_debug_info.context("the image names no PDB")?.signature;
+    let mut pdb = fs::read(&symbols)?;
+    let places = |of: &[u8], bytes: &[u8]| -> Vec<usize> {
+        bytes
+            .windows(of.len())
+            .enumerate()
+            .filter(|(_, window)| *window == of)
+            .map(|(place, _)| place)
+            .collect()
+    };
+    // The stamp stands in the file header, and again with each entry of the debug directory, of which lld writes two.
+    let (stamps, guids, symbols_guids) = (places(&stamp, &bytes), places(&guid, &bytes), places(&guid, &pdb));
+    ensure!(stamps.contains(&at) && stamps.len() <= 3, "the time stamp stands at {stamps:?}");
+    ensure!(guids.len() == 1 && symbols_guids.len() == 1, "the identity stands more than once");
+    for (places, length) in [(&stamps, stamp.len()), (&guids, guid.len())] {
+        places.iter().for_each(|place| bytes[*place..place + length].fill(0));
+    }
+    let hash = |seed: u64| {
+        bytes.iter().fold(seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    };
+    let halves = [hash(0xcbf2_9ce4_8422_2325), hash(0x8422_2325_cbf2_9ce4)].map(u64::to_le_bytes);
+    let identity = halves.concat();
+    stamps.iter().for_each(|place| bytes[*place..place + 4].copy_from_slice(&identity[..4]));
+    bytes[guids[0]..guids[0] + 16].copy_from_slice(&identity);
+    pdb[symbols_guids[0]..symbols_guids[0] + 16].copy_from_slice(&identity);
+    fs::write(path, bytes)?;
+    Ok(fs::write(symbols, pdb)?)
 }
 
 impl Image {
