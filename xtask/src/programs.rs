@@ -40,7 +40,7 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
             }
             if is_stale(&object, newest) {
                 compile(&source, &object).with_context(|| format!("cannot compile {}", source.display()))?;
-                println!("compiled {}", object.strip_prefix(shell::root())?.display());
+                eprintln!("compiled {}", object.strip_prefix(shell::root())?.display());
             }
             objects.push(object);
         }

@@ -98,8 +98,8 @@ pub(crate) fn need(sets: &[&[Package]]) -> Result<()> {
             "these Debian packages are missing: {names}\nInstall them as root, then run this again:\n  {install}"
         );
     }
-    println!("Installing Debian packages: {names}");
-    println!("  {install}");
+    eprintln!("Installing Debian packages: {names}");
+    eprintln!("  {install}");
     // Runlevel 1 keeps a server among them (nginx) from starting as a service of this machine.
     shell::run(
         shell::command(&["sh", "-c", &format!("{} >/dev/null", install.replace("apt-get", "apt-get -qq"))])

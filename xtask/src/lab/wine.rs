@@ -137,7 +137,7 @@ impl Session {
     /// As [`run`](Self::run), with so many seconds until it is taken for hanging.
     pub(crate) fn run_for(&self, seconds: u64, program: &str, words: &[&str]) -> Result<String> {
         let mut command = command(&self.prefix, seconds, WINE);
-        command.arg(program).args(words).env("WINEDEBUG", "-all");
+        command.arg(program).args(words).env("WINEDEBUG", "-all,err+all");
         let out = command.output().with_context(|| format!("cannot start {WINE}"))?;
         let text = String::from_utf8_lossy(&out.stdout).replace('\r', "");
         if out.status.success() {
