@@ -135,7 +135,12 @@ impl Ask<'_> {
                     let plan = if injects { &*clone } else { &*edits };
                     let decision = judge(verdict, &context, injects, plan, own, &bounds);
                     let done = decision.and_then(|decision| self.carry_out(decision, edits, clone, own));
-                    done.map_err(|_| link.count_failed(verdict))
+                    done.or_else(|failure| {
+                        link.count_failed(verdict);
+                        own.clear();
+                        // What is half there can't be taken back, nor be left so.
+                        if failure == Failure::Half { Ok(Decision::Drop) } else { Err(()) }
+                    })
                 }
             };
             let decision = match decision {
@@ -169,8 +174,10 @@ impl Ask<'_> {
             return [false; 2];
         }
         let marks = self.flow.marks();
-        [0, 1]
-            .map(|direction| self.inline || direction == self.direction || marks.has(Marks::held(direction)))
+        [0, 1].map(|direction| {
+            let open = self.inline || direction == self.direction || marks.has(Marks::held(direction));
+            open && !marks.has(Marks::ended(direction))
+        })
     }
 
     fn carry_out(
@@ -185,19 +192,24 @@ impl Ask<'_> {
             return Err(Failure::Unfit);
         }
         let mut decision = decision;
+        let mut half = false;
+        let after = |half: bool, failure| if half { Failure::Half } else { failure };
         if goes_on {
             for piece in own.pieces() {
-                self.send_own(piece.direction, piece.bytes, piece.end)?;
+                self.send_own(piece.direction, piece.bytes, piece.end)
+                    .map_err(|failure| after(half, failure))?;
+                half = true;
                 if piece.end {
                     decision = Decision::Ended;
                 }
             }
         }
-        match decision {
-            Decision::Edit(cover) => self.edit(edits, cover)?,
-            Decision::Clone(cover) => self.edit(clone, cover)?,
-            _ => {}
-        }
+        let edited = match decision {
+            Decision::Edit(cover) => self.edit(edits, cover),
+            Decision::Clone(cover) => self.edit(clone, cover),
+            _ => Ok(()),
+        };
+        edited.map_err(|failure| after(half, failure))?;
         if goes_on && own.ahead() > 0 {
             let longer = |side: &mut Side| side.ahead = side.ahead.max(own.ahead());
             self.flow.side(self.direction, &self.engine.platform, longer);
@@ -220,7 +232,11 @@ impl Ask<'_> {
         self.engine.counters.copied.add_many(data.len());
         let mut body = Body::new(bytes);
         body.push_new(0..data.len())?;
-        self.inject(body, flags)
+        self.inject(body, flags)?;
+        if end {
+            self.flow.mark(Marks::ended(direction));
+        }
+        Ok(())
     }
 
     /// Injects what a plan makes of the first `cover` bytes.
@@ -277,8 +293,13 @@ impl Ask<'_> {
     /// Injects the end of the direction.
     pub(crate) fn end(&self) -> Result<(), Failure> {
         let flags = self.flags | disconnect(self.direction);
+        if self.flow.is_dead() {
+            return Err(Failure::Refused);
+        }
         let Flow { id, callout, layer, .. } = **self.flow;
-        StreamEnd { flow: id, callout, layer, flags }.inject(self.engine)
+        StreamEnd { flow: id, callout, layer, flags }.inject(self.engine)?;
+        self.flow.mark(Marks::ended(self.direction));
+        Ok(())
     }
 
     fn inject(&self, mut body: Body, flags: FWPS_STREAM_FLAG) -> Result<(), Failure> {
@@ -338,6 +359,8 @@ fn judge(
         Verdict::Block if injects => Decision::Clone(cover),
         _ if injects => return Err(Failure::Unfit),
         Verdict::Continue | Verdict::Permit if !plan.is_empty() => Decision::Edit(cover),
+        // As with edits: what was sent must not be asked for again when a link behind wants to wait.
+        Verdict::Continue if !own.is_empty() => Decision::Permit(cover),
         Verdict::Continue => Decision::Next(cover),
         Verdict::Permit => Decision::Permit(cover),
         Verdict::Block => Decision::Block(cover),

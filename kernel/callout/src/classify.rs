@@ -149,6 +149,12 @@ pub(crate) unsafe extern "system" fn notify(
 pub(crate) unsafe extern "system" fn flow_deleted(_layer: u16, _callout: u32, context: u64) {
     // SAFETY: the promise of this callback, which is called once: the reference is ours again.
     let Some(flow) = (unsafe { Flow::of_context(context) }).map(ManuallyDrop::into_inner) else { return };
-    held::give_up(&flow.engine, &flow);
+    // A context may go before its connection, when the driver is unloaded: what is kept of it then can't come back.
+    let keeps = !flow.is_dead() && !flow.is_at_rest();
+    if keeps {
+        held::abort(&flow.engine, &flow);
+    } else {
+        held::give_up(&flow.engine, &flow);
+    }
     flow.engine.flows.remove(&flow, &flow.engine.platform);
 }

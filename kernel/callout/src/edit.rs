@@ -189,6 +189,11 @@ impl Own {
         self.ahead
     }
 
+    /// True when nothing is sent or removed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0 && self.ahead == 0
+    }
+
     /// Whether a direction is ended.
     pub(crate) fn ends(&self) -> bool {
         self.pieces().any(|piece| piece.end)

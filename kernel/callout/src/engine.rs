@@ -1,7 +1,7 @@
 //! What classify, completions and the worker share: one for each registration.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use fwps_sys::HANDLE;
 use tidegate_abi::Hook;
@@ -25,6 +25,8 @@ pub(crate) struct Engine {
     /// The callouts of the stream layers, as the filter engine knows them, by hook.
     pub(crate) streams: [AtomicU32; Hook::ALL.len()],
     pub(crate) handles: Handles,
+    /// A control message changed what may decide on what is kept back.
+    pub(crate) changed: AtomicBool,
     /// When it began to be unregistered, in nanoseconds; 0: it did not. From then on everything passes.
     pub(crate) closing: AtomicU64,
     /// Nanoseconds from then on until connections of which the filter engine keeps bytes are reset.

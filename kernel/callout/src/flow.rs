@@ -71,8 +71,16 @@ impl Marks {
         Self(64 << direction)
     }
 
-    /// Programs keep something of it. Nothing to look at for classify.
+    /// Those that classify looks at.
+    const LOOKED_AT: u32 = 255;
+    /// Programs keep something of it.
     pub(crate) const STORED: Self = Self(256);
+    /// Something came that the worker has not looked at.
+    pub(crate) const AGAIN: Self = Self(512);
+    /// One direction has ended: nothing can follow.
+    pub(crate) const fn ended(direction: usize) -> Self {
+        Self(1024 << direction)
+    }
 
     /// Whether all bits of `other` are set.
     pub(crate) const fn has(self, other: Self) -> bool {
@@ -81,7 +89,7 @@ impl Marks {
 
     /// Whether there is nothing to look at.
     pub(crate) const fn is_empty(self) -> bool {
-        self.0 & !Self::STORED.0 == 0
+        self.0 & Self::LOOKED_AT == 0
     }
 }
 
@@ -115,6 +123,11 @@ impl Flow {
 
     pub(crate) fn unmark(&self, mark: Marks) {
         self.marks.fetch_and(!mark.0, Ordering::AcqRel);
+    }
+
+    /// Takes a mark off; true when it was there.
+    pub(crate) fn take(&self, mark: Marks) -> bool {
+        Marks(self.marks.fetch_and(!mark.0, Ordering::AcqRel)).has(mark)
     }
 
     /// Whether something may still be injected into it.

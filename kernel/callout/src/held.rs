@@ -15,6 +15,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use fwps_sys::{FWPS_STREAM_FLAG, FwpsFlowAbort0};
 use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_PUSH};
@@ -32,6 +33,13 @@ use crate::memory;
 use crate::packet::View;
 use crate::scratch::Desk;
 use crate::shared::Shared;
+
+/// Pieces of one direction that are kept back at most: small ones take much more memory than their bytes.
+const MAX_PIECES: usize = 4096;
+/// Decisions on one direction in a row, before it is the next one's turn.
+const TURNS: usize = 64;
+/// How often in a row an injection that fails is tried again at once; then it waits for whatever wakes the worker next.
+const TRIES: u32 = 16;
 
 /// What is kept of one direction of a connection.
 pub(crate) struct Side {
@@ -52,6 +60,8 @@ struct Queue {
     len: usize,
     /// The direction has ended behind them.
     end: bool,
+    /// Injections that failed since the last that did not.
+    failures: u32,
     /// The link that keeps the front.
     holder: Option<Held>,
     /// Bytes at the front that the links before the holder have passed on.
@@ -109,6 +119,7 @@ impl Queue {
             first: 0,
             len: 0,
             end: false,
+            failures: 0,
             holder: None,
             seen: 0,
             failed: (0, 0),
@@ -228,8 +239,11 @@ pub(crate) fn keep(
             queue.holder = Some(Held::new(link, queue.len as u64));
             queue.seen = seen;
         }
-        if queue.len > MAX_HELD && queue.failed.0 == 0 {
-            let Some(holder) = &queue.holder else { return Ok(()) };
+        let pieces = queue.chunks.len().saturating_sub(queue.first);
+        if (queue.len > MAX_HELD || pieces > MAX_PIECES)
+            && queue.failed.0 == 0
+            && let Some(holder) = &queue.holder
+        {
             holder.link().count_error();
             if holder.link().on_error() == OnError::Block {
                 return Err(Overflow);
@@ -237,10 +251,11 @@ pub(crate) fn keep(
             queue.failed = (queue.len, holder.link().id());
         }
         // The worker is behind by a whole queue more: it will not get better.
-        if queue.len > 2 * MAX_HELD { Err(Overflow) } else { Ok(()) }
+        if queue.len > 2 * MAX_HELD || pieces > 2 * MAX_PIECES { Err(Overflow) } else { Ok(()) }
     });
     kept?;
     flow.mark(Marks::held(direction));
+    flow.mark(Marks::AGAIN);
     engine.worker.wake(engine);
     Ok(())
 }
@@ -261,13 +276,15 @@ pub(crate) fn keep_own(
     flags: FWPS_STREAM_FLAG,
 ) -> Result<(), Failure> {
     let bytes = memory::copied(data)?;
+    let ended = flow.marks().has(Marks::ended(direction));
     flow.side(direction, &engine.platform, |side| {
         let queue = side.queue.as_mut().ok_or(Failure::Unfit)?;
-        if queue.end || queue.len + bytes.len() > MAX_HELD {
+        if ended || queue.end || queue.len + bytes.len() > MAX_HELD {
             return Err(Failure::Unfit);
         }
         queue.push(Chunk { bytes, at: 0, flags, missed: 0, own: true })
     })?;
+    flow.mark(Marks::AGAIN);
     engine.worker.wake(engine);
     Ok(())
 }
@@ -289,9 +306,17 @@ pub(crate) fn abort(engine: &Engine, flow: &Flow) {
 
 /// Shows what is kept back to the chain again, and injects what passes. The worker's, PASSIVE_LEVEL.
 pub(crate) fn work(engine: &Shared<Engine>) {
+    let all = engine.changed.swap(false, Ordering::AcqRel) || engine.is_closing();
     engine.flows.held.each(&engine.platform, |flow| {
+        if !flow.take(Marks::AGAIN) && !all {
+            return;
+        }
         for direction in 0..2 {
-            while step(engine, flow, direction) {}
+            let mut turns = 0..TURNS;
+            while turns.next().is_some() && step(engine, flow, direction) {}
+            if turns.is_empty() {
+                look_again(engine, flow);
+            }
         }
     });
     let overdue = |hook| engine.runtime.chain(hook).links().iter().any(|link| link.is_overdue());
@@ -300,25 +325,29 @@ pub(crate) fn work(engine: &Shared<Engine>) {
     }
 }
 
+/// Has the worker look at a connection again.
+fn look_again(engine: &Shared<Engine>, flow: &Flow) {
+    flow.mark(Marks::AGAIN);
+    engine.worker.wake(engine);
+}
+
 /// Ends the wait for more of a link that had its time: the filter engine keeps the bytes, so only a reset ends it.
 fn end_wait(engine: &Engine, flow: &Flow) {
     for direction in 0..2 {
         if !flow.marks().has(Marks::waits(direction)) {
             continue;
         }
-        let (overdue, waits) = flow.side(direction, &engine.platform, |side| {
+        let must = engine.must_end();
+        let waits = flow.side(direction, &engine.platform, |side| {
             let overdue = side.waits.as_ref().is_some_and(|held| held.link().is_overdue());
-            let must = engine.must_end();
-            let waits = if overdue || must { side.waits.take() } else { None };
-            (waits.as_ref().map(|held| must || held.link().on_error() == OnError::Block), waits)
+            if overdue || must { side.waits.take() } else { None }
         });
-        // Fails open: the bytes pass with the next ones that come.
-        if overdue == Some(true) {
+        // Of a link that fails open the bytes pass with the next ones that come: until then the filter engine keeps them.
+        if must || waits.as_ref().is_some_and(|held| held.link().on_error() == OnError::Block) {
             abort(engine, flow);
-        }
-        if waits.is_some() {
             flow.unmark(Marks::waits(direction));
         }
+        drop(waits);
     }
 }
 
@@ -338,7 +367,7 @@ fn step(engine: &Shared<Engine>, flow: &Shared<Flow>, direction: usize) -> bool 
     let _dispatch = Dispatch::raise(&engine.platform);
     let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
         // Somebody gives one back, and wakes nobody: try again.
-        engine.worker.wake(engine);
+        look_again(engine, flow);
         return false;
     };
     let desk = &mut *desk;
@@ -446,10 +475,15 @@ impl Step<'_> {
         let (decision, by) =
             ask.links(links.get(first..).unwrap_or_default(), bounds, stack, edits, clone, own);
         match decision {
-            Decision::Permit(cover) | Decision::Next(cover) => self.pass(&ask, cover),
-            Decision::Edit(cover) | Decision::Clone(cover) | Decision::Block(cover) => {
+            // Bytes that stay must not be asked about again when what stands in front of them is gone already.
+            Decision::Permit(cover) | Decision::Next(cover) => self.pass(&ask, cover, !own.is_empty()),
+            Decision::Edit(cover) | Decision::Clone(cover) => {
                 self.done(cover);
-                self.pass_end(&ask)
+                self.pass_end(&ask, true)
+            }
+            Decision::Block(cover) => {
+                self.done(cover);
+                self.pass_end(&ask, !own.is_empty())
             }
             Decision::Ended => self.ended(),
             Decision::NeedMore(_) => {
@@ -468,7 +502,7 @@ impl Step<'_> {
             }
             Decision::Allow => {
                 self.flow.mark(Marks::ALLOWED);
-                self.pass(&ask, window.len())
+                self.pass(&ask, window.len(), !own.is_empty())
             }
         }
     }
@@ -488,27 +522,51 @@ impl Step<'_> {
         self.queue(|queue| queue.end).unwrap_or(true)
     }
 
-    /// Lets the first bytes pass as they are, or the end.
-    fn pass(&self, ask: &Ask<'_>, cover: usize) -> bool {
+    /// Lets the first bytes pass as they are, or the end; `half` when something was injected for them already.
+    fn pass(&self, ask: &Ask<'_>, cover: usize, half: bool) -> bool {
         if self.end {
-            return self.pass_end(ask);
+            return self.pass_end(ask, half);
         }
-        // What can't be injected now stays, for the next time that the worker is woken.
         let passed = ask.pass(cover).is_ok();
         if passed {
             self.done(cover);
+        } else {
+            self.failed(half);
         }
         passed
     }
 
     /// Lets the end pass, when it is what is shown. True when there is more to decide on.
-    fn pass_end(&self, ask: &Ask<'_>) -> bool {
-        !self.end || (ask.end().is_ok() && self.ended())
+    fn pass_end(&self, ask: &Ask<'_>, half: bool) -> bool {
+        if !self.end {
+            return true;
+        }
+        if ask.end().is_ok() {
+            return self.ended();
+        }
+        self.failed(half);
+        false
+    }
+
+    /// What can't be injected stays, and is tried again; unless a part of it is gone already, or nobody waits any more.
+    fn failed(&self, half: bool) {
+        if half || self.engine.must_end() {
+            abort(self.engine, self.flow);
+            return;
+        }
+        let failures = self.queue(|queue| {
+            queue.failures = queue.failures.saturating_add(1);
+            queue.failures
+        });
+        if failures.is_some_and(|failures| failures <= TRIES) {
+            look_again(self.engine, self.flow);
+        }
     }
 
     /// The first bytes were decided on.
     fn done(&self, cover: usize) {
         let held = self.queue(|queue| {
+            queue.failures = 0;
             queue.consume(cover);
             if queue.seen == 0 { queue.holder.take() } else { None }
         });

@@ -38,6 +38,8 @@ pub(crate) enum Failure {
     Unfit,
     /// The system refused the injection.
     Refused,
+    /// A part was injected, and the rest can't be.
+    Half,
 }
 
 impl From<NoMemory> for Failure {

@@ -73,7 +73,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use fwps_sys::{FWP_CALLOUT_FLAG, FWPS_CALLOUT1, FWPS_INJECTION_TYPE, GUID, NTSTATUS};
 use tidegate_abi::{Hook, ProgramType, limits};
@@ -228,6 +228,7 @@ impl Callouts {
             hops,
             streams: Hook::ALL.map(|_| AtomicU32::new(0)),
             handles: Handles { stream: stream.0, transport: transport.0, pool: pool.0 },
+            changed: AtomicBool::new(false),
             closing: AtomicU64::new(0),
             grace: options.grace,
         })?;
@@ -284,6 +285,7 @@ impl Callouts {
         let engine = Shared::clone(&callouts.engine);
         callouts.engine.runtime.on_change(Some(Box::new(move || {
             if engine.has_waiting() {
+                engine.changed.store(true, Ordering::Release);
                 engine.worker.wake(&engine);
             }
         })));

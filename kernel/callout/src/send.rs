@@ -56,6 +56,8 @@ struct Send<'c> {
     foreign: bool,
     /// What is judged is what is sent.
     snapshot: bool,
+    /// And a link that wants it so fails closed.
+    sealed: bool,
     context: SendContext,
 }
 
@@ -121,7 +123,8 @@ pub(crate) fn classify(
         Editable::Yes
     };
     let snapshot = links.iter().any(|link| link.is_snapshot());
-    let send = Send { engine, incoming, protocol, editable, foreign, snapshot, context };
+    let sealed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
+    let send = Send { engine, incoming, protocol, editable, foreign, snapshot, sealed, context };
     let mut views = packets.views();
     match (views.next(), views.next()) {
         (None, _) => SendOutcome::Permit,
@@ -158,11 +161,16 @@ impl Send<'_> {
                 Fate::Drop => return SendOutcome::Block,
                 Fate::Replace(injection, otherwise) => (injection, otherwise),
             };
+            let is_copy = injection.by.is_none();
             if injection.send() {
                 return SendOutcome::Absorb;
             }
             if otherwise.on_error == OnError::Block {
                 return SendOutcome::Block;
+            }
+            if is_copy {
+                // Nobody is left to be asked, and the original is there.
+                return SendOutcome::Permit;
             }
             links = otherwise.rest;
         }
@@ -291,13 +299,12 @@ impl Send<'_> {
             Editable::No => Err(Failure::Unfit),
             _ => self.build(packet, window, UNCHANGED, &self.envelope(), None),
         };
-        let closed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
         match sealed {
             Ok(copy) => {
-                let on_error = if closed { OnError::Block } else { OnError::Permit };
+                let on_error = if self.sealed { OnError::Block } else { OnError::Permit };
                 Fate::Replace(copy, Else { on_error, rest: &[] })
             }
-            Err(_) if closed => {
+            Err(_) if self.sealed => {
                 links.iter().filter(|link| link.is_snapshot()).for_each(|link| link.count_error());
                 Fate::Drop
             }

@@ -104,16 +104,43 @@ pub(crate) fn classify(
     };
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
         held::give_up(engine, flow);
-        decide(engine, indication, flow, links);
+        decide(engine, indication, flow, links, None);
         return pass;
     }
-    let marks = flow.marks();
+    let outcome = answer(engine, indication, flow, links);
+    let whole = match outcome {
+        StreamOutcome::Permit(bytes) => bytes == indication.data.dataLength,
+        outcome => outcome == StreamOutcome::Allow,
+    };
+    if whole && indication.has(FWPS_STREAM_FLAG::DISCONNECT) {
+        flow.mark(Marks::ended(indication.direction()));
+    }
+    outcome
+}
+
+/// The answer for what is no reset.
+fn answer(
+    engine: &Shared<Engine>,
+    indication: &Indication<'_>,
+    flow: &Shared<Flow>,
+    links: &[Arc<Link>],
+) -> StreamOutcome {
+    let (marks, direction) = (flow.marks(), indication.direction());
+    let mut waited = None;
+    if marks.has(Marks::waits(direction)) {
+        // What it waited for is here, as far as it comes.
+        waited = flow.side(direction, &engine.platform, |side| side.waits.take());
+        flow.unmark(Marks::waits(direction));
+    }
     if !marks.is_empty()
         && let Some(outcome) = look(engine, indication, flow, marks)
     {
         return outcome;
     }
-    if engine.is_closing() { pass } else { decide(engine, indication, flow, links) }
+    if engine.is_closing() {
+        return StreamOutcome::Permit(indication.data.dataLength);
+    }
+    decide(engine, indication, flow, links, waited.as_ref().map(Held::link))
 }
 
 /// A context for a connection that was there before it could be seen.
@@ -140,12 +167,8 @@ fn look(
     let (direction, platform) = (indication.direction(), &engine.platform);
     let len = indication.data.dataLength;
     if marks.has(Marks::DEAD) {
-        return Some(StreamOutcome::Permit(len));
-    }
-    if marks.has(Marks::waits(direction)) {
-        // What it waited for is here, as far as it comes.
-        drop(flow.side(direction, platform, |side| side.waits.take()));
-        flow.unmark(Marks::waits(direction));
+        // It was reset: what was not judged, or stands behind what is gone, must not pass meanwhile.
+        return Some(StreamOutcome::Drop);
     }
     let ends = indication.has(FWPS_STREAM_FLAG::DISCONNECT);
     if marks.has(Marks::held(direction)) {
@@ -209,6 +232,7 @@ fn decide(
     indication: &Indication<'_>,
     flow: &Shared<Flow>,
     links: &[Arc<Link>],
+    waited: Option<&Arc<Link>>,
 ) -> StreamOutcome {
     let bounds = indication.bounds();
     let pass = StreamOutcome::Permit(bounds.len);
@@ -228,7 +252,7 @@ fn decide(
         engine.counters.oversized.add();
         return unseen(links, pass);
     }
-    run(engine, indication, flow, links, bounds, &view, &mut desk)
+    run(engine, indication, flow, (links, waited), bounds, &view, &mut desk)
 }
 
 /// The outcome when no link could be shown the bytes: every link's `on_error` counts.
@@ -241,7 +265,7 @@ fn run(
     engine: &Shared<Engine>,
     indication: &Indication<'_>,
     flow: &Shared<Flow>,
-    links: &[Arc<Link>],
+    (links, waited): (&[Arc<Link>], Option<&Arc<Link>>),
     bounds: Bounds,
     view: &View<'_>,
     desk: &mut Desk,
@@ -263,7 +287,7 @@ fn run(
         window,
         kept: if snapshot { Kept::Copied } else { Kept::Shared(view) },
         editable: indication.editable(),
-        holder: None,
+        holder: waited,
         failed: 0,
         inline: true,
     };
@@ -277,6 +301,7 @@ fn run(
             }
         }
         Decision::Edit(cover) | Decision::Clone(cover) | Decision::Block(cover) => blocked(cover, &bounds),
+        // It was injected, and marked as such.
         Decision::Ended => StreamOutcome::Block(0),
         Decision::NeedMore(bytes) => {
             if let Some(by) = by {
@@ -293,6 +318,10 @@ fn run(
         }
         Decision::Allow => {
             flow.mark(Marks::ALLOWED);
+            // Nobody waits any more, though the filter engine keeps what the other direction has.
+            for direction in 0..2 {
+                drop(flow.side(direction, &engine.platform, |side| side.waits.take()));
+            }
             if snapshot {
                 return sealed(&ask, links, bounds.shown, &bounds);
             }

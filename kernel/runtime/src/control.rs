@@ -52,7 +52,7 @@ impl Runtime {
             }
 
             Request::MapCreate(request) => apart(|| {
-                let id = self.objects(Objects::new_id)?;
+                let id = self.new_id()?;
                 let map = shared(Map::new(id, request.name.clone(), request.def, self.platform)?)?;
                 self.objects(|objects| objects.add_map(&map))?;
                 control::write(OK, &id, reply)
@@ -112,7 +112,7 @@ impl Runtime {
             }),
 
             Request::LinkAttach(request) => apart(|| {
-                let id = self.objects(Objects::new_id)?;
+                let id = self.new_id()?;
                 drop(self.objects(|objects| objects.attach(id, request, &self.chains, &self.platform))?);
                 self.changed();
                 control::write(OK, &id, reply)
@@ -154,7 +154,7 @@ impl Runtime {
         for id in &request.maps {
             maps.push(self.map(*id)?);
         }
-        let id = self.objects(Objects::new_id)?;
+        let id = self.new_id()?;
         let program = shared(Program::load(id, request, maps, &self.platform, cancelled)?)?;
         self.objects(|objects| objects.add_program(&program))?;
         Ok(Loaded { program: id, max_cost: program.max_cost })

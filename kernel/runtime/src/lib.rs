@@ -34,6 +34,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use tidegate_abi::Hook;
 use tidegate_abi::control::{Id, Status};
@@ -50,6 +51,7 @@ pub struct Runtime {
     /// By hook.
     chains: Vec<Published>,
     waker: Spin<Waker>,
+    newest: AtomicU32,
 }
 
 /// Who wants to know that a control message changed a map or a link.
@@ -74,7 +76,13 @@ impl Runtime {
         for _ in Hook::ALL {
             chains.push(Published::new(&platform)?);
         }
-        Ok(Self { platform, objects: Spin::new(Objects::new()?), chains, waker: Spin::new(Waker(None)) })
+        Ok(Self {
+            platform,
+            objects: Spin::new(Objects::new()?),
+            chains,
+            waker: Spin::new(Waker(None)),
+            newest: AtomicU32::new(0),
+        })
     }
 
     /// [`Runtime::new`] behind a shared pointer. `PASSIVE_LEVEL`.
@@ -110,7 +118,16 @@ impl Runtime {
 
     /// The newest id of all objects: those that come later have greater ones.
     pub fn newest(&self) -> Id {
-        self.objects.with(&self.platform, |objects| objects.newest())
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// An id that was never given before.
+    fn new_id(&self) -> Result<Id, Status> {
+        self.objects.with(&self.platform, |objects| {
+            let id = objects.new_id()?;
+            self.newest.store(id, Ordering::Relaxed);
+            Ok(id)
+        })
     }
 
     /// What runs at `hook`, as a snapshot. IRQL <= `DISPATCH_LEVEL`; never allocates, never waits for a control request.

@@ -72,11 +72,6 @@ impl Objects {
         Ok(self.last)
     }
 
-    /// The newest id that was given.
-    pub(crate) const fn newest(&self) -> Id {
-        self.last
-    }
-
     fn map_entry(&mut self, id: Id) -> Result<(usize, &mut MapEntry), Status> {
         let at = self.maps.binary_search_by_key(&id, |entry| entry.map.id).map_err(|_| Status::NotFound)?;
         self.maps.get_mut(at).map(|entry| (at, entry)).ok_or(Status::NotFound)

@@ -278,6 +278,16 @@ pub(crate) fn by_map_with(new: &[u8]) -> Vec<u8> {
     asm.jump(jmp::JLE, R0, Verdict::Pend as i32, "fits").set(R0, 0).label("fits").exit().code()
 }
 
+/// As [`by_map`]; when that is PERMIT it sends data of its own in front of what it is shown.
+pub(crate) fn by_map_sending(direction: i32, data: &[u8]) -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.op(class::LD | mode::IMM | size::DW, R7, pseudo::MAP_IDX_VALUE, 0, 0).op(0, 0, 0, 0, 0);
+    asm.load(size::DW, R7, R7, 0).jump(jmp::JEQ, R7, Verdict::Permit as i32, "send");
+    asm.give(Verdict::Pend).label("send");
+    asm.text(data).copy(R1, CTX).set(R2, direction).point(R3).set(R4, data.len() as i32).set(R5, 0);
+    asm.call(helper::STREAM_INJECT_DATA).give(Verdict::Permit).code()
+}
+
 /// Sends data of its own in a direction when it is shown the bytes of the other one, or, with `same`, of that one; gives the
 /// verdict. Blocks when the helper refuses.
 pub(crate) fn inject_data(direction: i32, same: bool, data: &[u8], flags: i32, verdict: Verdict) -> Vec<u8> {

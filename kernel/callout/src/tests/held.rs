@@ -1,5 +1,6 @@
 //! Bytes that are kept back: decided on later, injected in their order, bounded, and given up when it must be.
 
+use std::vec;
 use std::vec::Vec;
 
 use fwps_sim::{Call, Config, Direction, FlowState, When};
@@ -263,6 +264,173 @@ fn what_can_t_be_injected_stays_and_is_injected_later() {
         bench.set(map, PERMIT);
         assert_eq!(bench.out(flow, direction), b"kept");
     });
+}
+
+#[test]
+fn what_could_not_be_injected_once_is_tried_again_by_itself() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (_, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"kept");
+        bench.sim.fin(flow, direction);
+        bench.sim.settle();
+        bench.sim.fail(Call::StreamInject, When::Nth(1), NTSTATUS::INSUFFICIENT_RESOURCES);
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"kept");
+        assert!(bench.sim.delivered(flow, direction).fin);
+    });
+}
+
+#[test]
+fn a_queue_that_nobody_holds_has_a_bound_too() {
+    let bench = Bench::new(Config::default());
+    let (_, map) = pending(&bench, Hook::StreamV4, OnError::Permit);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"kept");
+    bench.set(map, PERMIT);
+    assert_eq!(bench.out(flow, Direction::Send), b"kept");
+    bench.sim.fail(Call::StreamInject, When::Always, NTSTATUS::INSUFFICIENT_RESOURCES);
+    let piece = vec![b'x'; 60_000];
+    for _ in 0..2 * MAX_HELD / piece.len() + 2 {
+        bench.sim.indicate(flow, Direction::Send, &piece);
+    }
+    bench.sim.settle();
+    assert_eq!((bench.sim.flow_state(flow), bench.counts().overflowed), (FlowState::Dropped, 1));
+    bench.sim.heal();
+    bench.finish();
+}
+
+#[test]
+fn many_small_pieces_are_as_bad_as_large_ones() {
+    let bench = Bench::new(Config::default());
+    let (link, _) = pending(&bench, Hook::StreamV4, OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    for _ in 0..=4096 {
+        bench.sim.indicate(flow, Direction::Receive, b"x");
+    }
+    bench.sim.settle();
+    assert_eq!((bench.sim.flow_state(flow), bench.counters(link).errors), (FlowState::Dropped, 1));
+    bench.finish();
+}
+
+#[test]
+fn what_comes_on_one_connection_is_no_reason_to_ask_about_another() {
+    let bench = Bench::new(Config::default());
+    let (link, _) = pending(&bench, Hook::StreamV4, OnError::Block);
+    let (quiet, busy) = (bench.flow(Hook::StreamV4), bench.flow(Hook::StreamV4));
+    bench.sim.indicate(quiet, Direction::Send, b"quiet");
+    bench.sim.settle();
+    let runs = |pieces: usize| {
+        let before = bench.counters(link).runs;
+        for _ in 0..pieces {
+            bench.sim.indicate(busy, Direction::Send, b"busy");
+            bench.sim.settle();
+        }
+        bench.counters(link).runs - before
+    };
+    // The first piece is asked about when it comes and when it is kept, each other one when it is kept.
+    assert_eq!((runs(1), runs(8)), (2, 8));
+    bench.finish();
+}
+
+#[test]
+fn half_of_what_a_program_wants_is_a_reset() {
+    for on_error in [OnError::Block, OnError::Permit] {
+        let bench = Bench::new(Config::default());
+        let map = bench.counter();
+        bench.set(map, PEND);
+        let link = bench.link_with(Hook::StreamV4, &asm::by_map_sending(0, b"new"), &[map], on_error);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, Direction::Send, b"kept");
+        bench.sim.settle();
+        bench.sim.fail(Call::StreamInject, When::Nth(2), NTSTATUS::INSUFFICIENT_RESOURCES);
+        bench.set(map, PERMIT);
+        bench.sim.settle();
+        // The program's own data was on its way, and what it stands in front of could not follow.
+        let out = bench.sim.delivered(flow, Direction::Send).bytes;
+        assert!(out.is_empty() || out == b"new", "{}", out.escape_ascii());
+        assert_eq!((bench.sim.flow_state(flow), bench.counters(link).runs), (FlowState::Dropped, 3));
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_connection_that_can_t_be_reset_at_once_lets_nothing_pass() {
+    let bench = Bench::new(Config::default());
+    let (_, map) = pending(&bench, Hook::StreamV4, OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"kept");
+    bench.sim.settle();
+    bench.sim.fail(Call::FlowAbort, When::Always, NTSTATUS::INSUFFICIENT_RESOURCES);
+    bench.set(map, Verdict::DropConnection as u64);
+    bench.sim.settle();
+    bench.sim.heal();
+    assert_eq!(bench.sim.flow_state(flow), FlowState::Open);
+    bench.sim.indicate(flow, Direction::Receive, b"answer");
+    assert_eq!(bench.out(flow, Direction::Receive), b"");
+    assert_eq!(bench.sim.flow_state(flow), FlowState::Dropped);
+    bench.finish();
+}
+
+#[test]
+fn a_detached_link_decides_on_what_it_waited_for() {
+    let bench = Bench::new(Config::default());
+    let map = bench.counter();
+    bench.set(map, Verdict::NeedMoreData as u64);
+    let link = bench.link_with(Hook::StreamV4, &asm::by_map(), &[map], OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"abc");
+    assert_eq!(bench.detach(link).flows, 1);
+    bench.set(map, Verdict::Block as u64);
+    bench.sim.indicate(flow, Direction::Send, b"def");
+    assert_eq!(bench.out(flow, Direction::Send), b"");
+    bench.sim.indicate(flow, Direction::Send, b"ghi");
+    assert_eq!(bench.out(flow, Direction::Send), b"ghi");
+    bench.finish();
+}
+
+#[test]
+fn what_the_filter_engine_keeps_for_a_link_that_has_gone_is_reset_by_the_unload() {
+    let bench = Bench::new(Config::default());
+    let link = bench.link(Hook::StreamV4, &asm::need(1), OnError::Permit);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"abc");
+    assert_eq!(bench.detach(link).flows, 1);
+    wait(DRAIN_NS);
+    bench.detach(link);
+    bench.sim.settle();
+    assert_eq!(bench.sim.flow_state(flow), FlowState::Open);
+    // S4.2-09: no filter may go while it does.
+    bench.finish();
+}
+
+#[test]
+fn nothing_is_sent_behind_the_end_of_a_direction() {
+    for on_error in [OnError::Block, OnError::Permit] {
+        let bench = Bench::new(Config::default());
+        let code = asm::inject_data(0, false, b"late", 0, Verdict::Permit);
+        bench.link(Hook::StreamV4, &code, on_error);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.fin(flow, Direction::Send);
+        bench.sim.indicate(flow, Direction::Receive, b"answer");
+        // The program blocks what it can't answer.
+        assert_eq!(bench.out(flow, Direction::Receive), b"");
+        assert_eq!(bench.out(flow, Direction::Send), b"");
+        bench.finish();
+    }
+}
+
+#[test]
+fn what_a_link_sends_is_not_asked_for_again_by_one_behind() {
+    let bench = Bench::new(Config::default());
+    let sends = asm::inject_data(0, true, b"new", 0, Verdict::Continue);
+    bench.link(Hook::StreamV4, &sends, OnError::Block);
+    let behind = bench.link(Hook::StreamV4, &asm::need(1), OnError::Block);
+    let flow = bench.flow(Hook::StreamV4);
+    bench.sim.indicate(flow, Direction::Send, b"abc");
+    assert_eq!(bench.out(flow, Direction::Send), b"newabc");
+    assert_eq!(bench.counters(behind).runs, 0);
+    bench.finish();
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::vec;
 use std::vec::Vec;
 
-use fwps_sim::{Checksum, Config, Filter, Packet, SendOutcome, Sent, Split};
-use fwps_sys::FWPS_FILTER_FLAG;
+use fwps_sim::{Call, Checksum, Config, Filter, Packet, SendOutcome, Sent, Split, When};
+use fwps_sys::{FWPS_FILTER_FLAG, NTSTATUS};
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::OnError;
@@ -477,5 +477,21 @@ fn a_packet_in_pieces_is_shown_whole() {
         assert_eq!(bench.send(&udp(hook, b"there is one")).0, SendOutcome::Blocked);
         assert_eq!(payloads(&bench.send(&udp(hook, b"yes")).1, 8, true), [b"!es"]);
         bench.finish();
+    }
+}
+
+#[test]
+fn a_judged_copy_that_is_refused_is_its_link_s_failure_and_no_reason_to_try_for_ever() {
+    for (on_error, outcome) in
+        [(OnError::Permit, SendOutcome::Permitted), (OnError::Block, SendOutcome::Blocked)]
+    {
+        for_datagrams(|bench, hook| {
+            bench.snapshot(hook, &asm::verdict(Verdict::Permit), on_error);
+            // One that fails open stands behind: that it could not edit does not undo what the first wants.
+            bench.link(hook, &asm::edits(&[(9, 1, b"x")], Verdict::Permit), OnError::Permit);
+            bench.sim.fail(Call::SendInject, When::Always, NTSTATUS::INSUFFICIENT_RESOURCES);
+            assert_eq!(bench.send(&udp(hook, b"data")).0, outcome);
+            bench.sim.heal();
+        });
     }
 }

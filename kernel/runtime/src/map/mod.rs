@@ -70,12 +70,15 @@ pub(crate) enum Updates {
     Existing,
 }
 
+/// `BPF_EXIST`.
+const EXISTING: u64 = 2;
+
 impl Updates {
     fn from_flags(flags: u64) -> Result<Self, MapError> {
         match flags {
             0 => Ok(Self::Any),
             1 => Ok(Self::New),
-            2 => Ok(Self::Existing),
+            EXISTING => Ok(Self::Existing),
             _ => Err(MapError::Invalid),
         }
     }
@@ -209,6 +212,8 @@ impl Map {
     /// For control requests: sets the value of `key`; of a per-CPU array, one for all processors or one for each.
     pub(crate) fn control_update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Status> {
         self.thawed()?;
+        // Only its connection makes a value: one that nobody ends would stay for ever.
+        let flags = if self.def.kind == MapKind::FlowStorage { flags | EXISTING } else { flags };
         Ok(self.set(key, value, flags, |array, key| array.update_all(key, value))?)
     }
 
