@@ -85,10 +85,17 @@ impl Client {
     /// # Errors
     /// The runtime refused.
     pub fn detach(&mut self, link: Id) -> Result<(), Refused> {
-        while self.call(&LinkDetach { link })? != Detached::default() {
+        let mut was_there = false;
+        loop {
+            match self.call(&LinkDetach { link }) {
+                // Another change of its hook may have taken it out meanwhile.
+                Err(Refused { status: Status::NotFound, .. }) if was_there => return Ok(()),
+                Err(refused) => return Err(refused),
+                Ok(held) if held == Detached::default() => return Ok(()),
+                Ok(_) => was_there = true,
+            }
             sleep(Duration::from_millis(10));
         }
-        Ok(())
     }
 
     /// The keys of a map, in its own order.

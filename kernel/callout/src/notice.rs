@@ -67,7 +67,7 @@ pub(crate) unsafe extern "system" fn told(
     out.actionType = FWP_ACTION::CONTINUE;
     // SAFETY: `notify` put the instance there, and both values are what this classify was given.
     let (engine, given) = unsafe { (classify::engine_of(filter), Given::new(values, meta)) };
-    let Some(engine) = engine.as_deref().filter(|engine| !engine.is_closing()) else { return };
+    let Some(engine) = engine.as_deref() else { return };
     let _dispatch = Dispatch::raise(&engine.platform);
     match given.layer() {
         layer::ALE_FLOW_ESTABLISHED_V4 => established(engine, &given, Hook::StreamV4),
@@ -85,6 +85,9 @@ pub(crate) unsafe extern "system" fn told(
 /// Without one it would pass unseen, so when there can be none the links' `on_error` decides.
 fn established(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook) {
     let chain = engine.runtime.chain(hook);
+    if engine.is_closing() {
+        return;
+    }
     let (Some(flow), false) = (given.flow(), chain.links().is_empty()) else { return };
     if given.u8(established::IP_PROTOCOL) != Some(IPPROTO::TCP.0) {
         return;

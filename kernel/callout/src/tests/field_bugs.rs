@@ -177,11 +177,15 @@ fn ping_pong_with_another_injector() {
 /// A datagram was injected at a socket that had closed while it waited.
 #[test]
 fn an_endpoint_that_closes_while_its_packets_wait() {
-    for hook in SENDS {
+    // Whether or not the driver is being unloaded.
+    for (hook, closing) in SENDS.into_iter().zip([false, true]) {
         let bench = Bench::new(Config { completion: Completion::Manual, ..Config::default() });
         let link = bench.link(hook, &asm::edits(&[(20, 1, b"x")], Verdict::Permit), OnError::Block);
         let (local, remote) = ends(hook);
         let segments = [0, 1, 2].map(|at| bench.sim.send(&Packet::tcp(local, remote, 0x18, at, b"data")));
+        if closing {
+            bench.sim.enter(|| bench.callouts.as_ref().expect("registered").drain());
+        }
         bench.sim.close_endpoint(segments[1]);
         bench.sim.settle();
         assert_eq!(bench.sim.take_sent().len(), 2);
