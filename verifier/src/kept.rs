@@ -6,7 +6,7 @@ use core::hash::{Hash, Hasher};
 use crate::domain::Scalar;
 use crate::memory::{Memory, append};
 use crate::refusal::Reason;
-use crate::state::{Entry, Held, REGISTER, Reach, Relation, State, Sum, Told, copy};
+use crate::state::{Entry, Held, REGISTER, Reach, Relation, SAVED, State, Sum, Told, copy};
 use crate::value::{ANY, Form, Kind, Symbol, Value};
 
 /// Each value once, however many states hold it: states that follow each other differ in few of theirs.
@@ -261,8 +261,9 @@ impl Kept {
         for &Entry { at, size, value } in &state.entries {
             let value = rename(&value);
             let anything = Scalar::of_width(u32::from(size).min(8) * 8);
-            // Bytes of which nothing is known need no entry.
-            if !(value.is_number()
+            // Bytes of the stack of which nothing is known need no entry.
+            if !(at < SAVED
+                && value.is_number()
                 && value.symbol == 0
                 && value.form == Form::Plain
                 && value.num.covers(&anything))

@@ -68,7 +68,7 @@ const MAX_FACTS: usize = 64;
 pub(crate) const MAX_HELD: usize = 8;
 const HALF: u64 = u32::MAX as u64;
 /// Where callers' registers are kept, behind the stack.
-const SAVED: u16 = STACK_SIZE as u16;
+pub(crate) const SAVED: u16 = STACK_SIZE as u16;
 /// Where the registers are, behind those.
 pub(crate) const REGISTER: u16 = 0x8000;
 

@@ -485,3 +485,20 @@ fn a_size_of_zero_is_refused_where_the_helper_takes_none() {
     accepts(&load("r4 = r7\n r4 &= 63"));
     refused(&load("r4 = r7\n r4 &= 127"));
 }
+
+/// r7 once with its upper half cleared and once with all that it came with, when a function is called.
+fn called(rest: &str) -> String {
+    format!(
+        "r6 = r1\n r7 = *(u64 *)(r1 + 16)\n r9 = value 1 + 0\n r1 = *(u32 *)(r6 + 52)
+         if r1 != 0 goto met\n w7 = w7\n met:\n call f\n {rest}\n out:\n r0 = 0\n exit
+         f:\n r0 = 0\n if r1 == 5 goto done\n r0 = 1\n done:\n exit"
+    )
+}
+
+#[test]
+fn what_is_known_of_a_callers_registers_distinguishes_the_states_of_a_function() {
+    refused(&called("if w7 > 63 goto out\n r9 += r7\n r0 = *(u8 *)(r9 + 0)"));
+    accepts(&called("w7 = w7\n if w7 > 63 goto out\n r9 += r7\n r0 = *(u8 *)(r9 + 0)"));
+    // A number of which nothing is known is a number still.
+    accepts(&called("r9 += 8\n *(u64 *)(r9 + 0) = r7"));
+}
