@@ -96,6 +96,7 @@ const EXAMPLES: &[Example] = examples! {
     C "TG0602"
     C "TG0603"
     C "TG0604"
+    C "TG0605"
     Bytes "TG0901"
     C "TG0902"
     Bytes "TG0903"

@@ -311,6 +311,9 @@ codes! {
     NoMoreData "TG0604" "More data is asked for where none can come"
         "On this path TIDEGATE_STREAM_NO_MORE_DATA is set: what is held back for more data would never be decided."
         "Where the flag is set, decide on what is there: permit it, block it, or drop the connection."
+    Costly "TG0605" "A run may take longer than any link allows"
+        "A link ends a run that goes beyond its budget of instructions, and there is a largest one: this program's worst run has no place."
+        "Give nested loops fewer rounds: their numbers multiply. Or share the work between runs, with what was found in a map."
     Memory "TG0901" "Out of memory for this verification"
         "One verification may take a bounded number of bytes."
         "Make the program smaller or its control flow simpler: fewer nested loops and branches with state that lives on."
@@ -510,6 +513,9 @@ pub enum Reason {
     NoMoreData {
         known: Known,
     },
+    Costly {
+        insns: u64,
+    },
     Endless,
     Memory,
     Steps {
@@ -564,6 +570,7 @@ impl Reason {
             Self::EditOutside { .. } => Code::EditOutside,
             Self::Twice { .. } => Code::Twice,
             Self::NoMoreData { .. } => Code::NoMoreData,
+            Self::Costly { .. } => Code::Costly,
             Self::Endless => Code::Endless,
             Self::Memory => Code::Memory,
             Self::Steps { .. } => Code::Steps,
@@ -744,6 +751,20 @@ impl Reason {
             Self::NoMoreData { known } => {
                 let need = Verdict::NeedMoreData as u8;
                 write!(f, "no more data can come on this path, and {}: {need} asks for more", words(known))
+            }
+            Self::Costly { insns: u64::MAX } => {
+                write!(
+                    f,
+                    "a run may take more instructions than can be counted, and a link allows {} at most",
+                    limits::MAX_BUDGET
+                )
+            }
+            Self::Costly { insns } => {
+                write!(
+                    f,
+                    "a run may take {insns} instructions, and a link allows {} at most",
+                    limits::MAX_BUDGET
+                )
             }
             Self::Endless => {
                 f.write_str("a round of this loop changes nothing that its condition depends on")

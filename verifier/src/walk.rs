@@ -16,9 +16,9 @@ mod regions;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use tidegate_abi::Verdicts;
 use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::class;
+use tidegate_abi::{Verdicts, limits};
 
 use crate::exec::{Flow, Machine};
 use crate::facts::Facts;
@@ -433,6 +433,9 @@ impl<'a> Walk<'a> {
         let state = self.prepare().map_err(|reason| Refusal::new(0, reason))?;
         let mut path = Path { state, slot: 0, node: NONE, cost: Cost::default(), unkept: 0, begins: false };
         let most = self.walk(&mut path).map_err(|reason| Refusal::new(path.slot, reason))?;
+        if most.insns > limits::MAX_BUDGET.into() {
+            return Err(Refusal::new(0, Reason::Costly { insns: most.insns }));
+        }
         Ok(Found {
             most,
             verdicts: self.machine.verdicts,

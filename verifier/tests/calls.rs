@@ -3,7 +3,7 @@ mod common;
 use common::{accepts, judge};
 use core::sync::atomic::AtomicU8;
 use tidegate_abi::helper::{Arg, HELPERS};
-use tidegate_abi::{ProgramType, Verdict};
+use tidegate_abi::{ProgramType, Verdict, limits};
 use tidegate_verifier::{Options, Program, verify};
 
 const KEY: &str = "*(u64 *)(r10 - 8) = 0\n r2 = r10\n r2 += -8\n r1 = map 0";
@@ -224,6 +224,24 @@ fn loops_end_or_are_refused() {
             "{} {refusal}\n{endless}",
             refusal.code
         );
+    }
+}
+
+/// A run that no link could ever bring to its end is refused where its author sees it, not where it is linked.
+#[test]
+fn no_program_costs_more_than_any_link_allows() {
+    let nested = |depth: u32, rounds: u32| {
+        let (mut before, mut after) = (String::new(), String::new());
+        for at in 2..2 + depth {
+            before += &format!("r{at} = 0\n top{at}:\n");
+            after.insert_str(0, &format!("r{at} += 1\n if r{at} < {rounds} goto top{at}\n"));
+        }
+        body(&(before + &after))
+    };
+    let most = u64::from(limits::MAX_BUDGET);
+    assert!((most / 2..=most).contains(&accepts(&nested(2, 2400)).max_cost()));
+    for (depth, rounds) in [(2, 3000), (3, 3000), (7, 1_000_000)] {
+        told(&nested(depth, rounds), "TG0605");
     }
 }
 

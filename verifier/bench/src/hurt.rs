@@ -213,7 +213,7 @@ fn long_round(code: &mut Code) {
         code.alu(alu::ADD, 6, 1);
     }
     code.alu(alu::ADD, 7, 1);
-    code.branch_to(jmp::JLT, 7, 1000, head);
+    code.branch_to(jmp::JLT, 7, 200, head);
     code.verdict(Verdict::Permit);
 }
 
