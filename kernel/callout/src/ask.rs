@@ -17,14 +17,14 @@ use tidegate_abi::{StreamContext, Verdict};
 use tidegate_runtime::{Calls, Link};
 use tidegate_vm::Stack;
 
-use crate::edit::{Own, Piece, Plan};
+use crate::edit::{Changes, Piece, Plan};
 use crate::engine::Engine;
 use crate::flow::{Flow, Marks};
 use crate::held::{self, Side};
-use crate::host::{Connection, Editable, PacketHost};
+use crate::host::{About, Connection, Editable, PacketHost};
 use crate::injection::{Body, Failure, StreamEnd, StreamInjection};
 use crate::memory;
-use crate::packet::View;
+use crate::packet::Indicated;
 use crate::shared::Shared;
 
 /// What the bytes allow to be decided.
@@ -55,7 +55,7 @@ pub(crate) enum Decision {
     /// The clone passes instead of these: it was injected.
     Clone(usize),
     Block(usize),
-    NeedMore(u32),
+    NeedMore(usize),
     /// All is kept back; the links before have passed so many on.
     Hold(usize),
     /// The program has injected the end of the direction itself.
@@ -68,7 +68,7 @@ pub(crate) enum Decision {
 #[derive(Clone, Copy)]
 pub(crate) enum Kept<'c> {
     /// Shared with the original.
-    Shared(&'c View<'c>),
+    Shared(Indicated<'c>),
     /// Copied from the window, which is a copy already.
     Copied,
 }
@@ -95,98 +95,96 @@ pub(crate) struct Ask<'c> {
 
 impl Ask<'_> {
     /// Asks the links one by one, and carries out what a decision injects. Gives back the link that decided.
+    #[inline]
     pub(crate) fn links<'l>(
-        &self,
+        &mut self,
         links: &'l [Arc<Link>],
         mut bounds: Bounds,
         stack: &mut Stack,
-        edits: &mut Plan,
-        clone: &mut Plan,
-        own: &mut Own,
+        changes: &mut Changes,
     ) -> (Decision, Option<&'l Arc<Link>>) {
-        let mut shown = self.context;
+        let Some(first) = links.first() else { return (Decision::Next(bounds.open), None) };
+        let mut flags = self.context.flags;
         if !bounds.may_wait {
-            shown.flags |= STREAM_NO_MORE_DATA;
+            flags |= STREAM_NO_MORE_DATA;
         }
+        let connection = Connection {
+            flow: self.flow,
+            direction: self.direction,
+            inline: self.inline,
+            ends: bounds.end && bounds.len == 0,
+        };
+        let about = About::Stream(connection);
+        let mut host = PacketHost::new(Calls::new(first), about, self.window, self.editable, changes);
         for link in links {
-            if self.passes_over(link) {
+            if (link.is_draining() && !self.may_end(link)) || link.id() == self.failed {
                 continue;
             }
-            let mut context = shown;
-            if self.flow.mid_stream || link.is_newer(self.flow.born) {
-                context.flags |= STREAM_MID_STREAM;
-            }
-            let verdict = {
-                let connection = Connection {
-                    flow: self.flow,
-                    own,
-                    open: self.open_directions(),
-                    ends: (bounds.end && bounds.len == 0).then_some(self.direction),
-                };
-                let mut host = PacketHost::new(Calls::new(link), self.window, self.editable, edits, clone)
-                    .with(connection);
-                let verdict = link.run(&mut host, stack, &mut context, self.window);
-                verdict.map(|verdict| (verdict, host.injects()))
-            };
-            let decision = match verdict {
-                // A run that failed has been counted.
-                Err(_) => Err(()),
-                Ok((verdict, injects)) => {
-                    let plan = if injects { &*clone } else { &*edits };
-                    let decision = judge(verdict, &context, injects, plan, own, &bounds);
-                    let done = decision.and_then(|decision| self.carry_out(decision, edits, clone, own));
-                    done.or_else(|failure| {
-                        link.count_failed(verdict);
-                        own.clear();
-                        // What is half there can't be taken back, nor be left so.
-                        if failure == Failure::Half { Ok(Decision::Drop) } else { Err(()) }
-                    })
+            // A program writes to its context what it wants: the next one finds nothing of that.
+            self.context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
+            (self.context.bytes_enforced, self.context.bytes_required) = (0, 0);
+            let verdict = host.run(link, stack, &mut self.context);
+            let plain = match verdict {
+                Ok(verdict) if !host.has_changes() && self.context.bytes_enforced == 0 => {
+                    plain(verdict, &bounds)
                 }
+                _ => None,
             };
-            let decision = match decision {
-                Ok(Decision::Next(cover)) => {
-                    bounds.open = cover;
-                    continue;
-                }
-                Err(()) if link.on_error() == OnError::Permit => continue,
-                Err(()) => Decision::Drop,
-                Ok(decision) => decision,
+            let decision = match plain {
+                Some(decision) => decision,
+                None => self.decide(link, verdict.ok(), &mut host, &bounds),
             };
             match decision {
-                Decision::Edit(_) => link.count_edited(),
-                Decision::Clone(_) => link.count_injected(),
-                _ => {}
+                Decision::Next(cover) => bounds.open = cover,
+                decision => return (decision, Some(link)),
             }
-            return (decision, Some(link));
         }
         (Decision::Next(bounds.open), None)
     }
 
-    /// Whether a link is not asked: it is being detached and keeps none of these bytes, or it failed about them.
-    fn passes_over(&self, link: &Arc<Link>) -> bool {
-        let holds = self.holder.is_some_and(|holder| holder.id() == link.id());
-        (link.is_draining() && (!holds || link.is_overdue())) || link.id() == self.failed
+    /// Whether a link that is being detached is asked: it keeps these bytes, and has time left.
+    #[cold]
+    #[inline(never)]
+    fn may_end(&self, link: &Link) -> bool {
+        self.holder.is_some_and(|holder| holder.id() == link.id()) && !link.is_overdue()
     }
 
-    /// Directions that a program can send data of its own in: from the worker only those that go through their queues.
-    fn open_directions(&self) -> [bool; 2] {
-        if self.editable != Editable::Yes {
-            return [false; 2];
+    /// What a run comes to that is not plain; `None` is one that failed, and was counted.
+    #[inline(never)]
+    fn decide(
+        &self,
+        link: &Link,
+        verdict: Option<Verdict>,
+        host: &mut PacketHost<'_>,
+        bounds: &Bounds,
+    ) -> Decision {
+        let decision = match verdict {
+            None => Err(()),
+            Some(verdict) => {
+                let (injects, changes) = (host.injects(), host.changes());
+                let decision = judge(verdict, &self.context, injects, changes, bounds);
+                let done = decision.and_then(|decision| self.carry_out(decision, changes));
+                done.or_else(|failure| {
+                    link.count_failed(verdict);
+                    // What is half there can't be taken back, nor be left so.
+                    if failure == Failure::Half { Ok(Decision::Drop) } else { Err(()) }
+                })
+            }
+        };
+        match decision {
+            Ok(Decision::Edit(_)) => link.count_edited(),
+            Ok(Decision::Clone(_)) => link.count_injected(),
+            Ok(Decision::Next(_)) | Err(()) => host.forget(),
+            Ok(_) => {}
         }
-        let marks = self.flow.marks();
-        [0, 1].map(|direction| {
-            let open = self.inline || direction == self.direction || marks.has(Marks::held(direction));
-            open && !marks.has(Marks::ended(direction))
+        decision.unwrap_or_else(|()| match link.on_error() {
+            OnError::Permit => Decision::Next(bounds.open),
+            OnError::Block => Decision::Drop,
         })
     }
 
-    fn carry_out(
-        &self,
-        decision: Decision,
-        edits: &Plan,
-        clone: &Plan,
-        own: &Own,
-    ) -> Result<Decision, Failure> {
+    fn carry_out(&self, decision: Decision, changes: &Changes) -> Result<Decision, Failure> {
+        let Changes { edits, clone, own } = changes;
         let goes_on = !matches!(decision, Decision::NeedMore(_) | Decision::Hold(_) | Decision::Drop);
         if matches!(decision, Decision::Hold(_)) && self.editable != Editable::Yes {
             return Err(Failure::Unfit);
@@ -242,7 +240,7 @@ impl Ask<'_> {
     /// Injects what a plan makes of the first `cover` bytes.
     fn edit(&self, plan: &Plan, cover: usize) -> Result<(), Failure> {
         let shared = match self.kept {
-            Kept::Shared(view) => view,
+            Kept::Shared(indicated) => indicated.view()?,
             Kept::Copied => return self.copy(plan, cover),
         };
         let new = memory::copied(plan.new_bytes())?;
@@ -336,6 +334,17 @@ const fn disconnect(direction: usize) -> FWPS_STREAM_FLAG {
     if direction == 0 { FWPS_STREAM_FLAG::SEND_DISCONNECT } else { FWPS_STREAM_FLAG::RECEIVE_DISCONNECT }
 }
 
+/// What the commonest verdicts come to, when the run wanted nothing else: [`judge`] says the same.
+#[inline]
+fn plain(verdict: Verdict, bounds: &Bounds) -> Option<Decision> {
+    match verdict {
+        Verdict::Continue => Some(Decision::Next(bounds.open)),
+        Verdict::Permit => Some(Decision::Permit(bounds.open)),
+        Verdict::Block if !bounds.end => Some(Decision::Block(bounds.open)),
+        _ => None,
+    }
+}
+
 /// What a verdict comes to.
 ///
 /// # Errors
@@ -344,10 +353,11 @@ fn judge(
     verdict: Verdict,
     context: &StreamContext,
     injects: bool,
-    plan: &Plan,
-    own: &Own,
+    changes: &Changes,
     bounds: &Bounds,
 ) -> Result<Decision, Failure> {
+    let Changes { edits, clone, own } = changes;
+    let plan = if injects { clone } else { edits };
     let cover = match context.bytes_enforced as usize {
         0 => bounds.open,
         bytes if bytes > bounds.shown || (bounds.whole && bytes < bounds.shown) => {
@@ -367,8 +377,8 @@ fn judge(
         Verdict::NeedMoreData if !bounds.may_wait => return Err(Failure::Unfit),
         Verdict::NeedMoreData => {
             // One more byte at least, and not more than a window holds.
-            let room = MAX_WINDOW.saturating_sub(bounds.shown) as u32;
-            Decision::NeedMore(context.bytes_required.min(room).max(1))
+            let room = MAX_WINDOW.saturating_sub(bounds.shown);
+            Decision::NeedMore((context.bytes_required as usize).min(room).max(1))
         }
         Verdict::Pend => Decision::Hold(bounds.open),
         Verdict::DropConnection => Decision::Drop,

@@ -16,7 +16,7 @@ use crate::held;
 use crate::instances;
 use crate::layer::{Given, Incoming};
 use crate::outcome::{SendOutcome, StreamOutcome};
-use crate::packet::{Packets, View};
+use crate::packet::{Indicated, Packets};
 use crate::send;
 use crate::shared::Shared;
 use crate::stream::{self, Indication};
@@ -84,9 +84,8 @@ unsafe fn classify_stream(
             let _dispatch = Dispatch::raise(&engine.platform);
             let indication = Indication {
                 incoming,
-                data,
-                // SAFETY: the data is what this classify was given, and the view does not outlive it.
-                view: unsafe { View::of_stream(data) },
+                // SAFETY: the data is what this classify was given, and nothing made of it outlives it.
+                data: unsafe { Indicated::new(data) },
                 missed: packet.missedBytes,
                 callout: filter.action.calloutId,
                 flags: out.flags,

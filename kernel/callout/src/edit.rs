@@ -125,6 +125,30 @@ pub(crate) struct Own {
     ahead: u64,
 }
 
+/// What one run wants changed.
+pub(crate) struct Changes {
+    /// Of the bytes shown.
+    pub(crate) edits: Plan,
+    /// Of the program's clone.
+    pub(crate) clone: Plan,
+    /// What the program sends of its own.
+    pub(crate) own: Own,
+}
+
+impl Changes {
+    /// Nothing.
+    pub(crate) const fn new() -> Self {
+        Self { edits: Plan::new(), clone: Plan::new(), own: Own::new() }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.edits.clear();
+        self.clone.clear();
+        self.own.clear();
+    }
+}
+
 /// One piece of data of a program's own. Its bytes follow those of the piece before.
 #[derive(Clone, Copy)]
 struct Sent {

@@ -37,9 +37,7 @@ pub(crate) struct Flow {
     pub(crate) context: StreamContext,
     /// Path of the program that owns the local end, as the filter engine gives it; empty: not known.
     pub(crate) application: Vec<u8>,
-    /// It was there before it could be seen.
-    pub(crate) mid_stream: bool,
-    /// The newest object of the runtime when it began.
+    /// The newest object of the runtime when it began; 0, older than every link: it was there before it could be seen.
     pub(crate) born: Id,
     /// What is to be looked at before its data is: [`Marks`].
     marks: AtomicU32,
@@ -159,8 +157,7 @@ impl Flow {
             callout,
             context,
             application,
-            mid_stream,
-            born: engine.runtime.newest(),
+            born: if mid_stream { 0 } else { engine.runtime.newest() },
             marks: AtomicU32::new(0),
             sides: [Spin::new(Side::new()), Spin::new(Side::new())],
             places: [AtomicUsize::new(NOWHERE), AtomicUsize::new(NOWHERE)],

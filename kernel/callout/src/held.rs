@@ -438,7 +438,7 @@ impl Step<'_> {
         let links = if open { &[][..] } else { chain.links() };
         let first =
             self.from.as_ref().map_or(0, |from| links.partition_point(|link| link.order() < from.order()));
-        let Desk { window, stack, edits, clone, own } = desk;
+        let Desk { window, stack, changes } = desk;
         let window = window.get(..self.front.len).unwrap_or_default();
         let mut context = self.context;
         context.missed_bytes = self.front.missed;
@@ -459,7 +459,7 @@ impl Step<'_> {
             may_wait: !self.ends() && self.from.is_none() && window.len() < MAX_WINDOW,
             end: self.end,
         };
-        let ask = Ask {
+        let mut ask = Ask {
             engine,
             flow: self.flow,
             direction: self.direction,
@@ -472,18 +472,18 @@ impl Step<'_> {
             failed: self.failed,
             inline: false,
         };
-        let (decision, by) =
-            ask.links(links.get(first..).unwrap_or_default(), bounds, stack, edits, clone, own);
+        let (decision, by) = ask.links(links.get(first..).unwrap_or_default(), bounds, stack, changes);
+        let half = !changes.own.is_empty();
         match decision {
             // Bytes that stay must not be asked about again when what stands in front of them is gone already.
-            Decision::Permit(cover) | Decision::Next(cover) => self.pass(&ask, cover, !own.is_empty()),
+            Decision::Permit(cover) | Decision::Next(cover) => self.pass(&ask, cover, half),
             Decision::Edit(cover) | Decision::Clone(cover) => {
                 self.done(cover);
                 self.pass_end(&ask, true)
             }
             Decision::Block(cover) => {
                 self.done(cover);
-                self.pass_end(&ask, !own.is_empty())
+                self.pass_end(&ask, half)
             }
             Decision::Ended => self.ended(),
             Decision::NeedMore(_) => {
@@ -502,7 +502,7 @@ impl Step<'_> {
             }
             Decision::Allow => {
                 self.flow.mark(Marks::ALLOWED);
-                self.pass(&ask, window.len(), !own.is_empty())
+                self.pass(&ask, window.len(), half)
             }
         }
     }

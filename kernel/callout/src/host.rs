@@ -1,10 +1,10 @@
 //! What a program can ask of the packet: edits, clones, searching and copying. Everything else is the runtime's.
 
-use tidegate_abi::{errno, helper, limits};
-use tidegate_runtime::Calls;
-use tidegate_vm::{Cause, Fault, Host, Memory};
+use tidegate_abi::{Verdict, errno, helper, limits};
+use tidegate_runtime::{Calls, Link, RunError};
+use tidegate_vm::{Cause, Context, Fault, Host, Memory, Stack};
 
-use crate::edit::{Own, Plan};
+use crate::edit::Changes;
 use crate::envelope::Envelope;
 use crate::flow::{Flow, Marks};
 use crate::search;
@@ -35,66 +35,89 @@ pub(crate) enum Clone {
 const CLONE: u64 = 1;
 const _: () = assert!(limits::MAX_CLONES == 1);
 
-/// Answers the helper calls of one run.
+/// Answers the helper calls of runs that are shown the same bytes, one after the other.
 pub(crate) struct PacketHost<'r> {
     calls: Calls<'r>,
-    /// The connection's number; 0 for none.
-    flow: u64,
+    about: About<'r>,
     window: &'r [u8],
     editable: Editable,
-    edits: &'r mut Plan,
-    clone_edits: &'r mut Plan,
+    changes: &'r mut Changes,
+    /// Something was recorded in `changes`, or there was a clone.
+    changed: bool,
     clone: Clone,
-    connection: Option<Connection<'r>>,
-    envelope: Option<&'r mut Envelope>,
     scan_left: usize,
+}
+
+/// What the bytes shown are of.
+pub(crate) enum About<'r> {
+    Stream(Connection<'r>),
+    /// A packet of a connection, if its number is not 0, whose envelope may be written on, if it has one.
+    Packet(u64, Option<&'r mut Envelope>),
 }
 
 /// What a program can do with the connection around the bytes shown.
 pub(crate) struct Connection<'r> {
     pub(crate) flow: &'r Flow,
-    pub(crate) own: &'r mut Own,
-    /// Directions that data can be sent in.
-    pub(crate) open: [bool; 2],
-    /// The direction whose end is what is shown.
-    pub(crate) ends: Option<usize>,
+    /// Of the bytes shown.
+    pub(crate) direction: usize,
+    /// They are shown by classify, not by the worker.
+    pub(crate) inline: bool,
+    /// What is shown is the end of the direction.
+    pub(crate) ends: bool,
+}
+
+impl Connection<'_> {
+    /// Whether a program can send data of its own in a direction: from the worker only if it goes through its queue.
+    fn is_open(&self, direction: usize) -> bool {
+        let marks = self.flow.marks();
+        let open = self.inline || direction == self.direction || marks.has(Marks::held(direction));
+        open && !marks.has(Marks::ended(direction))
+    }
 }
 
 impl<'r> PacketHost<'r> {
-    /// A host for a run that is shown `window`. Both plans are cleared.
+    /// A host for runs that are shown `window`; `calls` are those of the first. What is recorded in `changes` is forgotten.
+    #[inline]
     pub(crate) fn new(
         calls: Calls<'r>,
+        about: About<'r>,
         window: &'r [u8],
         editable: Editable,
-        edits: &'r mut Plan,
-        clone_edits: &'r mut Plan,
+        changes: &'r mut Changes,
     ) -> Self {
-        edits.clear();
-        clone_edits.clear();
+        changes.clear();
         let scan_left = limits::MAX_SCAN;
-        Self {
-            calls,
-            flow: 0,
-            window,
-            editable,
-            edits,
-            clone_edits,
-            clone: Clone::None,
-            connection: None,
-            envelope: None,
-            scan_left,
-        }
+        Self { calls, about, window, editable, changes, changed: false, clone: Clone::None, scan_left }
     }
 
-    /// The same for a run about a connection. Its own data is cleared.
-    pub(crate) fn with(self, connection: Connection<'r>) -> Self {
-        connection.own.clear();
-        Self { flow: connection.flow.id, connection: Some(connection), ..self }
+    /// Runs a link. What the run before recorded was forgotten.
+    #[inline]
+    pub(crate) fn run<C: Context>(
+        &mut self,
+        link: &'r Link,
+        stack: &mut Stack,
+        context: &mut C,
+    ) -> Result<Verdict, RunError> {
+        self.calls.turn_to(link);
+        self.scan_left = limits::MAX_SCAN;
+        let window = self.window;
+        link.run(self, stack, context, window)
     }
 
-    /// The same for a run about a packet, of a connection if it has a number, whose envelope may be written on.
-    pub(crate) fn with_envelope(self, flow: u64, envelope: Option<&'r mut Envelope>) -> Self {
-        Self { flow, envelope, ..self }
+    /// Whether a run may want something changed.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.changed
+    }
+
+    /// What it wants changed.
+    pub(crate) fn changes(&self) -> &Changes {
+        self.changes
+    }
+
+    /// Forgets what it wanted changed.
+    pub(crate) fn forget(&mut self) {
+        self.changes.clear();
+        (self.changed, self.clone) = (false, Clone::None);
     }
 
     /// Whether the program wants its clone injected.
@@ -143,27 +166,33 @@ impl<'r> PacketHost<'r> {
         if !possible {
             return Err(errno::EOPNOTSUPP);
         }
+        self.changed = true;
         let plan = match of {
-            Of::Shown => &mut *self.edits,
-            Of::Clone => &mut *self.clone_edits,
+            Of::Shown => &mut self.changes.edits,
+            Of::Clone => &mut self.changes.clone,
         };
         plan.record(self.window.len(), offset, remove, new)
     }
 
     fn inject_data(&mut self, direction: u64, data: &[u8], flags: u64) -> Result<(), i64> {
-        let Some(connection) = &mut self.connection else { return Err(errno::EOPNOTSUPP) };
-        let at = usize::try_from(direction).unwrap_or(usize::MAX);
-        let (open, end) = (connection.open.get(at).ok_or(errno::EINVAL)?, flags & 1 != 0);
-        if !open || (end && connection.ends != Some(at)) {
+        let About::Stream(connection) = &self.about else { return Err(errno::EOPNOTSUPP) };
+        let (direction, end) = (usize::try_from(direction).map_err(|_| errno::EINVAL)?, flags & 1 != 0);
+        if direction > 1 {
+            return Err(errno::EINVAL);
+        }
+        let here = connection.ends && direction == connection.direction;
+        if self.editable != Editable::Yes || !connection.is_open(direction) || (end && !here) {
             return Err(errno::EOPNOTSUPP);
         }
-        connection.own.send(at, data, end)
+        self.changed = true;
+        self.changes.own.send(direction, data, end)
     }
 
     fn remove_ahead(&mut self, bytes: u64) -> Result<(), i64> {
-        match &mut self.connection {
-            Some(connection) if self.editable == Editable::Yes && connection.ends.is_none() => {
-                connection.own.remove_ahead(bytes);
+        match &self.about {
+            About::Stream(connection) if self.editable == Editable::Yes && !connection.ends => {
+                self.changed = true;
+                self.changes.own.remove_ahead(bytes);
                 Ok(())
             }
             _ => Err(errno::EOPNOTSUPP),
@@ -171,26 +200,41 @@ impl<'r> PacketHost<'r> {
     }
 
     fn flow_storage(&mut self, map: u64, flags: u64) -> Result<u64, Fault> {
-        if self.flow == 0 {
+        let flow = self.flow();
+        if flow == 0 {
             return Ok(0);
         }
         // Only what is known to end has something that ends with it.
-        let makes = self.connection.as_ref().filter(|_| flags & 1 != 0);
-        if let Some(connection) = makes {
-            connection.flow.mark(Marks::STORED);
+        let makes = match &self.about {
+            About::Stream(connection) if flags & 1 != 0 => {
+                connection.flow.mark(Marks::STORED);
+                true
+            }
+            _ => false,
+        };
+        self.calls.flow_storage(map, flow, makes)
+    }
+
+    /// The connection's number; 0 for none.
+    fn flow(&self) -> u64 {
+        match &self.about {
+            About::Stream(connection) => connection.flow.id,
+            About::Packet(flow, _) => *flow,
         }
-        self.calls.flow_storage(map, self.flow, makes.is_some())
     }
 
     fn envelope(&mut self) -> Result<&mut Envelope, i64> {
-        match &mut self.envelope {
-            Some(envelope) if self.editable == Editable::Yes => Ok(envelope),
+        match &mut self.about {
+            About::Packet(_, Some(envelope)) if self.editable == Editable::Yes => Ok(envelope),
             _ => Err(errno::EOPNOTSUPP),
         }
     }
 
     fn application(&self, to: &mut [u8]) -> u64 {
-        let path = self.connection.as_ref().map_or(&[][..], |connection| &connection.flow.application);
+        let path = match &self.about {
+            About::Stream(connection) => &connection.flow.application[..],
+            About::Packet(..) => &[],
+        };
         let (copied, rest) = to.split_at_mut(path.len().min(to.len()));
         copied.iter_mut().zip(path).for_each(|(to, from)| *to = *from);
         rest.fill(0);
@@ -242,7 +286,7 @@ impl Host for PacketHost<'_> {
                 Ok(self.application(if size == 0 { &mut [] } else { memory.write(a, size)? }))
             }
             helper::FLOW_STORAGE_GET => self.flow_storage(a, b),
-            helper::FLOW_STORAGE_DELETE => self.calls.delete_flow_storage(a, self.flow),
+            helper::FLOW_STORAGE_DELETE => self.calls.delete_flow_storage(a, self.flow()),
             helper::SET_REMOTE => {
                 let address = memory.read(a, size_of_memory(b)?)?;
                 Ok(status(self.envelope().and_then(|envelope| envelope.set_remote(address, c))))
@@ -252,8 +296,8 @@ impl Host for PacketHost<'_> {
                 if self.clone != Clone::None || self.editable == Editable::No {
                     return Ok(0);
                 }
-                self.clone_edits.clear();
-                self.clone = Clone::Held;
+                self.changes.clone.clear();
+                (self.changed, self.clone) = (true, Clone::Held);
                 Ok(CLONE)
             }
             helper::STREAM_INJECT | helper::INJECT_TRANSPORT_SEND => {

@@ -443,15 +443,23 @@ pub(crate) fn indication(
     data: &FWPS_STREAM_DATA0,
     missed: usize,
 ) -> StreamContext {
-    let mut flags = 0;
-    for (bits, flag) in [
-        (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED, STREAM_EXPEDITED),
-        (FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::SEND_NODELAY, STREAM_PUSH),
+    const TOLD: [(FWPS_STREAM_FLAG, u32); 4] = [
+        (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED.with(FWPS_STREAM_FLAG::SEND_EXPEDITED), STREAM_EXPEDITED),
+        (FWPS_STREAM_FLAG::RECEIVE_PUSH.with(FWPS_STREAM_FLAG::SEND_NODELAY), STREAM_PUSH),
         (FWPS_STREAM_FLAG::DISCONNECT, STREAM_DISCONNECT),
         (FWPS_STREAM_FLAG::ABORT, STREAM_ABORT),
-    ] {
-        if data.flags.has_any(bits) {
-            flags |= flag;
+    ];
+    const ANY: FWPS_STREAM_FLAG = {
+        let [(a, _), (b, _), (c, _), (d, _)] = TOLD;
+        a.with(b).with(c).with(d)
+    };
+    let mut flags = 0;
+    // Most data has none.
+    if data.flags.has_any(ANY) {
+        for (bits, flag) in TOLD {
+            if data.flags.has_any(bits) {
+                flags |= flag;
+            }
         }
     }
     let direction = u32::from(data.flags.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY));

@@ -13,7 +13,7 @@ pub(crate) enum StreamOutcome {
     /// The first so many bytes are taken out of the stream.
     Block(usize),
     /// At least so many more bytes are needed; not 0.
-    NeedMore(u32),
+    NeedMore(usize),
     /// The connection is reset.
     Drop,
     /// Everything passes, and the flow is not shown again.
@@ -26,7 +26,7 @@ impl StreamOutcome {
         let (action, stream, enforced, required) = match self {
             Self::Permit(bytes) => (FWP_ACTION::PERMIT, FWPS_STREAM_ACTION::NONE, bytes, 0),
             Self::Block(bytes) => (FWP_ACTION::BLOCK, FWPS_STREAM_ACTION::NONE, bytes, 0),
-            Self::NeedMore(bytes) => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::NEED_MORE_DATA, 0, bytes),
+            Self::NeedMore(bytes) => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::NEED_MORE_DATA, 0, bytes as u32),
             Self::Drop => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::DROP_CONNECTION, 0, 0),
             Self::Allow => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::ALLOW_CONNECTION, 0, 0),
         };

@@ -9,7 +9,7 @@
 //! program that reads a byte twice may see two values, and nothing but its own verdict depends on that.
 
 use core::marker::PhantomData;
-use core::ops::Range;
+use core::ops::{Deref, Range};
 use core::ptr::NonNull;
 use core::slice;
 
@@ -50,6 +50,60 @@ impl<'c> Segment<'c> {
     }
 }
 
+/// What a stream layer indicates, for as long as the classify that showed it runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Indicated<'c>(&'c FWPS_STREAM_DATA0);
+
+impl Deref for Indicated<'_> {
+    type Target = FWPS_STREAM_DATA0;
+
+    fn deref(&self) -> &FWPS_STREAM_DATA0 {
+        self.0
+    }
+}
+
+impl<'c> Indicated<'c> {
+    /// # Safety
+    /// `data` is what classify was given, and 'c ends with that classify.
+    pub(crate) unsafe fn new(data: &'c FWPS_STREAM_DATA0) -> Self {
+        Self(data)
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when the place where the data begins is not in the chain.
+    #[inline]
+    pub(crate) fn view(self) -> Result<View<'c>, Unreadable> {
+        // SAFETY: the promise of `new`.
+        unsafe { View::of_stream(self.0) }
+    }
+
+    /// The first `len` bytes in one piece, as [`View::window`] gives them.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    #[inline]
+    pub(crate) fn window<'w>(self, len: usize, scratch: &'w mut [u8]) -> Result<&'w [u8], Unreadable>
+    where
+        'c: 'w,
+    {
+        match self.view()?.together(len)? {
+            Some(window) => Ok(window),
+            None => self.copied(len, scratch),
+        }
+    }
+
+    /// The first `len` bytes, copied to `scratch` wherever they lie.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    #[inline(never)]
+    pub(crate) fn copied(self, len: usize, scratch: &mut [u8]) -> Result<&[u8], Unreadable> {
+        self.view()?.copied(len, scratch)
+    }
+}
+
 /// Some bytes of a chain, for as long as the classify that showed them runs.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'c> {
@@ -78,6 +132,7 @@ impl<'c> View<'c> {
     ///
     /// # Safety
     /// `data` is what classify was given, and 'c ends with that classify.
+    #[inline]
     pub(crate) unsafe fn of_stream(data: &FWPS_STREAM_DATA0) -> Result<Self, Unreadable> {
         if data.dataLength == 0 {
             return Ok(Self::empty());
@@ -123,16 +178,30 @@ impl<'c> View<'c> {
     where
         'c: 'w,
     {
+        match self.together(len)? {
+            Some(window) => Ok(window),
+            None => self.copied(len, scratch),
+        }
+    }
+
+    /// The first `len` bytes where they lie, when they lie together where the view begins.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    #[inline]
+    fn together(&self, len: usize) -> Result<Option<&'c [u8]>, Unreadable> {
         if len == 0 {
-            return Ok(&[]);
+            return Ok(Some(&[]));
         }
-        let first = self.segments(0..len).next().ok_or(Unreadable)??;
-        if first.len as usize == len {
-            return first.bytes();
+        let Cursor { nbl, mdl, offset, .. } = self.start;
+        // SAFETY: the chain is alive while 'c lasts, the promise of this view's maker.
+        let run = unsafe { self.start.run() };
+        match (NonNull::new(nbl), NonNull::new(mdl)) {
+            (Some(nbl), Some(mdl)) if len <= self.len.min(run as usize) => {
+                Segment { nbl, mdl, offset, len: len as u32, classify: PhantomData }.bytes().map(Some)
+            }
+            _ => Ok(None),
         }
-        let scratch = scratch.get_mut(..len).ok_or(Unreadable)?;
-        self.copy(0..len, scratch)?;
-        Ok(scratch)
     }
 
     /// The first `len` bytes, copied to `scratch` wherever they lie.

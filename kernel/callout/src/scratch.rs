@@ -10,7 +10,7 @@ use spin::mutex::{Mutex, MutexGuard};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_vm::Stack;
 
-use crate::edit::{Own, Plan};
+use crate::edit::Changes;
 use crate::memory::{self, NoMemory};
 
 /// Desks of one processor: a classify and one nested into it.
@@ -22,12 +22,8 @@ pub(crate) struct Desk {
     pub(crate) window: Vec<u8>,
     /// The program's stack.
     pub(crate) stack: Stack,
-    /// Edits of the bytes shown.
-    pub(crate) edits: Plan,
-    /// Edits of the program's clone.
-    pub(crate) clone: Plan,
-    /// What the program sends of its own.
-    pub(crate) own: Own,
+    /// What the program wants changed.
+    pub(crate) changes: Changes,
 }
 
 /// The desks of all processors.
@@ -42,21 +38,26 @@ impl Scratch {
         let mut desks = memory::vec(count)?;
         for _ in 0..count {
             let window = memory::filled(MAX_WINDOW, 0)?;
-            desks.push(Mutex::new(Desk {
-                window,
-                stack: Stack::new(),
-                edits: Plan::new(),
-                clone: Plan::new(),
-                own: Own::new(),
-            }));
+            // A constant is copied to where it is to be; what is put together here lies on the stack first, which is small.
+            desks.push(const { Mutex::new(Desk { window: Vec::new(), stack: Stack::new(), changes: Changes::new() }) });
+            if let Some(desk) = desks.last_mut() {
+                desk.get_mut().window = window;
+            }
         }
         Ok(Self { desks })
     }
 
     /// A free desk, one of `processor`'s if there is one. Never waits.
     pub(crate) fn take(&self, processor: u32) -> Option<MutexGuard<'_, Desk>> {
-        let first = (processor as usize * DESKS) % self.desks.len().max(1);
-        let (before, from) = self.desks.split_at_checked(first)?;
+        let first = processor as usize * DESKS;
+        self.desks.get(first).and_then(Mutex::try_lock).or_else(|| self.search(first))
+    }
+
+    /// The first that is free, from `first` on.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, first: usize) -> Option<MutexGuard<'_, Desk>> {
+        let (before, from) = self.desks.split_at_checked(first % self.desks.len().max(1))?;
         from.iter().chain(before).find_map(Mutex::try_lock)
     }
 }

@@ -29,7 +29,7 @@ use crate::checksum::{self, Ends};
 use crate::edit::{Piece, Plan};
 use crate::engine::Engine;
 use crate::envelope::{self, Envelope};
-use crate::host::{Editable, PacketHost};
+use crate::host::{About, Editable, PacketHost};
 use crate::injection::{Body, Failure, SendInjection, SendList};
 use crate::layer::Incoming;
 use crate::memory;
@@ -122,7 +122,7 @@ pub(crate) fn classify(
     } else {
         Editable::Yes
     };
-    let snapshot = links.iter().any(|link| link.is_snapshot());
+    let snapshot = chain.is_snapshot();
     let sealed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
     let send = Send { engine, incoming, protocol, editable, foreign, snapshot, sealed, context };
     let mut views = packets.views();
@@ -233,7 +233,7 @@ impl Send<'_> {
 
     /// Asks the links about one packet.
     fn judge<'l>(&self, links: &'l [Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> Fate<'l> {
-        let Desk { window, stack, edits, clone, .. } = desk;
+        let Desk { window, stack, changes } = desk;
         let window = if packet.len() > MAX_WINDOW {
             self.engine.counters.oversized.add();
             Err(Unreadable)
@@ -254,9 +254,9 @@ impl Send<'_> {
             rest = behind;
             let mut context = self.context;
             let mut envelope = self.envelope();
-            let host = PacketHost::new(Calls::new(link), window, self.editable, edits, clone);
-            let mut host = host.with_envelope(context.flow_id, (!self.is_raw()).then_some(&mut envelope));
-            let verdict = link.run(&mut host, stack, &mut context, window);
+            let about = About::Packet(context.flow_id, (!self.is_raw()).then_some(&mut envelope));
+            let mut host = PacketHost::new(Calls::new(link), about, window, self.editable, changes);
+            let verdict = host.run(link, stack, &mut context);
             let injects = host.injects();
             drop(host);
             let built = match verdict {
@@ -264,10 +264,10 @@ impl Send<'_> {
                 Err(_) => Err(()),
                 Ok(verdict) => {
                     let plan = match verdict {
-                        Verdict::Block if injects => Ok(&*clone),
+                        Verdict::Block if injects => Ok(&changes.clone),
                         _ if injects => Err(Failure::Unfit),
-                        Verdict::Continue | Verdict::Permit if !(edits.is_empty() && envelope.is_empty()) => {
-                            Ok(&*edits)
+                        Verdict::Continue | Verdict::Permit if !(changes.edits.is_empty() && envelope.is_empty()) => {
+                            Ok(&changes.edits)
                         }
                         Verdict::Permit => return self.pass(packet, window, links),
                         Verdict::Block => return Fate::Drop,

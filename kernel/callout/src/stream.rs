@@ -14,12 +14,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_DATA0, FWPS_STREAM_FLAG};
+use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
 use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
-use tidegate_runtime::{Held, Link};
+use tidegate_runtime::{Chain, Held, Link};
 
 use crate::ask::{Ask, Bounds, Decision, Kept};
+use crate::counters::Count;
 use crate::engine::Engine;
 use crate::flow::{Begin, Flow, Marks};
 use crate::held::{self, Arrival};
@@ -27,16 +28,14 @@ use crate::host::Editable;
 use crate::injection::Failure;
 use crate::layer::{self, Incoming};
 use crate::outcome::StreamOutcome;
-use crate::packet::{Unreadable, View};
+use crate::packet::Indicated;
 use crate::scratch::Desk;
 use crate::shared::Shared;
 
 /// One call of classify at a stream layer.
 pub(crate) struct Indication<'c> {
     pub(crate) incoming: &'c Incoming<'c>,
-    pub(crate) data: &'c FWPS_STREAM_DATA0,
-    /// Its bytes.
-    pub(crate) view: Result<View<'c>, Unreadable>,
+    pub(crate) data: Indicated<'c>,
     /// Bytes that a callout above took before these.
     pub(crate) missed: usize,
     /// The callout that is called, as the engine knows it.
@@ -83,49 +82,82 @@ impl Indication<'_> {
 }
 
 /// What classify answers. DISPATCH_LEVEL.
+///
+/// Most data meets nothing but the links: all else is out of line, so that they cost little more than themselves.
+#[inline]
 pub(crate) fn classify(
     engine: &Shared<Engine>,
     indication: &Indication<'_>,
     flow: Option<&Shared<Flow>>,
 ) -> StreamOutcome {
     let chain = engine.runtime.chain(indication.incoming.layer.hook);
-    let (links, pass) = (chain.links(), StreamOutcome::Permit(indication.data.dataLength));
     let met;
     let flow = match flow {
         Some(flow) => flow,
-        None if links.is_empty() || engine.is_closing() => return pass,
-        None => match meet(engine, indication) {
+        None => match first(engine, indication, &chain) {
             Ok(flow) => {
                 met = flow;
                 &met
             }
-            Err(_) => return unseen(links, pass),
+            Err(outcome) => return outcome,
         },
     };
+    let marks = flow.marks();
+    let outcome = if marks.is_empty() && !engine.is_closing() && !indication.has(FWPS_STREAM_FLAG::ABORT) {
+        decide(engine, indication, flow, &chain, None)
+    } else {
+        marked(engine, indication, flow, marks, &chain)
+    };
+    if indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) {
+        return last(indication, flow, outcome);
+    }
+    outcome
+}
+
+/// The context of a connection that has none yet, or the answer without one.
+#[cold]
+#[inline(never)]
+fn first(
+    engine: &Shared<Engine>,
+    indication: &Indication<'_>,
+    chain: &Chain,
+) -> Result<Shared<Flow>, StreamOutcome> {
+    let pass = StreamOutcome::Permit(indication.data.dataLength);
+    if chain.links().is_empty() || engine.is_closing() {
+        return Err(pass);
+    }
+    meet(engine, indication).map_err(|_| unseen(chain.links(), pass))
+}
+
+/// What the end of a direction or a reset makes of an answer.
+#[cold]
+#[inline(never)]
+fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> StreamOutcome {
+    let pass = StreamOutcome::Permit(indication.data.dataLength);
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
-        held::give_up(engine, flow);
-        decide(engine, indication, flow, links, None);
         return pass;
     }
-    let outcome = answer(engine, indication, flow, links);
-    let whole = match outcome {
-        StreamOutcome::Permit(bytes) => bytes == indication.data.dataLength,
-        outcome => outcome == StreamOutcome::Allow,
-    };
-    if whole && indication.has(FWPS_STREAM_FLAG::DISCONNECT) {
+    if outcome == pass || outcome == StreamOutcome::Allow {
         flow.mark(Marks::ended(indication.direction()));
     }
     outcome
 }
 
-/// The answer for what is no reset.
-fn answer(
+/// The answer for a connection of which something is kept, for a reset and for the time of an unload.
+#[cold]
+#[inline(never)]
+fn marked(
     engine: &Shared<Engine>,
     indication: &Indication<'_>,
     flow: &Shared<Flow>,
-    links: &[Arc<Link>],
+    marks: Marks,
+    chain: &Chain,
 ) -> StreamOutcome {
-    let (marks, direction) = (flow.marks(), indication.direction());
+    if indication.has(FWPS_STREAM_FLAG::ABORT) {
+        held::give_up(engine, flow);
+        return decide(engine, indication, flow, chain, None);
+    }
+    let direction = indication.direction();
     let mut waited = None;
     if marks.has(Marks::waits(direction)) {
         // What it waited for is here, as far as it comes.
@@ -140,7 +172,7 @@ fn answer(
     if engine.is_closing() {
         return StreamOutcome::Permit(indication.data.dataLength);
     }
-    decide(engine, indication, flow, links, waited.as_ref().map(Held::link))
+    decide(engine, indication, flow, chain, waited.as_ref().map(Held::link))
 }
 
 /// A context for a connection that was there before it could be seen.
@@ -205,16 +237,16 @@ fn keep(
     flow: &Shared<Flow>,
     holder: Option<(&Arc<Link>, usize)>,
 ) -> StreamOutcome {
-    let Ok(view) = &indication.view else {
+    let Ok(view) = indication.data.view() else {
         engine.counters.unreadable.add();
         held::give_up(engine, flow);
         return StreamOutcome::Drop;
     };
     let arrival = Arrival {
         hook: indication.incoming.layer.hook,
-        context: layer::indication(&flow.context, indication.data, indication.missed),
+        context: layer::indication(&flow.context, &indication.data, indication.missed),
         flags: indication.injected(),
-        bytes: view,
+        bytes: &view,
         end: indication.has(FWPS_STREAM_FLAG::DISCONNECT),
     };
     match held::keep(engine, flow, &arrival, holder) {
@@ -227,75 +259,85 @@ fn keep(
     }
 }
 
+/// Asks the links.
 fn decide(
     engine: &Shared<Engine>,
     indication: &Indication<'_>,
     flow: &Shared<Flow>,
-    links: &[Arc<Link>],
+    chain: &Chain,
     waited: Option<&Arc<Link>>,
 ) -> StreamOutcome {
-    let bounds = indication.bounds();
+    let (links, bounds) = (chain.links(), indication.bounds());
     let pass = StreamOutcome::Permit(bounds.len);
-    let abort = indication.has(FWPS_STREAM_FLAG::ABORT);
-    if links.is_empty() || (bounds.len == 0 && !bounds.end && !abort) {
+    if links.is_empty() || (bounds.len == 0 && !bounds.end && !indication.has(FWPS_STREAM_FLAG::ABORT)) {
         return pass;
     }
     let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
-        engine.counters.no_desk.add();
-        return unseen(links, pass);
+        return unshown(&engine.counters.no_desk, links, pass);
     };
-    let Ok(view) = indication.view else {
-        engine.counters.unreadable.add();
-        return unseen(links, pass);
-    };
+    let Desk { window, stack, changes } = &mut *desk;
     if bounds.whole && bounds.shown < bounds.len {
-        engine.counters.oversized.add();
-        return unseen(links, pass);
+        return unshown(&engine.counters.oversized, links, pass);
     }
-    run(engine, indication, flow, (links, waited), bounds, &view, &mut desk)
-}
-
-/// The outcome when no link could be shown the bytes: every link's `on_error` counts.
-fn unseen(links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
-    links.iter().for_each(|link| link.count_error());
-    if links.iter().any(|link| link.on_error() == OnError::Block) { StreamOutcome::Drop } else { pass }
-}
-
-fn run(
-    engine: &Shared<Engine>,
-    indication: &Indication<'_>,
-    flow: &Shared<Flow>,
-    (links, waited): (&[Arc<Link>], Option<&Arc<Link>>),
-    bounds: Bounds,
-    view: &View<'_>,
-    desk: &mut Desk,
-) -> StreamOutcome {
-    let Desk { window, stack, edits, clone, own } = desk;
-    let snapshot = links.iter().any(|link| link.is_snapshot());
-    let window = if snapshot { view.copied(bounds.shown, window) } else { view.window(bounds.shown, window) };
-    let Ok(window) = window else {
-        engine.counters.unreadable.add();
-        return unseen(links, StreamOutcome::Permit(bounds.len));
+    let snapshot = chain.is_snapshot();
+    let window = if snapshot {
+        indication.data.copied(bounds.shown, window)
+    } else {
+        indication.data.window(bounds.shown, window)
     };
-    let direction = indication.direction();
-    let ask = Ask {
+    let Ok(window) = window else {
+        return unshown(&engine.counters.unreadable, links, pass);
+    };
+    let mut ask = Ask {
         engine,
         flow,
-        direction,
+        direction: indication.direction(),
         flags: indication.injected(),
-        context: layer::indication(&flow.context, indication.data, indication.missed),
+        context: layer::indication(&flow.context, &indication.data, indication.missed),
         window,
-        kept: if snapshot { Kept::Copied } else { Kept::Shared(view) },
+        kept: if snapshot { Kept::Copied } else { Kept::Shared(indication.data) },
         editable: indication.editable(),
         holder: waited,
         failed: 0,
         inline: true,
     };
-    let (decision, by) = ask.links(links, bounds, stack, edits, clone, own);
+    let (decision, by) = ask.links(links, bounds, stack, changes);
+    match decision {
+        Decision::Next(cover) | Decision::Permit(cover) if !snapshot => StreamOutcome::Permit(cover),
+        decision => carry_out(&ask, indication, chain, bounds, decision, by),
+    }
+}
+
+/// The outcome when no link could be shown the bytes: it is counted, and every link's `on_error` counts.
+#[cold]
+#[inline(never)]
+fn unshown(why: &Count, links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
+    why.add();
+    unseen(links, pass)
+}
+
+/// The same where it is counted elsewhere.
+fn unseen(links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
+    links.iter().for_each(|link| link.count_error());
+    if links.iter().any(|link| link.on_error() == OnError::Block) { StreamOutcome::Drop } else { pass }
+}
+
+/// The answer for any decision.
+#[inline(never)]
+fn carry_out(
+    ask: &Ask<'_>,
+    indication: &Indication<'_>,
+    chain: &Chain,
+    bounds: Bounds,
+    decision: Decision,
+    by: Option<&Arc<Link>>,
+) -> StreamOutcome {
+    let Ask { engine, flow, direction, .. } = *ask;
+    let (links, snapshot) = (chain.links(), chain.is_snapshot());
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) => {
             if snapshot {
-                sealed(&ask, links, cover, &bounds)
+                sealed(ask, links, cover, &bounds)
             } else {
                 StreamOutcome::Permit(cover)
             }
@@ -323,7 +365,7 @@ fn run(
                 drop(flow.side(direction, &engine.platform, |side| side.waits.take()));
             }
             if snapshot {
-                return sealed(&ask, links, bounds.shown, &bounds);
+                return sealed(ask, links, bounds.shown, &bounds);
             }
             allow(engine, flow, bounds.len)
         }

@@ -7,8 +7,8 @@ use tidegate_vm::{Cause, Fault, Memory};
 use crate::link::Link;
 use crate::map::{Map, MapError, Ring};
 
-/// Answers the helper calls of one run of a link that are not about the data shown. Holds the records that the run
-/// reserved: when it goes, those that are left (the run failed) are discarded, so that they don't hold up the reader.
+/// Answers the helper calls of the runs of links, one after the other, that are not about the data shown. Holds the records
+/// that a run reserved: behind it, those that are left (the run failed) are discarded, so that they don't hold up the reader.
 #[derive(Debug)]
 pub struct Calls<'a> {
     link: &'a Link,
@@ -27,6 +27,31 @@ impl<'a> Calls<'a> {
     /// Calls of one run of `link`.
     pub fn new(link: &'a Link) -> Self {
         Self { link, reserved: heapless::Vec::new(), moves_left: MAX_SCAN }
+    }
+
+    /// Goes over to the next run, of `link`.
+    #[inline]
+    pub fn turn_to(&mut self, link: &'a Link) {
+        self.give_back();
+        (self.link, self.moves_left) = (link, MAX_SCAN);
+    }
+
+    /// Discards the records that are still reserved.
+    #[inline]
+    fn give_back(&mut self) {
+        if !self.reserved.is_empty() {
+            self.discard();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn discard(&mut self) {
+        for record in &self.reserved {
+            record.ring.discard(record.address);
+            (self.link.platform.wake)();
+        }
+        self.reserved.clear();
     }
 
     /// Carries out helper `number`, or returns `None` when it is not one of these. IRQL <= `DISPATCH_LEVEL`.
@@ -150,10 +175,7 @@ impl<'a> Calls<'a> {
 
 impl Drop for Calls<'_> {
     fn drop(&mut self) {
-        for record in &self.reserved {
-            record.ring.discard(record.address);
-            (self.link.platform.wake)();
-        }
+        self.give_back();
     }
 }
 

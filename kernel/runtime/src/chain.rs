@@ -13,12 +13,26 @@ use crate::spin::{Padded, Spin};
 /// The links of a hook at one moment, in the order that they run. It keeps them, their programs and maps alive; an attach,
 /// detach or replace that happens meanwhile is seen by the next chain.
 #[derive(Clone, Debug, Default)]
-pub struct Chain(Option<Arc<Vec<Arc<Link>>>>);
+pub struct Chain(Option<Arc<Links>>);
+
+/// What a chain has, and what is the same for every run of it.
+#[derive(Debug)]
+struct Links {
+    links: Vec<Arc<Link>>,
+    snapshot: bool,
+}
 
 impl Chain {
     /// The links, by priority, then by age.
+    #[inline]
     pub fn links(&self) -> &[Arc<Link>] {
-        self.0.as_ref().map_or(&[], |links| links)
+        self.0.as_ref().map_or(&[], |chain| &chain.links)
+    }
+
+    /// Whether one of them wants the bytes judged to be the bytes sent.
+    #[inline]
+    pub fn is_snapshot(&self) -> bool {
+        self.0.as_ref().is_some_and(|chain| chain.snapshot)
     }
 }
 
@@ -39,7 +53,9 @@ impl Prepared {
         for _ in 0..platform.count() {
             let mut copy = room(links.len())?;
             copy.extend(links.iter().cloned());
-            copies.push(Chain(if copy.is_empty() { None } else { Some(shared(copy)?) }));
+            let snapshot = links.iter().any(|link| link.is_snapshot());
+            let chain = Links { links: copy, snapshot };
+            copies.push(Chain(if links.is_empty() { None } else { Some(shared(chain)?) }));
         }
         Ok(Self(copies))
     }

@@ -22,6 +22,8 @@ pub struct Link {
     pub(crate) on_error: OnError,
     pub(crate) budget: u32,
     pub(crate) snapshot: bool,
+    /// The newer of it and its program.
+    pub(crate) newest: Id,
     pub(crate) holding: Arc<Holding>,
     pub(crate) program: Arc<Program>,
     pub(crate) tally: Arc<Tally>,
@@ -65,8 +67,9 @@ impl Link {
     }
 
     /// Whether it joins what began when `newest` was the newest id in the middle.
+    #[inline]
     pub fn is_newer(&self, newest: Id) -> bool {
-        self.id.max(self.program.id) > newest
+        self.newest > newest
     }
 
     /// Whether it is being detached: it is only shown what it keeps back.

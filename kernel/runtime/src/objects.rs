@@ -182,6 +182,7 @@ impl Objects {
             on_error: request.on_error,
             budget: request.budget,
             snapshot: request.snapshot,
+            newest: id.max(program.id),
             holding: shared(Holding::default())?,
             program,
             tally: shared(Tally::new(platform)?)?,
@@ -227,7 +228,8 @@ impl Objects {
         let (old, program) = (self.link(id)?, self.program(program)?);
         fits(&program, old.hook, old.budget)?;
         let (tally, holding) = (Arc::clone(&old.tally), Arc::clone(&old.holding));
-        let new = shared(Link { program, tally, holding, ..*old })?;
+        let newest = id.max(program.id);
+        let new = shared(Link { newest, program, tally, holding, ..*old })?;
         self.change(old.hook, published, platform, |links| {
             links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Arc::clone(&new));
             Ok(())
