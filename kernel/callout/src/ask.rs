@@ -95,7 +95,7 @@ pub(crate) struct Ask<'c> {
 
 impl Ask<'_> {
     /// Asks the links one by one, and carries out what a decision injects. Gives back the link that decided.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn links<'l>(
         &mut self,
         links: &'l [Arc<Link>],

@@ -91,7 +91,7 @@ impl<'r> PacketHost<'r> {
     }
 
     /// Runs a link. What the run before recorded was forgotten.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn run<C: Context>(
         &mut self,
         link: &'r Link,

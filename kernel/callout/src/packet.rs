@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use core::slice;
 
 use fwps_sys::{
-    FWPS_PACKET_INJECTION_STATE, FWPS_STREAM_DATA0, FwpsQueryPacketInjectionState0, HANDLE, MDL,
+    FWPS_PACKET_INJECTION_STATE, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0, FwpsQueryPacketInjectionState0, HANDLE, MDL,
     MmGetSystemAddressForMdlSafe, NET_BUFFER, NET_BUFFER_LIST, NET_BUFFER_LIST_INFO, NORMAL_PAGE_PRIORITY,
     segmentation_mss,
 };
@@ -40,14 +40,23 @@ pub(crate) struct Segment<'c> {
 impl<'c> Segment<'c> {
     /// The bytes themselves, mapped if they were not.
     pub(crate) fn bytes(&self) -> Result<&'c [u8], Unreadable> {
-        // SAFETY: `mdl` is alive while classify runs ('c, the promise of `View`'s makers), and packet memory is locked or
-        // nonpaged.
-        let start = unsafe { MmGetSystemAddressForMdlSafe(self.mdl.as_ptr(), NORMAL_PAGE_PRIORITY) };
-        let start = NonNull::new(start.cast::<u8>()).ok_or(Unreadable)?;
-        // SAFETY: the segment lies within the bytes that the MDL describes (`Segments::next` cuts it so), which stay
-        // mapped while the MDL lives.
-        Ok(unsafe { slice::from_raw_parts(start.add(self.offset as usize).as_ptr(), self.len as usize) })
+        // SAFETY: `mdl` is alive while classify runs ('c, the promise of `View`'s makers), and the segment lies within what it
+        // describes (`Segments::next` cuts it so).
+        unsafe { mapped(self.mdl, self.offset, self.len as usize) }
     }
+}
+
+/// Bytes of an MDL, mapped if they were not.
+///
+/// # Safety
+/// The MDL is alive while 'c lasts, its memory is locked or nonpaged, and the bytes lie within those that it describes.
+#[inline]
+unsafe fn mapped<'c>(mdl: NonNull<MDL>, offset: u32, len: usize) -> Result<&'c [u8], Unreadable> {
+    // SAFETY: the caller's promise.
+    let start = unsafe { MmGetSystemAddressForMdlSafe(mdl.as_ptr(), NORMAL_PAGE_PRIORITY) };
+    let start = NonNull::new(start.cast::<u8>()).ok_or(Unreadable)?;
+    // SAFETY: the caller's promise; what is mapped stays so while the MDL lives.
+    Ok(unsafe { slice::from_raw_parts(start.add(offset as usize).as_ptr(), len) })
 }
 
 /// What a stream layer indicates, for as long as the classify that showed it runs.
@@ -73,7 +82,6 @@ impl<'c> Indicated<'c> {
     ///
     /// # Errors
     /// [`Unreadable`] when the place where the data begins is not in the chain.
-    #[inline]
     pub(crate) fn view(self) -> Result<View<'c>, Unreadable> {
         // SAFETY: the promise of `new`.
         unsafe { View::of_stream(self.0) }
@@ -88,10 +96,53 @@ impl<'c> Indicated<'c> {
     where
         'c: 'w,
     {
-        match self.view()?.together(len)? {
-            Some(window) => Ok(window),
-            None => self.copied(len, scratch),
+        // Without bytes there need not be a place where they are.
+        if len == 0 {
+            return Ok(&[]);
         }
+        match self.together(len)? {
+            Some(window) => Ok(window),
+            None => self.anywhere(len, scratch),
+        }
+    }
+
+    /// The first `len` bytes where they lie, when they lie in the first MDL of their NB: most do.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: they can't be mapped.
+    #[inline]
+    fn together(self, len: usize) -> Result<Option<&'c [u8]>, Unreadable> {
+        let FWPS_STREAM_DATA_OFFSET0 { netBuffer: nb, mdl, mdlOffset: offset, .. } = self.dataOffset;
+        let (Some(nb), Some(mdl)) = (NonNull::new(nb), NonNull::new(mdl)) else { return Ok(None) };
+        // SAFETY: both are alive, the promise of `new`.
+        let (first, before, in_nb, in_mdl) = unsafe {
+            (
+                NET_BUFFER::current_mdl(nb.as_ptr()),
+                NET_BUFFER::current_mdl_offset(nb.as_ptr()),
+                NET_BUFFER::data_length(nb.as_ptr()),
+                MDL::byte_count(mdl.as_ptr()),
+            )
+        };
+        let in_nb = offset.checked_sub(before).and_then(|skipped| in_nb.checked_sub(skipped));
+        match (in_nb, in_mdl.checked_sub(offset)) {
+            (Some(in_nb), Some(in_mdl))
+                if first == mdl.as_ptr() && len <= in_nb as usize && len <= in_mdl as usize =>
+            {
+                // SAFETY: the MDL is alive while 'c lasts, and the bytes lie within what it describes.
+                unsafe { mapped(mdl, offset, len) }.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The first `len` bytes, wherever they lie.
+    #[cold]
+    #[inline(never)]
+    fn anywhere<'w>(self, len: usize, scratch: &'w mut [u8]) -> Result<&'w [u8], Unreadable>
+    where
+        'c: 'w,
+    {
+        self.view()?.window(len, scratch)
     }
 
     /// The first `len` bytes, copied to `scratch` wherever they lie.
@@ -132,7 +183,6 @@ impl<'c> View<'c> {
     ///
     /// # Safety
     /// `data` is what classify was given, and 'c ends with that classify.
-    #[inline]
     pub(crate) unsafe fn of_stream(data: &FWPS_STREAM_DATA0) -> Result<Self, Unreadable> {
         if data.dataLength == 0 {
             return Ok(Self::empty());
@@ -178,30 +228,11 @@ impl<'c> View<'c> {
     where
         'c: 'w,
     {
-        match self.together(len)? {
-            Some(window) => Ok(window),
-            None => self.copied(len, scratch),
-        }
-    }
-
-    /// The first `len` bytes where they lie, when they lie together where the view begins.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
-    #[inline]
-    fn together(&self, len: usize) -> Result<Option<&'c [u8]>, Unreadable> {
         if len == 0 {
-            return Ok(Some(&[]));
+            return Ok(&[]);
         }
-        let Cursor { nbl, mdl, offset, .. } = self.start;
-        // SAFETY: the chain is alive while 'c lasts, the promise of this view's maker.
-        let run = unsafe { self.start.run() };
-        match (NonNull::new(nbl), NonNull::new(mdl)) {
-            (Some(nbl), Some(mdl)) if len <= self.len.min(run as usize) => {
-                Segment { nbl, mdl, offset, len: len as u32, classify: PhantomData }.bytes().map(Some)
-            }
-            _ => Ok(None),
-        }
+        let first = self.segments(0..len).next().ok_or(Unreadable)??;
+        if first.len as usize == len { first.bytes() } else { self.copied(len, scratch) }
     }
 
     /// The first `len` bytes, copied to `scratch` wherever they lie.

@@ -103,10 +103,14 @@ pub(crate) fn classify(
         },
     };
     let marks = flow.marks();
-    let outcome = if marks.is_empty() && !engine.is_closing() && !indication.has(FWPS_STREAM_FLAG::ABORT) {
-        decide(engine, indication, flow, &chain, None)
+    let waited = if marks.is_empty() && !engine.is_closing() && !indication.has(FWPS_STREAM_FLAG::ABORT) {
+        Ok(None)
     } else {
-        marked(engine, indication, flow, marks, &chain)
+        marked(engine, indication, flow, marks)
+    };
+    let outcome = match waited {
+        Ok(waited) => decide(engine, indication, flow, &chain, waited.as_ref().map(Held::link)),
+        Err(outcome) => outcome,
     };
     if indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) {
         return last(indication, flow, outcome);
@@ -143,7 +147,8 @@ fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> Str
     outcome
 }
 
-/// The answer for a connection of which something is kept, for a reset and for the time of an unload.
+/// What stands against asking the links, for a connection of which something is kept, for a reset and for the time of an
+/// unload: the answer without them, or the link that waited for the data, if one did.
 #[cold]
 #[inline(never)]
 fn marked(
@@ -151,11 +156,10 @@ fn marked(
     indication: &Indication<'_>,
     flow: &Shared<Flow>,
     marks: Marks,
-    chain: &Chain,
-) -> StreamOutcome {
+) -> Result<Option<Held>, StreamOutcome> {
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
         held::give_up(engine, flow);
-        return decide(engine, indication, flow, chain, None);
+        return Ok(None);
     }
     let direction = indication.direction();
     let mut waited = None;
@@ -167,12 +171,12 @@ fn marked(
     if !marks.is_empty()
         && let Some(outcome) = look(engine, indication, flow, marks)
     {
-        return outcome;
+        return Err(outcome);
     }
     if engine.is_closing() {
-        return StreamOutcome::Permit(indication.data.dataLength);
+        return Err(StreamOutcome::Permit(indication.data.dataLength));
     }
-    decide(engine, indication, flow, chain, waited.as_ref().map(Held::link))
+    Ok(waited)
 }
 
 /// A context for a connection that was there before it could be seen.
@@ -260,6 +264,7 @@ fn keep(
 }
 
 /// Asks the links.
+#[inline]
 fn decide(
     engine: &Shared<Engine>,
     indication: &Indication<'_>,

@@ -51,6 +51,21 @@ impl Tally {
         }
     }
 
+    /// Adds a run that was shown so many bytes; without a verdict it failed. `processor` is the current one's index.
+    #[inline]
+    pub(crate) fn add_run(&self, processor: usize, verdict: Option<Verdict>, bytes: usize) {
+        let Some(Padded(cells)) = self.0.get(processor) else { return };
+        let end = match verdict {
+            Some(verdict) => Count::Verdict(verdict).index(),
+            None => Count::Error.index(),
+        };
+        for (index, amount) in [(end, 1), (Count::BytesShown.index(), bytes as u64)] {
+            if let Some(cell) = cells.get(index) {
+                cell.fetch_add(amount, Relaxed);
+            }
+        }
+    }
+
     /// The sums over all processors. Each is right on its own; together they may be of slightly different moments.
     pub(crate) fn read(&self) -> Counters {
         let sum = |count: Count| {

@@ -100,8 +100,10 @@ impl Link {
         let verdict = r0
             .map_err(RunError::Fault)
             .and_then(|r0| Verdict::from_r0(self.program_type(), r0).ok_or(RunError::Verdict(r0)));
-        self.add(Count::BytesShown, window.len() as u64);
-        self.add(verdict.map_or(Count::Error, Count::Verdict), 1);
+        let processor = self.platform.index();
+        for tally in [&*self.tally, &self.program.tally] {
+            tally.add_run(processor, verdict.ok(), window.len());
+        }
         verdict
     }
 
