@@ -31,8 +31,9 @@ const RUNTIME: [&str; 5] =
     ["__chkstk", "__CxxFrameHandler3", "_Unwind_Resume", "__C_specific_handler", "malloc"];
 
 /// What runs at DISPATCH_LEVEL, in the middle of the machine's network.
-const DISPATCH: [&str; 3] = [
-    "tidegate_callout::classify::classify",
+const DISPATCH: [&str; 4] = [
+    "tidegate_callout::classify::stream",
+    "tidegate_callout::classify::send",
     "tidegate_callout::injection::send_completed",
     "tidegate_callout::injection::stream_completed",
 ];

@@ -21,11 +21,11 @@ use crate::edit::{Changes, Piece, Plan};
 use crate::engine::Engine;
 use crate::flow::{Flow, Marks};
 use crate::held::{self, Side};
-use crate::host::{About, Connection, Editable, PacketHost};
+use crate::host::{About, Editable, PacketHost};
 use crate::injection::{Body, Failure, StreamEnd, StreamInjection};
 use crate::memory;
 use crate::packet::Indicated;
-use crate::shared::Shared;
+use crate::shared::Lent;
 
 /// What the bytes allow to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +34,6 @@ pub(crate) struct Bounds {
     pub(crate) len: usize,
     /// Bytes shown to programs: the first of those.
     pub(crate) shown: usize,
-    /// Bytes that may be decided on: those that every link before has seen enough of.
-    pub(crate) open: usize,
     /// All of the bytes have to be decided on at once.
     pub(crate) whole: bool,
     /// More data can come.
@@ -75,18 +73,17 @@ pub(crate) enum Kept<'c> {
 
 /// Bytes of a stream that links are asked about.
 pub(crate) struct Ask<'c> {
-    pub(crate) engine: &'c Shared<Engine>,
-    pub(crate) flow: &'c Shared<Flow>,
+    pub(crate) engine: Lent<'c, Engine>,
+    pub(crate) flow: Lent<'c, Flow>,
     /// 0 outbound, 1 inbound.
     pub(crate) direction: usize,
-    /// What goes in the place of the bytes is injected with these.
+    /// What they came with.
     pub(crate) flags: FWPS_STREAM_FLAG,
-    pub(crate) context: StreamContext,
+    pub(crate) bounds: Bounds,
     pub(crate) window: &'c [u8],
     pub(crate) kept: Kept<'c>,
-    pub(crate) editable: Editable,
-    /// The link that keeps the bytes back.
-    pub(crate) holder: Option<&'c Arc<Link>>,
+    /// The link that keeps the bytes back, or waited for them; 0 for none.
+    pub(crate) holder: Id,
     /// The link that failed about them already; 0 for none.
     pub(crate) failed: Id,
     /// Asked from classify, not from the worker.
@@ -97,72 +94,84 @@ impl Ask<'_> {
     /// Asks the links one by one, and carries out what a decision injects. Gives back the link that decided.
     #[inline(always)]
     pub(crate) fn links<'l>(
-        &mut self,
+        &self,
         links: &'l [Arc<Link>],
-        mut bounds: Bounds,
+        context: &mut StreamContext,
         stack: &mut Stack,
         changes: &mut Changes,
     ) -> (Decision, Option<&'l Arc<Link>>) {
-        let Some(first) = links.first() else { return (Decision::Next(bounds.open), None) };
-        let mut flags = self.context.flags;
-        if !bounds.may_wait {
+        // Bytes that may be decided on: those that every link before has seen enough of.
+        let mut open = self.bounds.shown;
+        let Some(first) = links.first() else { return (Decision::Next(open), None) };
+        let mut flags = context.flags;
+        if !self.bounds.may_wait {
             flags |= STREAM_NO_MORE_DATA;
         }
-        let connection = Connection {
-            flow: self.flow,
-            direction: self.direction,
-            inline: self.inline,
-            ends: bounds.end && bounds.len == 0,
-        };
-        let about = About::Stream(connection);
-        let mut host = PacketHost::new(Calls::new(first), about, self.window, self.editable, changes);
+        let (about, editable) = (About::Stream(self), self.editable());
+        let mut host = PacketHost::new(Calls::new(first), about, self.window, editable, changes);
         for link in links {
             if (link.is_draining() && !self.may_end(link)) || link.id() == self.failed {
                 continue;
             }
             // A program writes to its context what it wants: the next one finds nothing of that.
-            self.context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
-            (self.context.bytes_enforced, self.context.bytes_required) = (0, 0);
-            let verdict = host.run(link, stack, &mut self.context);
-            let plain = match verdict {
-                Ok(verdict) if !host.has_changes() && self.context.bytes_enforced == 0 => {
-                    plain(verdict, &bounds)
-                }
-                _ => None,
-            };
-            let decision = match plain {
-                Some(decision) => decision,
-                None => self.decide(link, verdict.ok(), &mut host, &bounds),
+            context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
+            (context.bytes_enforced, context.bytes_required) = (0, 0);
+            let verdict = host.run(link, stack, context).ok();
+            let wants_more = host.has_changes() || context.bytes_enforced != 0;
+            let decision = match verdict {
+                // What `judge` says too.
+                Some(Verdict::Continue) if !wants_more => continue,
+                Some(Verdict::Permit) if !wants_more => Decision::Permit(open),
+                Some(Verdict::Block) if !wants_more && !self.bounds.end => Decision::Block(open),
+                verdict => self.decide(link, verdict, context, open, &mut host),
             };
             match decision {
-                Decision::Next(cover) => bounds.open = cover,
+                Decision::Next(cover) => open = cover,
                 decision => return (decision, Some(link)),
             }
         }
-        (Decision::Next(bounds.open), None)
+        (Decision::Next(open), None)
     }
 
     /// Whether a link that is being detached is asked: it keeps these bytes, and has time left.
     #[cold]
     #[inline(never)]
     fn may_end(&self, link: &Link) -> bool {
-        self.holder.is_some_and(|holder| holder.id() == link.id()) && !link.is_overdue()
+        self.holder == link.id() && !link.is_overdue()
     }
 
-    /// What a run comes to that is not plain; `None` is one that failed, and was counted.
+    /// A reset can't be edited.
+    fn editable(&self) -> Editable {
+        if self.flags.has_any(FWPS_STREAM_FLAG::ABORT) { Editable::No } else { Editable::Yes }
+    }
+
+    /// Whether what is shown is the end of the direction.
+    pub(crate) fn is_end(&self) -> bool {
+        self.bounds.end && self.bounds.len == 0
+    }
+
+    /// Whether a program can send data of its own in a direction: from the worker only if it goes through its queue.
+    pub(crate) fn is_open(&self, direction: usize) -> bool {
+        let marks = self.flow.marks();
+        let open = self.inline || direction == self.direction || marks.has(Marks::held(direction));
+        open && !marks.has(Marks::ended(direction))
+    }
+
+    /// What a run comes to, whatever it wants; `None` is one that failed, and was counted.
     #[inline(never)]
     fn decide(
         &self,
         link: &Link,
         verdict: Option<Verdict>,
+        context: &StreamContext,
+        open: usize,
         host: &mut PacketHost<'_>,
-        bounds: &Bounds,
     ) -> Decision {
         let decision = match verdict {
             None => Err(()),
             Some(verdict) => {
                 let (injects, changes) = (host.injects(), host.changes());
-                let decision = judge(verdict, &self.context, injects, changes, bounds);
+                let decision = judge(verdict, context, injects, changes, &self.bounds, open);
                 let done = decision.and_then(|decision| self.carry_out(decision, changes));
                 done.or_else(|failure| {
                     link.count_failed(verdict);
@@ -178,7 +187,7 @@ impl Ask<'_> {
             Ok(_) => {}
         }
         decision.unwrap_or_else(|()| match link.on_error() {
-            OnError::Permit => Decision::Next(bounds.open),
+            OnError::Permit => Decision::Next(open),
             OnError::Block => Decision::Drop,
         })
     }
@@ -186,7 +195,7 @@ impl Ask<'_> {
     fn carry_out(&self, decision: Decision, changes: &Changes) -> Result<Decision, Failure> {
         let Changes { edits, clone, own } = changes;
         let goes_on = !matches!(decision, Decision::NeedMore(_) | Decision::Hold(_) | Decision::Drop);
-        if matches!(decision, Decision::Hold(_)) && self.editable != Editable::Yes {
+        if matches!(decision, Decision::Hold(_)) && self.editable() != Editable::Yes {
             return Err(Failure::Unfit);
         }
         let mut decision = decision;
@@ -216,12 +225,17 @@ impl Ask<'_> {
         Ok(decision)
     }
 
+    /// Flags of what is injected in the place of the bytes: their end is injected apart.
+    fn injected(&self) -> FWPS_STREAM_FLAG {
+        self.flags.without(FWPS_STREAM_FLAG::DISCONNECT)
+    }
+
     /// Injects a program's own data.
     fn send_own(&self, direction: usize, data: &[u8], end: bool) -> Result<(), Failure> {
         let same = direction == self.direction;
         let mut flags = if direction == 0 { FWPS_STREAM_FLAG::SEND } else { FWPS_STREAM_FLAG::RECEIVE };
         if !same && self.flow.marks().has(Marks::held(direction)) {
-            return held::keep_own(self.engine, self.flow, direction, data, flags);
+            return held::keep_own(self.engine, &self.flow, direction, data, flags);
         }
         if end {
             flags |= disconnect(direction);
@@ -256,7 +270,7 @@ impl Ask<'_> {
                 Piece::New(range) => body.push_new(range)?,
             }
         }
-        self.inject(body, self.flags)
+        self.inject(body, self.injected())
     }
 
     /// The same with bytes that are all new.
@@ -279,7 +293,7 @@ impl Ask<'_> {
         if len > 0 {
             body.push_new(0..len)?;
         }
-        self.inject(body, self.flags)
+        self.inject(body, self.injected())
     }
 
     /// Injects a copy of the first `cover` bytes as they were judged.
@@ -290,12 +304,12 @@ impl Ask<'_> {
 
     /// Injects the end of the direction.
     pub(crate) fn end(&self) -> Result<(), Failure> {
-        let flags = self.flags | disconnect(self.direction);
+        let flags = self.injected() | disconnect(self.direction);
         if self.flow.is_dead() {
             return Err(Failure::Refused);
         }
-        let Flow { id, callout, layer, .. } = **self.flow;
-        StreamEnd { flow: id, callout, layer, flags }.inject(self.engine)?;
+        let Flow { id, callout, layer, .. } = *self.flow;
+        StreamEnd { flow: id, callout, layer, flags }.inject(&self.engine)?;
         self.flow.mark(Marks::ended(self.direction));
         Ok(())
     }
@@ -310,7 +324,7 @@ impl Ask<'_> {
         body.finish(self.engine.handles.pool)?;
         self.engine.counters.allocated.add_many(body.allocated() + size_of::<StreamInjection>());
         let injection = memory::boxed(StreamInjection {
-            engine: Shared::clone(self.engine),
+            engine: self.engine.share(),
             body,
             flow: self.flow.id,
             callout: self.flow.callout,
@@ -334,17 +348,6 @@ const fn disconnect(direction: usize) -> FWPS_STREAM_FLAG {
     if direction == 0 { FWPS_STREAM_FLAG::SEND_DISCONNECT } else { FWPS_STREAM_FLAG::RECEIVE_DISCONNECT }
 }
 
-/// What the commonest verdicts come to, when the run wanted nothing else: [`judge`] says the same.
-#[inline]
-fn plain(verdict: Verdict, bounds: &Bounds) -> Option<Decision> {
-    match verdict {
-        Verdict::Continue => Some(Decision::Next(bounds.open)),
-        Verdict::Permit => Some(Decision::Permit(bounds.open)),
-        Verdict::Block if !bounds.end => Some(Decision::Block(bounds.open)),
-        _ => None,
-    }
-}
-
 /// What a verdict comes to.
 ///
 /// # Errors
@@ -355,15 +358,16 @@ fn judge(
     injects: bool,
     changes: &Changes,
     bounds: &Bounds,
+    open: usize,
 ) -> Result<Decision, Failure> {
     let Changes { edits, clone, own } = changes;
     let plan = if injects { clone } else { edits };
     let cover = match context.bytes_enforced as usize {
-        0 => bounds.open,
+        0 => open,
         bytes if bytes > bounds.shown || (bounds.whole && bytes < bounds.shown) => {
             return Err(Failure::Unfit);
         }
-        bytes => bytes.min(bounds.open),
+        bytes => bytes.min(open),
     };
     let decision = match verdict {
         Verdict::Block if injects => Decision::Clone(cover),
@@ -380,7 +384,7 @@ fn judge(
             let room = MAX_WINDOW.saturating_sub(bounds.shown);
             Decision::NeedMore((context.bytes_required as usize).min(room).max(1))
         }
-        Verdict::Pend => Decision::Hold(bounds.open),
+        Verdict::Pend => Decision::Hold(open),
         Verdict::DropConnection => Decision::Drop,
         Verdict::AllowConnection => Decision::Allow,
     };

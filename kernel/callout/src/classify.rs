@@ -1,14 +1,12 @@
 //! The callbacks that the filter engine calls.
 
 use core::ffi::c_void;
-use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use fwps_sys::{
     FWP_ACTION, FWPS_CALLOUT_NOTIFY_TYPE, FWPS_CLASSIFY_OUT0, FWPS_FILTER1, FWPS_INCOMING_METADATA_VALUES0,
-    FWPS_INCOMING_VALUES0, FWPS_RIGHT, FWPS_STREAM_CALLOUT_IO_PACKET0, GUID, NET_BUFFER_LIST, NTSTATUS,
+    FWPS_INCOMING_VALUES0, FWPS_RIGHT, FWPS_STREAM_CALLOUT_IO_PACKET0, GUID, NTSTATUS,
 };
-use tidegate_abi::ProgramType;
 
 use crate::engine::{Dispatch, Engine};
 use crate::flow::Flow;
@@ -18,108 +16,98 @@ use crate::layer::{Given, Incoming};
 use crate::outcome::{SendOutcome, StreamOutcome};
 use crate::packet::{Indicated, Packets};
 use crate::send;
-use crate::shared::Shared;
+use crate::shared::Lent;
 use crate::stream::{self, Indication};
 
-/// classifyFn of every layer. IRQL <= DISPATCH_LEVEL, any thread, several at once.
+/// classifyFn of the stream layers. IRQL <= DISPATCH_LEVEL, any thread, several at once.
 ///
 /// # Safety
 /// The filter engine calls it, for a filter that [`notify`] accepted.
-pub(crate) unsafe extern "system" fn classify(
+pub(crate) unsafe extern "system" fn stream(
     values: *const FWPS_INCOMING_VALUES0,
     meta: *const FWPS_INCOMING_METADATA_VALUES0,
-    layer_data: *mut c_void,
+    packet: *mut c_void,
     _classify_context: *const c_void,
     filter: *const FWPS_FILTER1,
     flow_context: u64,
     out: *mut FWPS_CLASSIFY_OUT0,
 ) {
-    // SAFETY: what the engine passes lives as long as the call, and only `out` is ours to write.
-    let given = unsafe { (values.as_ref(), meta.as_ref(), filter.as_ref(), out.as_mut()) };
-    let (Some(values), Some(meta), Some(filter), Some(out)) = given else { return };
-    // SAFETY: both are what this classify was given.
-    let Some(incoming) = Incoming::new(unsafe { Given::new(values, meta) }) else { return };
-    // SAFETY: `notify` put the instance there; the flow context is ours.
-    let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
-    let engine = engine.as_deref();
-    match incoming.layer.hook.program_type() {
-        // SAFETY: at the stream layers this is what `layer_data` is.
-        ProgramType::Stream => unsafe {
-            classify_stream(engine, &incoming, flow.as_deref(), layer_data.cast(), filter, out);
-        },
-        // SAFETY: at the transport layers this is what `layer_data` is.
-        ProgramType::Send => unsafe { classify_send(engine, &incoming, layer_data.cast(), filter, out) },
-    }
-}
-
-/// The instance that a filter leads to. The reference stays the instance's own.
-///
-/// # Safety
-/// [`notify`] accepted the filter. An instance outlives its callouts.
-pub(crate) unsafe fn engine_of(filter: &FWPS_FILTER1) -> Option<ManuallyDrop<Shared<Engine>>> {
-    let engine = NonNull::new(core::ptr::with_exposed_provenance_mut::<Engine>(filter.context as usize))?;
-    // SAFETY: the caller's promise.
-    Some(ManuallyDrop::new(unsafe { Shared::from_raw(engine) }))
-}
-
-/// # Safety
-/// `packet` is NULL or what classify was given at a stream layer.
-unsafe fn classify_stream(
-    engine: Option<&Shared<Engine>>,
-    incoming: &Incoming<'_>,
-    flow: Option<&Shared<Flow>>,
-    packet: *mut FWPS_STREAM_CALLOUT_IO_PACKET0,
-    filter: &FWPS_FILTER1,
-    out: &mut FWPS_CLASSIFY_OUT0,
-) {
-    // SAFETY: the caller's promise; the packet is ours to write during this call, its data is not.
-    let packet = unsafe { packet.as_mut() };
-    let Some(packet) = packet else {
+    // SAFETY: what the engine passes lives as long as the call, and only `out` and the answer in the packet are ours to write.
+    let Some(out) = (unsafe { out.as_mut() }) else { return };
+    // SAFETY: as above.
+    let (Some(packet), Some(filter)) = (unsafe { (packet.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>().as_mut(), filter.as_ref()) })
+    else {
         out.actionType = FWP_ACTION::PERMIT;
         return;
     };
-    // SAFETY: it lives as long as the call.
-    let outcome = match (engine, unsafe { packet.streamData.as_ref() }) {
-        (Some(engine), Some(data)) => {
-            let _dispatch = Dispatch::raise(&engine.platform);
+    // SAFETY: as above.
+    let given = unsafe { (values.as_ref(), meta.as_ref(), packet.streamData.as_ref()) };
+    // SAFETY: `notify` put the instance there; the flow context is ours.
+    let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
+    let outcome = match (engine, given) {
+        (Some(engine), (Some(values), Some(meta), Some(data))) => {
+            // SAFETY: all of it is what this classify was given, and nothing made of it outlives it.
+            let (given, data) = unsafe { (Given::new(values, meta), Indicated::new(data)) };
+            let Some(incoming) = Incoming::of_stream(given) else { return };
+            let _dispatch = Dispatch::raise(&engine.get().platform);
             let indication = Indication {
                 incoming,
-                // SAFETY: the data is what this classify was given, and nothing made of it outlives it.
-                data: unsafe { Indicated::new(data) },
+                data,
                 missed: packet.missedBytes,
                 callout: filter.action.calloutId,
                 flags: out.flags,
             };
             stream::classify(engine, &indication, flow)
         }
-        (_, data) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),
+        (_, (.., data)) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),
     };
     outcome.write(packet, out);
 }
 
+/// classifyFn of the layers of what is sent. IRQL <= DISPATCH_LEVEL, any thread, several at once.
+///
 /// # Safety
-/// `nbl` is NULL or what classify was given at a transport layer.
-unsafe fn classify_send(
-    engine: Option<&Shared<Engine>>,
-    incoming: &Incoming<'_>,
-    nbl: *mut NET_BUFFER_LIST,
-    filter: &FWPS_FILTER1,
-    out: &mut FWPS_CLASSIFY_OUT0,
+/// The filter engine calls it, for a filter that [`notify`] accepted.
+pub(crate) unsafe extern "system" fn send(
+    values: *const FWPS_INCOMING_VALUES0,
+    meta: *const FWPS_INCOMING_METADATA_VALUES0,
+    nbl: *mut c_void,
+    _classify_context: *const c_void,
+    filter: *const FWPS_FILTER1,
+    _flow_context: u64,
+    out: *mut FWPS_CLASSIFY_OUT0,
 ) {
+    // SAFETY: what the engine passes lives as long as the call, and only `out` is ours to write.
+    let given = unsafe { (values.as_ref(), meta.as_ref(), filter.as_ref(), out.as_mut()) };
+    let (Some(values), Some(meta), Some(filter), Some(out)) = given else { return };
+    // SAFETY: both are what this classify was given.
+    let Some(incoming) = Incoming::of_send(unsafe { Given::new(values, meta) }) else { return };
     let may_write = out.rights.has(FWPS_RIGHT::ACTION_WRITE);
     if !may_write && out.actionType == FWP_ACTION::BLOCK {
         return;
     }
+    // SAFETY: `notify` put the instance there.
+    let engine = unsafe { engine_of(filter) };
     // SAFETY: the list is what this classify was given, and the view does not outlive it.
-    let packets = NonNull::new(nbl).map(|nbl| unsafe { Packets::new(nbl) });
+    let packets = NonNull::new(nbl.cast()).map(|nbl| unsafe { Packets::new(nbl) });
     let outcome = match (engine, packets) {
         (Some(engine), Some(packets)) if !engine.is_closing() => {
-            let _dispatch = Dispatch::raise(&engine.platform);
-            send::classify(engine, incoming, &packets, may_write)
+            let _dispatch = Dispatch::raise(&engine.get().platform);
+            send::classify(engine, &incoming, &packets, may_write)
         }
         _ => SendOutcome::Permit,
     };
     outcome.write(filter.flags, out);
+}
+
+/// The instance that a filter leads to. The reference stays the instance's own.
+///
+/// # Safety
+/// [`notify`] accepted the filter, and a callback for it runs as long as 'c. An instance outlives its callouts.
+pub(crate) unsafe fn engine_of<'c>(filter: &FWPS_FILTER1) -> Option<Lent<'c, Engine>> {
+    let engine = NonNull::new(core::ptr::with_exposed_provenance_mut::<Engine>(filter.context as usize))?;
+    // SAFETY: the caller's promise.
+    Some(unsafe { Lent::from_raw(engine) })
 }
 
 /// notifyFn: a filter that is added must name an instance that lives. PASSIVE_LEVEL, inside a transaction.
@@ -147,7 +135,7 @@ pub(crate) unsafe extern "system" fn notify(
 /// The filter engine calls it, with a context that [`Flow::begin`] gave it.
 pub(crate) unsafe extern "system" fn flow_deleted(_layer: u16, _callout: u32, context: u64) {
     // SAFETY: the promise of this callback, which is called once: the reference is ours again.
-    let Some(flow) = (unsafe { Flow::of_context(context) }).map(ManuallyDrop::into_inner) else { return };
+    let Some(flow) = (unsafe { Flow::end_of_context(context) }) else { return };
     // A context may go before its connection, when the driver is unloaded: what is kept of it then can't come back.
     let keeps = !flow.is_dead() && !flow.is_at_rest();
     if keeps {

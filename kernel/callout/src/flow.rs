@@ -8,7 +8,6 @@
 //! through the number that it hands to classify. While classify runs for a connection its context is not deleted.
 
 use alloc::vec::Vec;
-use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -21,7 +20,7 @@ use crate::engine::Engine;
 use crate::held::Side;
 use crate::injection::Failure;
 use crate::memory::{self, NoMemory};
-use crate::shared::Shared;
+use crate::shared::{Lent, Shared};
 
 /// A connection that programs see.
 pub(crate) struct Flow {
@@ -148,10 +147,10 @@ impl Flow {
     ///
     /// # Errors
     /// No memory, or a refusal; nothing is left behind. `Ok(None)`: there is a context already.
-    pub(crate) fn begin(engine: &Shared<Engine>, begin: Begin) -> Result<Option<Shared<Self>>, Failure> {
+    pub(crate) fn begin(engine: Lent<'_, Engine>, begin: Begin) -> Result<Option<Shared<Self>>, Failure> {
         let Begin { id, layer, callout, context, application, mid_stream } = begin;
         let flow = Shared::new(Self {
-            engine: Shared::clone(engine),
+            engine: engine.share(),
             id,
             layer,
             callout,
@@ -162,7 +161,7 @@ impl Flow {
             sides: [Spin::new(Side::new()), Spin::new(Side::new())],
             places: [AtomicUsize::new(NOWHERE), AtomicUsize::new(NOWHERE)],
         })?;
-        engine.flows.add(&flow, &engine.platform)?;
+        engine.flows.add(flow.lend(), &engine.platform)?;
         let context = Shared::into_raw(Shared::clone(&flow));
         let number = context.expose_provenance() as u64;
         // SAFETY: numbers only; the context is a reference that flowDeleteFn gives back.
@@ -171,7 +170,7 @@ impl Flow {
             return Ok(Some(flow));
         }
         // SAFETY: the filter engine did not take the reference.
-        drop(unsafe { Self::of_context(number) }.map(ManuallyDrop::into_inner));
+        drop(unsafe { Self::end_of_context(number) });
         engine.flows.remove(&flow, &engine.platform);
         if status == NTSTATUS::OBJECT_NAME_EXISTS { Ok(None) } else { Err(Failure::Refused) }
     }
@@ -179,11 +178,21 @@ impl Flow {
     /// The flow that a flow context is, which stays the filter engine's.
     ///
     /// # Safety
-    /// `context` is 0 or what classify was given for one of our callouts, and is used while that classify runs.
-    pub(crate) unsafe fn of_context(context: u64) -> Option<ManuallyDrop<Shared<Self>>> {
+    /// `context` is 0 or what classify was given for one of our callouts, and 'c ends with that classify.
+    pub(crate) unsafe fn of_context<'c>(context: u64) -> Option<Lent<'c, Self>> {
         let flow = NonNull::new(core::ptr::with_exposed_provenance_mut::<Self>(context as usize))?;
         // SAFETY: the caller's promise: the reference that `begin` gave is not back yet.
-        Some(ManuallyDrop::new(unsafe { Shared::from_raw(flow) }))
+        Some(unsafe { Lent::from_raw(flow) })
+    }
+
+    /// The reference that a flow context is.
+    ///
+    /// # Safety
+    /// `context` is 0 or what [`Flow::begin`] gave the filter engine, which has no use for it any more.
+    pub(crate) unsafe fn end_of_context(context: u64) -> Option<Shared<Self>> {
+        let flow = NonNull::new(core::ptr::with_exposed_provenance_mut::<Self>(context as usize))?;
+        // SAFETY: the caller's promise.
+        Some(unsafe { Shared::from_raw(flow) })
     }
 
     /// Whether nothing of it waits: neither here nor, on our account, in the filter engine.
@@ -229,7 +238,7 @@ impl Flows {
     }
 
     /// A connection that has begun.
-    fn add(&self, flow: &Shared<Flow>, platform: &Platform) -> Result<(), NoMemory> {
+    fn add(&self, flow: Lent<'_, Flow>, platform: &Platform) -> Result<(), NoMemory> {
         self.list(flow.id).ok_or(NoMemory)?.add(flow, platform)
     }
 
@@ -248,7 +257,7 @@ impl Flows {
     }
 
     /// Calls `visit` with each connection, those excepted that come or go meanwhile; nothing is locked then.
-    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Shared<Flow>)) {
+    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(Lent<'_, Flow>)) {
         self.all.iter().for_each(|list| list.each(platform, &mut visit));
     }
 
@@ -274,9 +283,9 @@ impl<const PLACE: usize> List<PLACE> {
     }
 
     /// Adds a connection, unless it is there.
-    pub(crate) fn add(&self, flow: &Shared<Flow>, platform: &Platform) -> Result<(), NoMemory> {
+    pub(crate) fn add(&self, flow: Lent<'_, Flow>, platform: &Platform) -> Result<(), NoMemory> {
         self.flows.with(platform, |flows| {
-            if Self::place(flow).load(Ordering::Relaxed) != NOWHERE {
+            if Self::place(&flow).load(Ordering::Relaxed) != NOWHERE {
                 return Ok(());
             }
             if flows.len() == flows.capacity() {
@@ -284,8 +293,8 @@ impl<const PLACE: usize> List<PLACE> {
                 memory::reserve(flows, flows.len().max(16))?;
             }
             let at = flows.len();
-            memory::push(flows, Shared::clone(flow))?;
-            Self::place(flow).store(at, Ordering::Relaxed);
+            memory::push(flows, flow.share())?;
+            Self::place(&flow).store(at, Ordering::Relaxed);
             Ok(())
         })
     }
@@ -307,12 +316,12 @@ impl<const PLACE: usize> List<PLACE> {
     }
 
     /// Calls `visit` with each connection, from the last to the first; nothing is locked then.
-    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(&Shared<Flow>)) {
+    pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(Lent<'_, Flow>)) {
         let mut at = self.flows.with(platform, |flows| flows.len());
         while let Some(before) = at.checked_sub(1) {
             at = before;
             if let Some(flow) = self.flows.with(platform, |flows| flows.get(at).cloned()) {
-                visit(&flow);
+                visit(flow.lend());
             }
         }
     }

@@ -27,12 +27,11 @@ use tidegate_runtime::{Held, Link};
 use crate::ask::{Ask, Bounds, Decision, Kept};
 use crate::engine::{Dispatch, Engine};
 use crate::flow::{Flow, Marks};
-use crate::host::Editable;
 use crate::injection::Failure;
 use crate::memory;
 use crate::packet::View;
 use crate::scratch::Desk;
-use crate::shared::Shared;
+use crate::shared::Lent;
 
 /// Pieces of one direction that are kept back at most: small ones take much more memory than their bytes.
 const MAX_PIECES: usize = 4096;
@@ -213,8 +212,8 @@ pub(crate) struct Overflow;
 /// # Errors
 /// [`Overflow`]: it was not taken.
 pub(crate) fn keep(
-    engine: &Shared<Engine>,
-    flow: &Shared<Flow>,
+    engine: Lent<'_, Engine>,
+    flow: Lent<'_, Flow>,
     arrival: &Arrival<'_>,
     holder: Option<(&Arc<Link>, usize)>,
 ) -> Result<(), Overflow> {
@@ -269,7 +268,7 @@ fn chunk_of(arrival: &Arrival<'_>) -> Result<Chunk, Failure> {
 
 /// Puts a program's own data at the end of a direction that goes through its queue.
 pub(crate) fn keep_own(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     flow: &Flow,
     direction: usize,
     data: &[u8],
@@ -305,7 +304,7 @@ pub(crate) fn abort(engine: &Engine, flow: &Flow) {
 }
 
 /// Shows what is kept back to the chain again, and injects what passes. The worker's, PASSIVE_LEVEL.
-pub(crate) fn work(engine: &Shared<Engine>) {
+pub(crate) fn work(engine: Lent<'_, Engine>) {
     let all = engine.changed.swap(false, Ordering::AcqRel) || engine.is_closing();
     engine.flows.held.each(&engine.platform, |flow| {
         if !flow.take(Marks::AGAIN) && !all {
@@ -315,18 +314,18 @@ pub(crate) fn work(engine: &Shared<Engine>) {
             let mut turns = 0..TURNS;
             while turns.next().is_some() && step(engine, flow, direction) {}
             if turns.is_empty() {
-                look_again(engine, flow);
+                look_again(engine, &flow);
             }
         }
     });
     let overdue = |hook| engine.runtime.chain(hook).links().iter().any(|link| link.is_overdue());
     if engine.must_end() || Hook::ALL.into_iter().any(overdue) {
-        engine.flows.each(&engine.platform, |flow| end_wait(engine, flow));
+        engine.flows.each(&engine.platform, |flow| end_wait(&engine, &flow));
     }
 }
 
 /// Has the worker look at a connection again.
-fn look_again(engine: &Shared<Engine>, flow: &Flow) {
+fn look_again(engine: Lent<'_, Engine>, flow: &Flow) {
     flow.mark(Marks::AGAIN);
     engine.worker.wake(engine);
 }
@@ -360,14 +359,14 @@ enum Next {
 }
 
 /// One decision about the front of a queue. False: there is nothing more to do now.
-fn step(engine: &Shared<Engine>, flow: &Shared<Flow>, direction: usize) -> bool {
+fn step(engine: Lent<'_, Engine>, flow: Lent<'_, Flow>, direction: usize) -> bool {
     if flow.is_dead() || !flow.marks().has(Marks::held(direction)) {
         return false;
     }
     let _dispatch = Dispatch::raise(&engine.platform);
     let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
         // Somebody gives one back, and wakes nobody: try again.
-        look_again(engine, flow);
+        look_again(engine, &flow);
         return false;
     };
     let desk = &mut *desk;
@@ -409,8 +408,8 @@ impl Queue {
 
 /// One turn of the worker at one direction.
 struct Step<'c> {
-    engine: &'c Shared<Engine>,
-    flow: &'c Shared<Flow>,
+    engine: Lent<'c, Engine>,
+    flow: Lent<'c, Flow>,
     direction: usize,
     front: Front,
     end: bool,
@@ -431,7 +430,7 @@ impl Step<'_> {
             && link.on_error() == OnError::Block
         {
             link.count_error();
-            abort(engine, self.flow);
+            abort(&engine, &self.flow);
             return false;
         }
         let open = self.front.own || closing || self.flow.marks().has(Marks::ALLOWED);
@@ -454,25 +453,24 @@ impl Step<'_> {
         let bounds = Bounds {
             len: window.len(),
             shown: window.len(),
-            open: window.len(),
             whole: false,
             may_wait: !self.ends() && self.from.is_none() && window.len() < MAX_WINDOW,
             end: self.end,
         };
-        let mut ask = Ask {
+        let ask = Ask {
             engine,
             flow: self.flow,
             direction: self.direction,
             flags: self.front.flags,
-            context,
+            bounds,
             window,
             kept: Kept::Copied,
-            editable: Editable::Yes,
-            holder: holder.as_ref(),
+            holder: holder.as_ref().map_or(0, |holder| holder.id()),
             failed: self.failed,
             inline: false,
         };
-        let (decision, by) = ask.links(links.get(first..).unwrap_or_default(), bounds, stack, changes);
+        let rest = links.get(first..).unwrap_or_default();
+        let (decision, by) = ask.links(rest, &mut context, stack, changes);
         let half = !changes.own.is_empty();
         match decision {
             // Bytes that stay must not be asked about again when what stands in front of them is gone already.
@@ -497,7 +495,7 @@ impl Step<'_> {
                 false
             }
             Decision::Drop => {
-                abort(engine, self.flow);
+                abort(&engine, &self.flow);
                 false
             }
             Decision::Allow => {
@@ -551,7 +549,7 @@ impl Step<'_> {
     /// What can't be injected stays, and is tried again; unless a part of it is gone already, or nobody waits any more.
     fn failed(&self, half: bool) {
         if half || self.engine.must_end() {
-            abort(self.engine, self.flow);
+            abort(&self.engine, &self.flow);
             return;
         }
         let failures = self.queue(|queue| {
@@ -559,7 +557,7 @@ impl Step<'_> {
             queue.failures
         });
         if failures.is_some_and(|failures| failures <= TRIES) {
-            look_again(self.engine, self.flow);
+            look_again(self.engine, &self.flow);
         }
     }
 

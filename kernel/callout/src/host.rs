@@ -4,9 +4,10 @@ use tidegate_abi::{Verdict, errno, helper, limits};
 use tidegate_runtime::{Calls, Link, RunError};
 use tidegate_vm::{Cause, Context, Fault, Host, Memory, Stack};
 
+use crate::ask::Ask;
 use crate::edit::Changes;
 use crate::envelope::Envelope;
-use crate::flow::{Flow, Marks};
+use crate::flow::Marks;
 use crate::search;
 
 /// Which edits of the bytes shown can be carried out.
@@ -50,29 +51,9 @@ pub(crate) struct PacketHost<'r> {
 
 /// What the bytes shown are of.
 pub(crate) enum About<'r> {
-    Stream(Connection<'r>),
+    Stream(&'r Ask<'r>),
     /// A packet of a connection, if its number is not 0, whose envelope may be written on, if it has one.
     Packet(u64, Option<&'r mut Envelope>),
-}
-
-/// What a program can do with the connection around the bytes shown.
-pub(crate) struct Connection<'r> {
-    pub(crate) flow: &'r Flow,
-    /// Of the bytes shown.
-    pub(crate) direction: usize,
-    /// They are shown by classify, not by the worker.
-    pub(crate) inline: bool,
-    /// What is shown is the end of the direction.
-    pub(crate) ends: bool,
-}
-
-impl Connection<'_> {
-    /// Whether a program can send data of its own in a direction: from the worker only if it goes through its queue.
-    fn is_open(&self, direction: usize) -> bool {
-        let marks = self.flow.marks();
-        let open = self.inline || direction == self.direction || marks.has(Marks::held(direction));
-        open && !marks.has(Marks::ended(direction))
-    }
 }
 
 impl<'r> PacketHost<'r> {
@@ -175,13 +156,13 @@ impl<'r> PacketHost<'r> {
     }
 
     fn inject_data(&mut self, direction: u64, data: &[u8], flags: u64) -> Result<(), i64> {
-        let About::Stream(connection) = &self.about else { return Err(errno::EOPNOTSUPP) };
+        let About::Stream(ask) = self.about else { return Err(errno::EOPNOTSUPP) };
         let (direction, end) = (usize::try_from(direction).map_err(|_| errno::EINVAL)?, flags & 1 != 0);
         if direction > 1 {
             return Err(errno::EINVAL);
         }
-        let here = connection.ends && direction == connection.direction;
-        if self.editable != Editable::Yes || !connection.is_open(direction) || (end && !here) {
+        let here = ask.is_end() && direction == ask.direction;
+        if self.editable != Editable::Yes || !ask.is_open(direction) || (end && !here) {
             return Err(errno::EOPNOTSUPP);
         }
         self.changed = true;
@@ -189,8 +170,8 @@ impl<'r> PacketHost<'r> {
     }
 
     fn remove_ahead(&mut self, bytes: u64) -> Result<(), i64> {
-        match &self.about {
-            About::Stream(connection) if self.editable == Editable::Yes && !connection.ends => {
+        match self.about {
+            About::Stream(ask) if self.editable == Editable::Yes && !ask.is_end() => {
                 self.changed = true;
                 self.changes.own.remove_ahead(bytes);
                 Ok(())
@@ -205,9 +186,9 @@ impl<'r> PacketHost<'r> {
             return Ok(0);
         }
         // Only what is known to end has something that ends with it.
-        let makes = match &self.about {
-            About::Stream(connection) if flags & 1 != 0 => {
-                connection.flow.mark(Marks::STORED);
+        let makes = match self.about {
+            About::Stream(ask) if flags & 1 != 0 => {
+                ask.flow.mark(Marks::STORED);
                 true
             }
             _ => false,
@@ -217,9 +198,9 @@ impl<'r> PacketHost<'r> {
 
     /// The connection's number; 0 for none.
     fn flow(&self) -> u64 {
-        match &self.about {
-            About::Stream(connection) => connection.flow.id,
-            About::Packet(flow, _) => *flow,
+        match self.about {
+            About::Stream(ask) => ask.flow.id,
+            About::Packet(flow, _) => flow,
         }
     }
 
@@ -231,8 +212,8 @@ impl<'r> PacketHost<'r> {
     }
 
     fn application(&self, to: &mut [u8]) -> u64 {
-        let path = match &self.about {
-            About::Stream(connection) => &connection.flow.application[..],
+        let path = match self.about {
+            About::Stream(ask) => &ask.flow.get().application[..],
             About::Packet(..) => &[],
         };
         let (copied, rest) = to.split_at_mut(path.len().min(to.len()));

@@ -103,6 +103,9 @@ const OUTBOUND_ICMP_ERROR: Fields = Fields {
     interface: Some(outbound_icmp_error::INTERFACE_INDEX),
 };
 
+/// Stream layers, which come first.
+const STREAMS: usize = 2;
+
 /// Every layer, in the order of [`Hook::ALL`].
 pub(crate) const LAYERS: [Layer; Hook::ALL.len()] = {
     const V4: ADDRESS_FAMILY = ADDRESS_FAMILY::INET;
@@ -304,9 +307,23 @@ impl<'c> Deref for Incoming<'c> {
 }
 
 impl<'c> Incoming<'c> {
-    /// What this classify was given; `None` when its layer is not one of ours.
-    pub(crate) fn new(given: Given<'c>) -> Option<Self> {
-        let layer = LAYERS.iter().find(|layer| layer.id == given.layer())?;
+    /// What this classify of a stream layer was given; `None` when it is not one of ours.
+    #[inline]
+    pub(crate) fn of_stream(given: Given<'c>) -> Option<Self> {
+        let (streams, _) = &LAYERS.split_at(STREAMS);
+        Self::of(given, streams)
+    }
+
+    /// What this classify of a layer of what is sent was given; `None` when it is not one of ours.
+    #[inline]
+    pub(crate) fn of_send(given: Given<'c>) -> Option<Self> {
+        let (_, sends) = &LAYERS.split_at(STREAMS);
+        Self::of(given, sends)
+    }
+
+    #[inline]
+    fn of(given: Given<'c>, layers: &'static [Layer]) -> Option<Self> {
+        let layer = layers.iter().find(|layer| layer.id == given.layer())?;
         Some(Self { layer, given })
     }
 
@@ -549,6 +566,10 @@ mod tests {
         }
     }
 
+    fn incoming(given: Given<'_>) -> Option<Incoming<'_>> {
+        Incoming::of_stream(given).or_else(|| Incoming::of_send(given))
+    }
+
     const DATA: FWPS_STREAM_DATA0 = FWPS_STREAM_DATA0 {
         flags: FWPS_STREAM_FLAG::RECEIVE,
         dataOffset: FWPS_STREAM_DATA_OFFSET0 {
@@ -589,7 +610,7 @@ mod tests {
             meta.flowHandle = 77;
             meta.currentMetadataValues = FWPS_METADATA_FIELD::FLOW_HANDLE;
             // SAFETY: both live through the test.
-            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+            let incoming = incoming(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let (local_addr, remote_addr) = addresses(layer);
             let expected = StreamContext {
                 flow_id: 77,
@@ -631,7 +652,7 @@ mod tests {
                 | FWPS_METADATA_FIELD::IP_HEADER_SIZE
                 | FWPS_METADATA_FIELD::COMPARTMENT_ID;
             // SAFETY: both live through the test.
-            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+            let incoming = incoming(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let (local_addr, remote_addr) = addresses(layer);
             let apart = incoming.is_header_apart();
             let expected = SendContext {
@@ -660,7 +681,7 @@ mod tests {
             let values = given(layer, &mut values);
             let meta = garbage();
             // SAFETY: both live through the test.
-            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+            let incoming = incoming(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let context = incoming.send_context();
             assert_eq!((context.flow_id, context.process_id, context.header_size), (0, 0, 0));
             assert_eq!(context.flags & SEND_RAW, 0);
@@ -681,7 +702,7 @@ mod tests {
             for count in 0..all.len() {
                 let values = given(layer, &mut all[..count]);
                 // SAFETY: both live through the test.
-                let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+                let incoming = incoming(unsafe { Given::new(&values, &meta) }).expect("one of ours");
                 let context = incoming.connection();
                 let seen = |index: usize| index < count;
                 assert_eq!(context.local_port != 0, seen(layer.fields.local_port));
@@ -693,7 +714,7 @@ mod tests {
             }
             let values = given(layer, &mut all);
             // SAFETY: both live through the test.
-            let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+            let incoming = incoming(unsafe { Given::new(&values, &meta) }).expect("one of ours");
             let nothing = SendContext {
                 family: family(incoming.v6()),
                 protocol: layer.protocol.map_or(0, |protocol| u32::from(protocol.0)),
@@ -713,7 +734,7 @@ mod tests {
                 values[index] = direction;
                 let values = given(layer, &mut values);
                 // SAFETY: both live through the test.
-                let incoming = Incoming::new(unsafe { Given::new(&values, &meta) }).expect("one of ours");
+                let incoming = incoming(unsafe { Given::new(&values, &meta) }).expect("one of ours");
                 assert_eq!(incoming.is_outbound(), outbound || layer.fields.direction.is_none());
             }
         }
@@ -724,6 +745,6 @@ mod tests {
         let values = FWPS_INCOMING_VALUES0 { layerId: 99, valueCount: 0, incomingValue: ptr::null_mut() };
         let meta = garbage();
         // SAFETY: both live through the test.
-        assert!(Incoming::new(unsafe { Given::new(&values, &meta) }).is_none());
+        assert!(incoming(unsafe { Given::new(&values, &meta) }).is_none());
     }
 }

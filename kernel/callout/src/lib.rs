@@ -246,7 +246,7 @@ impl Callouts {
             let callout = FWPS_CALLOUT1 {
                 calloutKey: key(hook),
                 flags,
-                classifyFn: Some(classify::classify),
+                classifyFn: Some(if stream { classify::stream } else { classify::send }),
                 notifyFn: Some(classify::notify),
                 flowDeleteFn: if stream { Some(classify::flow_deleted) } else { None },
             };
@@ -286,7 +286,7 @@ impl Callouts {
         callouts.engine.runtime.on_change(Some(Box::new(move || {
             if engine.has_waiting() {
                 engine.changed.store(true, Ordering::Release);
-                engine.worker.wake(&engine);
+                engine.worker.wake(engine.lend());
             }
         })));
         Ok(callouts)
@@ -320,7 +320,7 @@ impl Callouts {
             }
         });
         if waits {
-            engine.worker.wake(engine);
+            engine.worker.wake(engine.lend());
         }
         engine.flows.count(&engine.platform)
     }

@@ -17,7 +17,7 @@ use crate::flow::{Begin, Flow};
 use crate::injection::Failure;
 use crate::layer::{Given, Layer};
 use crate::memory;
-use crate::shared::Shared;
+use crate::shared::Lent;
 
 /// A layer that only tells, and the callout there.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ pub(crate) unsafe extern "system" fn told(
     out.actionType = FWP_ACTION::CONTINUE;
     // SAFETY: `notify` put the instance there, and both values are what this classify was given.
     let (engine, given) = unsafe { (classify::engine_of(filter), Given::new(values, meta)) };
-    let Some(engine) = engine.as_deref() else { return };
+    let Some(engine) = engine else { return };
     let _dispatch = Dispatch::raise(&engine.platform);
     match given.layer() {
         layer::ALE_FLOW_ESTABLISHED_V4 => established(engine, &given, Hook::StreamV4),
@@ -83,7 +83,7 @@ pub(crate) unsafe extern "system" fn told(
 /// A connection was established: when a link waits for it, it gets a context, which makes the stream layer show it.
 ///
 /// Without one it would pass unseen, so when there can be none the links' `on_error` decides.
-fn established(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook) {
+fn established(engine: Lent<'_, Engine>, given: &Given<'_>, hook: Hook) {
     let chain = engine.runtime.chain(hook);
     if engine.is_closing() {
         return;
@@ -102,7 +102,7 @@ fn established(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook) {
     }
 }
 
-fn begin(engine: &Shared<Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Result<(), Failure> {
+fn begin(engine: Lent<'_, Engine>, given: &Given<'_>, hook: Hook, id: u64) -> Result<(), Failure> {
     let application = memory::copied(given.blob(established::ALE_APP_ID))?;
     let layer = Layer::of(hook).id;
     let callout = engine.streams.get(hook.index()).ok_or(Failure::Unfit)?.load(Ordering::Relaxed);

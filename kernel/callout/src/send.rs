@@ -36,7 +36,7 @@ use crate::memory;
 use crate::outcome::SendOutcome;
 use crate::packet::{Packets, Unreadable, View};
 use crate::scratch::Desk;
-use crate::shared::Shared;
+use crate::shared::Lent;
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
@@ -48,7 +48,7 @@ const UNCHANGED: &Plan = &Plan::new();
 
 /// One call of classify at a transport layer.
 struct Send<'c> {
-    engine: &'c Shared<Engine>,
+    engine: Lent<'c, Engine>,
     incoming: &'c Incoming<'c>,
     protocol: IPPROTO,
     editable: Editable,
@@ -78,7 +78,7 @@ struct Else<'l> {
 
 /// Runs the chain on a list of packets and carries its decisions out. DISPATCH_LEVEL.
 pub(crate) fn classify(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     incoming: &Incoming<'_>,
     packets: &Packets<'_>,
     may_write: bool,
@@ -362,7 +362,7 @@ impl Send<'_> {
         self.engine.counters.copied.add_many(len + control_len as usize + header_len as usize);
         self.engine.counters.allocated.add_many(body.allocated() + owner);
         Ok(memory::boxed(SendInjection {
-            engine: Shared::clone(self.engine),
+            engine: self.engine.share(),
             body,
             family: self.incoming.layer.family,
             compartment: self.incoming.compartment_id(),

@@ -1,6 +1,7 @@
 //! A shared pointer of which the allocation can fail, which an `Arc` of stable Rust can't: it ends the machine instead.
 
 use alloc::boxed::Box;
+use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -43,17 +44,60 @@ impl<T> Shared<T> {
     /// The owner that [`Shared::into_raw`] was.
     ///
     /// # Safety
-    /// `value` came from there and is used once; or from [`Shared::as_ptr`], what this returns is never dropped, and another
-    /// owner lives longer.
+    /// `value` came from there and is used once.
     pub(crate) const unsafe fn from_raw(value: NonNull<T>) -> Self {
         Self(value.cast())
+    }
+
+    /// The value, for as long as this owner lives.
+    pub(crate) const fn lend(&self) -> Lent<'_, T> {
+        Lent(self.0, PhantomData)
+    }
+}
+
+/// A shared value that has another owner for as long as 'a.
+pub(crate) struct Lent<'a, T>(NonNull<Counted<T>>, PhantomData<&'a T>);
+
+impl<T> Clone for Lent<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Lent<'_, T> {}
+
+impl<'a, T> Lent<'a, T> {
+    /// # Safety
+    /// `value` came from [`Shared::into_raw`] or [`Shared::as_ptr`], and an owner lives as long as 'a.
+    pub(crate) const unsafe fn from_raw(value: NonNull<T>) -> Self {
+        Self(value.cast(), PhantomData)
+    }
+
+    /// The value.
+    pub(crate) const fn get(self) -> &'a T {
+        // SAFETY: an owner lives as long as 'a.
+        unsafe { &self.0.as_ref().value }
+    }
+
+    /// One more owner.
+    pub(crate) fn share(self) -> Shared<T> {
+        // SAFETY: as above.
+        unsafe { self.0.as_ref() }.owners.fetch_add(1, Ordering::Relaxed);
+        Shared(self.0)
+    }
+}
+
+impl<T> Deref for Lent<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.get()
     }
 }
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
-        self.counted().owners.fetch_add(1, Ordering::Relaxed);
-        Self(self.0)
+        self.lend().share()
     }
 }
 

@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
-use tidegate_abi::control::OnError;
+use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_runtime::{Chain, Held, Link};
 
@@ -24,17 +24,16 @@ use crate::counters::Count;
 use crate::engine::Engine;
 use crate::flow::{Begin, Flow, Marks};
 use crate::held::{self, Arrival};
-use crate::host::Editable;
 use crate::injection::Failure;
 use crate::layer::{self, Incoming};
 use crate::outcome::StreamOutcome;
 use crate::packet::Indicated;
 use crate::scratch::Desk;
-use crate::shared::Shared;
+use crate::shared::{Lent, Shared};
 
 /// One call of classify at a stream layer.
 pub(crate) struct Indication<'c> {
-    pub(crate) incoming: &'c Incoming<'c>,
+    pub(crate) incoming: Incoming<'c>,
     pub(crate) data: Indicated<'c>,
     /// Bytes that a callout above took before these.
     pub(crate) missed: usize,
@@ -59,7 +58,6 @@ impl Indication<'_> {
         Bounds {
             len,
             shown: len.min(MAX_WINDOW),
-            open: len.min(MAX_WINDOW),
             whole,
             may_wait: !whole && !last && len < MAX_WINDOW,
             end: self.has(FWPS_STREAM_FLAG::DISCONNECT),
@@ -69,10 +67,6 @@ impl Indication<'_> {
     /// 0 outbound, 1 inbound.
     fn direction(&self) -> usize {
         usize::from(self.has(FWPS_STREAM_FLAG::RECEIVE_FAMILY))
-    }
-
-    fn editable(&self) -> Editable {
-        if self.has(FWPS_STREAM_FLAG::ABORT) { Editable::No } else { Editable::Yes }
     }
 
     /// Flags of what is injected in its place.
@@ -86,9 +80,9 @@ impl Indication<'_> {
 /// Most data meets nothing but the links: all else is out of line, so that they cost little more than themselves.
 #[inline]
 pub(crate) fn classify(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
-    flow: Option<&Shared<Flow>>,
+    flow: Option<Lent<'_, Flow>>,
 ) -> StreamOutcome {
     let chain = engine.runtime.chain(indication.incoming.layer.hook);
     let met;
@@ -97,23 +91,25 @@ pub(crate) fn classify(
         None => match first(engine, indication, &chain) {
             Ok(flow) => {
                 met = flow;
-                &met
+                met.lend()
             }
             Err(outcome) => return outcome,
         },
     };
-    let marks = flow.marks();
-    let waited = if marks.is_empty() && !engine.is_closing() && !indication.has(FWPS_STREAM_FLAG::ABORT) {
-        Ok(None)
-    } else {
-        marked(engine, indication, flow, marks)
-    };
-    let outcome = match waited {
-        Ok(waited) => decide(engine, indication, flow, &chain, waited.as_ref().map(Held::link)),
-        Err(outcome) => outcome,
+    let (marks, mut waited) = (flow.marks(), None);
+    let (known, holder) =
+        if marks.is_empty() && !engine.is_closing() && !indication.has(FWPS_STREAM_FLAG::ABORT) {
+            (None, 0)
+        } else {
+            let known = marked(engine, indication, flow, marks, &mut waited);
+            (known, waited.as_ref().map_or(0, |waited| waited.link().id()))
+        };
+    let outcome = match known {
+        None => decide(engine, indication, flow, &chain, holder),
+        Some(outcome) => outcome,
     };
     if indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) {
-        return last(indication, flow, outcome);
+        return last(indication, &flow, outcome);
     }
     outcome
 }
@@ -122,7 +118,7 @@ pub(crate) fn classify(
 #[cold]
 #[inline(never)]
 fn first(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
     chain: &Chain,
 ) -> Result<Shared<Flow>, StreamOutcome> {
@@ -148,39 +144,33 @@ fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> Str
 }
 
 /// What stands against asking the links, for a connection of which something is kept, for a reset and for the time of an
-/// unload: the answer without them, or the link that waited for the data, if one did.
+/// unload: the answer without them. `waited` becomes the link that waited for the data, if one did.
 #[cold]
 #[inline(never)]
 fn marked(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
-    flow: &Shared<Flow>,
+    flow: Lent<'_, Flow>,
     marks: Marks,
-) -> Result<Option<Held>, StreamOutcome> {
+    waited: &mut Option<Held>,
+) -> Option<StreamOutcome> {
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
-        held::give_up(engine, flow);
-        return Ok(None);
+        held::give_up(&engine, &flow);
+        return None;
     }
     let direction = indication.direction();
-    let mut waited = None;
     if marks.has(Marks::waits(direction)) {
         // What it waited for is here, as far as it comes.
-        waited = flow.side(direction, &engine.platform, |side| side.waits.take());
+        *waited = flow.side(direction, &engine.platform, |side| side.waits.take());
         flow.unmark(Marks::waits(direction));
     }
-    if !marks.is_empty()
-        && let Some(outcome) = look(engine, indication, flow, marks)
-    {
-        return Err(outcome);
-    }
-    if engine.is_closing() {
-        return Err(StreamOutcome::Permit(indication.data.dataLength));
-    }
-    Ok(waited)
+    let known = if marks.is_empty() { None } else { look(engine, indication, flow, marks) };
+    let pass = StreamOutcome::Permit(indication.data.dataLength);
+    known.or_else(|| engine.is_closing().then_some(pass))
 }
 
 /// A context for a connection that was there before it could be seen.
-fn meet(engine: &Shared<Engine>, indication: &Indication<'_>) -> Result<Shared<Flow>, Failure> {
+fn meet(engine: Lent<'_, Engine>, indication: &Indication<'_>) -> Result<Shared<Flow>, Failure> {
     let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
     let layer = indication.incoming.layer.id;
     let callout = indication.callout;
@@ -195,9 +185,9 @@ fn meet(engine: &Shared<Engine>, indication: &Indication<'_>) -> Result<Shared<F
 
 /// What is to be done before anybody is asked: `None` when nothing stands against it.
 fn look(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
-    flow: &Shared<Flow>,
+    flow: Lent<'_, Flow>,
     marks: Marks,
 ) -> Option<StreamOutcome> {
     let (direction, platform) = (indication.direction(), &engine.platform);
@@ -225,7 +215,7 @@ fn look(
             return Some(StreamOutcome::Block(removed));
         }
     }
-    marks.has(Marks::ALLOWED).then(|| allow(engine, flow, len))
+    marks.has(Marks::ALLOWED).then(|| allow(&engine, &flow, len))
 }
 
 /// The answer for a connection that no program wants to see more of: what is kept of it goes first.
@@ -236,14 +226,14 @@ fn allow(engine: &Engine, flow: &Flow, len: usize) -> StreamOutcome {
 
 /// Puts the indication into its direction's queue.
 fn keep(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
-    flow: &Shared<Flow>,
+    flow: Lent<'_, Flow>,
     holder: Option<(&Arc<Link>, usize)>,
 ) -> StreamOutcome {
     let Ok(view) = indication.data.view() else {
         engine.counters.unreadable.add();
-        held::give_up(engine, flow);
+        held::give_up(&engine, &flow);
         return StreamOutcome::Drop;
     };
     let arrival = Arrival {
@@ -257,7 +247,7 @@ fn keep(
         Ok(()) => StreamOutcome::Block(indication.data.dataLength),
         Err(held::Overflow) => {
             engine.counters.overflowed.add();
-            held::give_up(engine, flow);
+            held::give_up(&engine, &flow);
             StreamOutcome::Drop
         }
     }
@@ -266,11 +256,11 @@ fn keep(
 /// Asks the links.
 #[inline]
 fn decide(
-    engine: &Shared<Engine>,
+    engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
-    flow: &Shared<Flow>,
+    flow: Lent<'_, Flow>,
     chain: &Chain,
-    waited: Option<&Arc<Link>>,
+    holder: Id,
 ) -> StreamOutcome {
     let (links, bounds) = (chain.links(), indication.bounds());
     let pass = StreamOutcome::Permit(bounds.len);
@@ -293,23 +283,23 @@ fn decide(
     let Ok(window) = window else {
         return unshown(&engine.counters.unreadable, links, pass);
     };
-    let mut ask = Ask {
+    let ask = Ask {
         engine,
         flow,
         direction: indication.direction(),
-        flags: indication.injected(),
-        context: layer::indication(&flow.context, &indication.data, indication.missed),
+        flags: indication.data.flags,
+        bounds,
         window,
         kept: if snapshot { Kept::Copied } else { Kept::Shared(indication.data) },
-        editable: indication.editable(),
-        holder: waited,
+        holder,
         failed: 0,
         inline: true,
     };
-    let (decision, by) = ask.links(links, bounds, stack, changes);
+    let mut context = layer::indication(&flow.get().context, &indication.data, indication.missed);
+    let (decision, by) = ask.links(links, &mut context, stack, changes);
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) if !snapshot => StreamOutcome::Permit(cover),
-        decision => carry_out(&ask, indication, chain, bounds, decision, by),
+        decision => carry_out(&ask, indication, chain, decision, by),
     }
 }
 
@@ -333,11 +323,10 @@ fn carry_out(
     ask: &Ask<'_>,
     indication: &Indication<'_>,
     chain: &Chain,
-    bounds: Bounds,
     decision: Decision,
     by: Option<&Arc<Link>>,
 ) -> StreamOutcome {
-    let Ask { engine, flow, direction, .. } = *ask;
+    let Ask { engine, flow, direction, bounds, .. } = *ask;
     let (links, snapshot) = (chain.links(), chain.is_snapshot());
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) => {
@@ -360,7 +349,7 @@ fn carry_out(
         }
         Decision::Hold(seen) => keep(engine, indication, flow, by.map(|by| (by, seen))),
         Decision::Drop => {
-            held::give_up(engine, flow);
+            held::give_up(&engine, &flow);
             StreamOutcome::Drop
         }
         Decision::Allow => {
@@ -372,7 +361,7 @@ fn carry_out(
             if snapshot {
                 return sealed(ask, links, bounds.shown, &bounds);
             }
-            allow(engine, flow, bounds.len)
+            allow(&engine, &flow, bounds.len)
         }
     }
 }

@@ -10,7 +10,7 @@ use tidegate_runtime::{Platform, Spin};
 use crate::engine::Engine;
 use crate::held;
 use crate::injection::SendList;
-use crate::shared::Shared;
+use crate::shared::{Lent, Shared};
 use crate::wake::Wake;
 
 /// `DelayedWorkQueue`.
@@ -35,7 +35,7 @@ impl Worker {
     }
 
     /// Injects packets later, behind those that wait. IRQL <= DISPATCH_LEVEL.
-    pub(crate) fn send(&self, engine: &Shared<Engine>, packets: SendList) {
+    pub(crate) fn send(&self, engine: Lent<'_, Engine>, packets: SendList) {
         self.sends.with(&engine.platform, |sends| sends.append(packets));
         self.wake(engine);
     }
@@ -48,9 +48,9 @@ impl Worker {
     }
 
     /// Has it look at everything that waits, soon. IRQL <= DISPATCH_LEVEL.
-    pub(crate) fn wake(&self, engine: &Shared<Engine>) {
+    pub(crate) fn wake(&self, engine: Lent<'_, Engine>) {
         if self.wake.wake() {
-            let context = Shared::into_raw(Shared::clone(engine)).cast_mut().cast();
+            let context = Shared::into_raw(engine.share()).cast_mut().cast();
             // SAFETY: the item is freed only when the worker is idle, and `wake` says that it is not in the system's queue.
             unsafe { IoQueueWorkItem(self.work_item, Some(work), DELAYED, context) };
         }
@@ -67,7 +67,7 @@ unsafe extern "system" fn work(_device: *mut c_void, context: *mut c_void) {
     let engine = unsafe { Shared::from_raw(engine) };
     engine.worker.wake.run(|| {
         send_all(&engine);
-        held::work(&engine);
+        held::work(engine.lend());
     });
 }
 
