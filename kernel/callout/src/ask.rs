@@ -27,21 +27,6 @@ use crate::memory;
 use crate::packet::Indicated;
 use crate::shared::Lent;
 
-/// What the bytes allow to be decided.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// Bytes there are.
-    pub(crate) len: usize,
-    /// Bytes shown to programs: the first of those.
-    pub(crate) shown: usize,
-    /// All of the bytes have to be decided on at once.
-    pub(crate) whole: bool,
-    /// More data can come.
-    pub(crate) may_wait: bool,
-    /// The direction ends behind these bytes.
-    pub(crate) end: bool,
-}
-
 /// What was decided. Numbers are bytes from the first one shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -73,14 +58,17 @@ pub(crate) enum Kept<'c> {
 
 /// Bytes of a stream that links are asked about.
 pub(crate) struct Ask<'c> {
-    pub(crate) engine: Lent<'c, Engine>,
     pub(crate) flow: Lent<'c, Flow>,
-    /// 0 outbound, 1 inbound.
-    pub(crate) direction: usize,
-    /// What they came with.
+    /// What they came with, and whether the direction ends behind them.
     pub(crate) flags: FWPS_STREAM_FLAG,
-    pub(crate) bounds: Bounds,
+    /// Bytes there are.
+    pub(crate) len: usize,
+    /// Those that are shown to programs: the first.
     pub(crate) window: &'c [u8],
+    /// All of the bytes have to be decided on at once.
+    pub(crate) whole: bool,
+    /// More data can come.
+    pub(crate) may_wait: bool,
     pub(crate) kept: Kept<'c>,
     /// The link that keeps the bytes back, or waited for them; 0 for none.
     pub(crate) holder: Id,
@@ -90,7 +78,7 @@ pub(crate) struct Ask<'c> {
     pub(crate) inline: bool,
 }
 
-impl Ask<'_> {
+impl<'c> Ask<'c> {
     /// Asks the links one by one, and carries out what a decision injects. Gives back the link that decided.
     #[inline(always)]
     pub(crate) fn links<'l>(
@@ -101,14 +89,16 @@ impl Ask<'_> {
         changes: &mut Changes,
     ) -> (Decision, Option<&'l Arc<Link>>) {
         // Bytes that may be decided on: those that every link before has seen enough of.
-        let mut open = self.bounds.shown;
-        let Some(first) = links.first() else { return (Decision::Next(open), None) };
+        let mut open = self.window.len();
+        let Some(first) = links.first() else {
+            changes.clear();
+            return (Decision::Next(open), None);
+        };
         let mut flags = context.flags;
-        if !self.bounds.may_wait {
+        if !self.may_wait {
             flags |= STREAM_NO_MORE_DATA;
         }
-        let (about, editable) = (About::Stream(self), self.editable());
-        let mut host = PacketHost::new(Calls::new(first), about, self.window, editable, changes);
+        let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
         for link in links {
             if (link.is_draining() && !self.may_end(link)) || link.id() == self.failed {
                 continue;
@@ -117,12 +107,12 @@ impl Ask<'_> {
             context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
             (context.bytes_enforced, context.bytes_required) = (0, 0);
             let verdict = host.run(link, stack, context).ok();
-            let wants_more = host.has_changes() || context.bytes_enforced != 0;
+            let wants_more = host.changes().is_touched() || context.bytes_enforced != 0;
             let decision = match verdict {
                 // What `judge` says too.
                 Some(Verdict::Continue) if !wants_more => continue,
                 Some(Verdict::Permit) if !wants_more => Decision::Permit(open),
-                Some(Verdict::Block) if !wants_more && !self.bounds.end => Decision::Block(open),
+                Some(Verdict::Block) if !wants_more && !self.ends() => Decision::Block(open),
                 verdict => self.decide(link, verdict, context, open, &mut host),
             };
             match decision {
@@ -133,6 +123,21 @@ impl Ask<'_> {
         (Decision::Next(open), None)
     }
 
+    /// Whose flow it is.
+    pub(crate) fn engine(&self) -> Lent<'c, Engine> {
+        self.flow.get().engine.lend()
+    }
+
+    /// 0 outbound, 1 inbound.
+    pub(crate) fn direction(&self) -> usize {
+        usize::from(self.flags.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY))
+    }
+
+    /// Whether the direction ends behind the bytes.
+    pub(crate) fn ends(&self) -> bool {
+        self.flags.has_any(FWPS_STREAM_FLAG::DISCONNECT)
+    }
+
     /// Whether a link that is being detached is asked: it keeps these bytes, and has time left.
     #[cold]
     #[inline(never)]
@@ -141,19 +146,19 @@ impl Ask<'_> {
     }
 
     /// A reset can't be edited.
-    fn editable(&self) -> Editable {
+    pub(crate) fn editable(&self) -> Editable {
         if self.flags.has_any(FWPS_STREAM_FLAG::ABORT) { Editable::No } else { Editable::Yes }
     }
 
     /// Whether what is shown is the end of the direction.
     pub(crate) fn is_end(&self) -> bool {
-        self.bounds.end && self.bounds.len == 0
+        self.ends() && self.len == 0
     }
 
     /// Whether a program can send data of its own in a direction: from the worker only if it goes through its queue.
     pub(crate) fn is_open(&self, direction: usize) -> bool {
         let marks = self.flow.marks();
-        let open = self.inline || direction == self.direction || marks.has(Marks::held(direction));
+        let open = self.inline || direction == self.direction() || marks.has(Marks::held(direction));
         open && !marks.has(Marks::ended(direction))
     }
 
@@ -171,7 +176,7 @@ impl Ask<'_> {
             None => Err(()),
             Some(verdict) => {
                 let (injects, changes) = (host.injects(), host.changes());
-                let decision = judge(verdict, context, injects, changes, &self.bounds, open);
+                let decision = self.judge(verdict, context, injects, changes, open);
                 let done = decision.and_then(|decision| self.carry_out(decision, changes));
                 done.or_else(|failure| {
                     link.count_failed(verdict);
@@ -193,7 +198,7 @@ impl Ask<'_> {
     }
 
     fn carry_out(&self, decision: Decision, changes: &Changes) -> Result<Decision, Failure> {
-        let Changes { edits, clone, own } = changes;
+        let Changes { edits, clone, own, .. } = changes;
         let goes_on = !matches!(decision, Decision::NeedMore(_) | Decision::Hold(_) | Decision::Drop);
         if matches!(decision, Decision::Hold(_)) && self.editable() != Editable::Yes {
             return Err(Failure::Unfit);
@@ -219,8 +224,8 @@ impl Ask<'_> {
         edited.map_err(|failure| after(half, failure))?;
         if goes_on && own.ahead() > 0 {
             let longer = |side: &mut Side| side.ahead = side.ahead.max(own.ahead());
-            self.flow.side(self.direction, &self.engine.platform, longer);
-            self.flow.mark(Marks::ahead(self.direction));
+            self.flow.side(self.direction(), &self.engine().platform, longer);
+            self.flow.mark(Marks::ahead(self.direction()));
         }
         Ok(decision)
     }
@@ -232,16 +237,16 @@ impl Ask<'_> {
 
     /// Injects a program's own data.
     fn send_own(&self, direction: usize, data: &[u8], end: bool) -> Result<(), Failure> {
-        let same = direction == self.direction;
+        let same = direction == self.direction();
         let mut flags = if direction == 0 { FWPS_STREAM_FLAG::SEND } else { FWPS_STREAM_FLAG::RECEIVE };
         if !same && self.flow.marks().has(Marks::held(direction)) {
-            return held::keep_own(self.engine, &self.flow, direction, data, flags);
+            return held::keep_own(self.engine(), &self.flow, direction, data, flags);
         }
         if end {
             flags |= disconnect(direction);
         }
         let bytes = memory::copied(data)?;
-        self.engine.counters.copied.add_many(data.len());
+        self.engine().counters.copied.add_many(data.len());
         let mut body = Body::new(bytes);
         body.push_new(0..data.len())?;
         self.inject(body, flags)?;
@@ -258,7 +263,7 @@ impl Ask<'_> {
             Kept::Copied => return self.copy(plan, cover),
         };
         let new = memory::copied(plan.new_bytes())?;
-        self.engine.counters.copied.add_many(new.len());
+        self.engine().counters.copied.add_many(new.len());
         let mut body = Body::new(new);
         for piece in plan.pieces(cover) {
             match piece {
@@ -288,7 +293,7 @@ impl Ask<'_> {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
             free = behind;
         }
-        self.engine.counters.copied.add_many(len);
+        self.engine().counters.copied.add_many(len);
         let mut body = Body::new(bytes);
         if len > 0 {
             body.push_new(0..len)?;
@@ -304,13 +309,13 @@ impl Ask<'_> {
 
     /// Injects the end of the direction.
     pub(crate) fn end(&self) -> Result<(), Failure> {
-        let flags = self.injected() | disconnect(self.direction);
+        let flags = self.injected() | disconnect(self.direction());
         if self.flow.is_dead() {
             return Err(Failure::Refused);
         }
         let Flow { id, callout, layer, .. } = *self.flow;
-        StreamEnd { flow: id, callout, layer, flags }.inject(&self.engine)?;
-        self.flow.mark(Marks::ended(self.direction));
+        StreamEnd { flow: id, callout, layer, flags }.inject(&self.engine())?;
+        self.flow.mark(Marks::ended(self.direction()));
         Ok(())
     }
 
@@ -321,10 +326,10 @@ impl Ask<'_> {
         if self.flow.is_dead() {
             return Err(Failure::Refused);
         }
-        body.finish(self.engine.handles.pool)?;
-        self.engine.counters.allocated.add_many(body.allocated() + size_of::<StreamInjection>());
+        body.finish(self.engine().handles.pool)?;
+        self.engine().counters.allocated.add_many(body.allocated() + size_of::<StreamInjection>());
         let injection = memory::boxed(StreamInjection {
-            engine: self.engine.share(),
+            engine: self.engine().share(),
             body,
             flow: self.flow.id,
             callout: self.flow.callout,
@@ -333,79 +338,79 @@ impl Ask<'_> {
         })?;
         match injection.inject() {
             Ok(()) => {
-                self.engine.counters.injected.add();
+                self.engine().counters.injected.add();
                 Ok(())
             }
             Err(_) => {
-                self.engine.counters.refused.add();
+                self.engine().counters.refused.add();
                 Err(Failure::Refused)
             }
         }
     }
-}
 
-const fn disconnect(direction: usize) -> FWPS_STREAM_FLAG {
-    if direction == 0 { FWPS_STREAM_FLAG::SEND_DISCONNECT } else { FWPS_STREAM_FLAG::RECEIVE_DISCONNECT }
-}
-
-/// What a verdict comes to.
-///
-/// # Errors
-/// The verdict can't be carried out on these bytes: an error of the link.
-fn judge(
-    verdict: Verdict,
-    context: &StreamContext,
-    injects: bool,
-    changes: &Changes,
-    bounds: &Bounds,
-    open: usize,
-) -> Result<Decision, Failure> {
-    let Changes { edits, clone, own } = changes;
-    let plan = if injects { clone } else { edits };
-    let cover = match context.bytes_enforced as usize {
-        0 => open,
-        bytes if bytes > bounds.shown || (bounds.whole && bytes < bounds.shown) => {
-            return Err(Failure::Unfit);
+    /// What a verdict comes to.
+    ///
+    /// # Errors
+    /// The verdict can't be carried out on these bytes: an error of the link.
+    fn judge(
+        &self,
+        verdict: Verdict,
+        context: &StreamContext,
+        injects: bool,
+        changes: &Changes,
+        open: usize,
+    ) -> Result<Decision, Failure> {
+        let (Changes { edits, clone, own, .. }, shown) = (changes, self.window.len());
+        let plan = if injects { clone } else { edits };
+        let cover = match context.bytes_enforced as usize {
+            0 => open,
+            bytes if bytes > shown || (self.whole && bytes < shown) => {
+                return Err(Failure::Unfit);
+            }
+            bytes => bytes.min(open),
+        };
+        let decision = match verdict {
+            Verdict::Block if injects => Decision::Clone(cover),
+            _ if injects => return Err(Failure::Unfit),
+            Verdict::Continue | Verdict::Permit if !plan.is_empty() => Decision::Edit(cover),
+            // As with edits: what was sent must not be asked for again when a link behind wants to wait.
+            Verdict::Continue if !own.is_empty() => Decision::Permit(cover),
+            Verdict::Continue => Decision::Next(cover),
+            Verdict::Permit => Decision::Permit(cover),
+            Verdict::Block => Decision::Block(cover),
+            Verdict::NeedMoreData if !self.may_wait => return Err(Failure::Unfit),
+            Verdict::NeedMoreData => {
+                // One more byte at least, and not more than a window holds.
+                let room = MAX_WINDOW.saturating_sub(shown);
+                Decision::NeedMore((context.bytes_required as usize).min(room).max(1))
+            }
+            Verdict::Pend => Decision::Hold(open),
+            Verdict::DropConnection => Decision::Drop,
+            Verdict::AllowConnection => Decision::Allow,
+        };
+        match decision {
+            Decision::Edit(_) | Decision::Clone(_) if plan.end() > cover || own.ends() => Err(Failure::Unfit),
+            // The end that comes together with bytes can't be kept when they are taken out.
+            Decision::Edit(_) | Decision::Clone(_) | Decision::Block(_)
+                if self.ends() && self.len > 0 && cover == self.len =>
+            {
+                Err(Failure::Unfit)
+            }
+            // What follows begins behind all bytes that were shown.
+            Decision::Next(cover)
+            | Decision::Permit(cover)
+            | Decision::Edit(cover)
+            | Decision::Clone(cover)
+            | Decision::Block(cover)
+                if own.ahead() > 0 && cover < shown =>
+            {
+                Err(Failure::Unfit)
+            }
+            decision => Ok(decision),
         }
-        bytes => bytes.min(open),
-    };
-    let decision = match verdict {
-        Verdict::Block if injects => Decision::Clone(cover),
-        _ if injects => return Err(Failure::Unfit),
-        Verdict::Continue | Verdict::Permit if !plan.is_empty() => Decision::Edit(cover),
-        // As with edits: what was sent must not be asked for again when a link behind wants to wait.
-        Verdict::Continue if !own.is_empty() => Decision::Permit(cover),
-        Verdict::Continue => Decision::Next(cover),
-        Verdict::Permit => Decision::Permit(cover),
-        Verdict::Block => Decision::Block(cover),
-        Verdict::NeedMoreData if !bounds.may_wait => return Err(Failure::Unfit),
-        Verdict::NeedMoreData => {
-            // One more byte at least, and not more than a window holds.
-            let room = MAX_WINDOW.saturating_sub(bounds.shown);
-            Decision::NeedMore((context.bytes_required as usize).min(room).max(1))
-        }
-        Verdict::Pend => Decision::Hold(open),
-        Verdict::DropConnection => Decision::Drop,
-        Verdict::AllowConnection => Decision::Allow,
-    };
-    match decision {
-        Decision::Edit(_) | Decision::Clone(_) if plan.end() > cover || own.ends() => Err(Failure::Unfit),
-        // The end that comes together with bytes can't be kept when they are taken out.
-        Decision::Edit(_) | Decision::Clone(_) | Decision::Block(_)
-            if bounds.end && bounds.len > 0 && cover == bounds.len =>
-        {
-            Err(Failure::Unfit)
-        }
-        // What follows begins behind all bytes that were shown.
-        Decision::Next(cover)
-        | Decision::Permit(cover)
-        | Decision::Edit(cover)
-        | Decision::Clone(cover)
-        | Decision::Block(cover)
-            if own.ahead() > 0 && cover < bounds.shown =>
-        {
-            Err(Failure::Unfit)
-        }
-        decision => Ok(decision),
     }
+}
+
+pub(crate) const fn disconnect(direction: usize) -> FWPS_STREAM_FLAG {
+    if direction == 0 { FWPS_STREAM_FLAG::SEND_DISCONNECT } else { FWPS_STREAM_FLAG::RECEIVE_DISCONNECT }
 }

@@ -127,6 +127,8 @@ pub(crate) struct Own {
 
 /// What one run wants changed.
 pub(crate) struct Changes {
+    /// There may be something.
+    touched: bool,
     /// Of the bytes shown.
     pub(crate) edits: Plan,
     /// Of the program's clone.
@@ -138,14 +140,30 @@ pub(crate) struct Changes {
 impl Changes {
     /// Nothing.
     pub(crate) const fn new() -> Self {
-        Self { edits: Plan::new(), clone: Plan::new(), own: Own::new() }
+        Self { touched: false, edits: Plan::new(), clone: Plan::new(), own: Own::new() }
+    }
+
+    /// The same, for whoever changes something.
+    pub(crate) fn touch(&mut self) -> &mut Self {
+        self.touched = true;
+        self
+    }
+
+    /// Whether there may be something.
+    #[inline]
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched
     }
 
     /// Forgets everything.
+    #[inline]
     pub(crate) fn clear(&mut self) {
-        self.edits.clear();
-        self.clone.clear();
-        self.own.clear();
+        if self.touched {
+            self.touched = false;
+            self.edits.clear();
+            self.clone.clear();
+            self.own.clear();
+        }
     }
 }
 

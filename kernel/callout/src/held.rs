@@ -24,7 +24,7 @@ use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
 use tidegate_abi::{Hook, StreamContext};
 use tidegate_runtime::{Held, Link};
 
-use crate::ask::{Ask, Bounds, Decision, Kept};
+use crate::ask::{self, Ask, Decision, Kept};
 use crate::engine::{Dispatch, Engine};
 use crate::flow::{Flow, Marks};
 use crate::injection::Failure;
@@ -450,20 +450,14 @@ impl Step<'_> {
                 context.flags |= flag;
             }
         }
-        let bounds = Bounds {
+        let end = if self.end { ask::disconnect(self.direction) } else { FWPS_STREAM_FLAG::NONE };
+        let ask = Ask {
+            flow: self.flow,
+            flags: self.front.flags | end,
             len: window.len(),
-            shown: window.len(),
+            window,
             whole: false,
             may_wait: !self.ends() && self.from.is_none() && window.len() < MAX_WINDOW,
-            end: self.end,
-        };
-        let ask = Ask {
-            engine,
-            flow: self.flow,
-            direction: self.direction,
-            flags: self.front.flags,
-            bounds,
-            window,
             kept: Kept::Copied,
             holder: holder.as_ref().map_or(0, |holder| holder.id()),
             failed: self.failed,

@@ -40,38 +40,33 @@ const _: () = assert!(limits::MAX_CLONES == 1);
 pub(crate) struct PacketHost<'r> {
     calls: Calls<'r>,
     about: About<'r>,
-    window: &'r [u8],
-    editable: Editable,
     changes: &'r mut Changes,
-    /// Something was recorded in `changes`, or there was a clone.
-    changed: bool,
     clone: Clone,
     scan_left: usize,
 }
 
-/// What the bytes shown are of.
+/// What is shown.
 pub(crate) enum About<'r> {
     Stream(&'r Ask<'r>),
-    /// A packet of a connection, if its number is not 0, whose envelope may be written on, if it has one.
-    Packet(u64, Option<&'r mut Envelope>),
+    Packet {
+        window: &'r [u8],
+        /// Number of its connection; 0 for none.
+        flow: u64,
+        editable: Editable,
+        /// What its envelope becomes, if it has one.
+        envelope: Option<&'r mut Envelope>,
+    },
 }
 
 impl<'r> PacketHost<'r> {
-    /// A host for runs that are shown `window`; `calls` are those of the first. What is recorded in `changes` is forgotten.
+    /// A host for runs that are shown something; `calls` are those of the first. What `changes` has is forgotten.
     #[inline]
-    pub(crate) fn new(
-        calls: Calls<'r>,
-        about: About<'r>,
-        window: &'r [u8],
-        editable: Editable,
-        changes: &'r mut Changes,
-    ) -> Self {
+    pub(crate) fn new(calls: Calls<'r>, about: About<'r>, changes: &'r mut Changes) -> Self {
         changes.clear();
-        let scan_left = limits::MAX_SCAN;
-        Self { calls, about, window, editable, changes, changed: false, clone: Clone::None, scan_left }
+        Self { calls, about, changes, clone: Clone::None, scan_left: limits::MAX_SCAN }
     }
 
-    /// Runs a link. What the run before recorded was forgotten.
+    /// Runs a link. What the run before wanted changed was forgotten.
     #[inline(always)]
     pub(crate) fn run<C: Context>(
         &mut self,
@@ -81,24 +76,35 @@ impl<'r> PacketHost<'r> {
     ) -> Result<Verdict, RunError> {
         self.calls.turn_to(link);
         self.scan_left = limits::MAX_SCAN;
-        let window = self.window;
+        let window = self.window();
         link.run(self, stack, context, window)
     }
 
-    /// Whether a run may want something changed.
-    pub(crate) fn has_changes(&self) -> bool {
-        self.changed
+    #[inline]
+    fn window(&self) -> &'r [u8] {
+        match self.about {
+            About::Stream(ask) => ask.window,
+            About::Packet { window, .. } => window,
+        }
     }
 
-    /// What it wants changed.
+    fn editable(&self) -> Editable {
+        match self.about {
+            About::Stream(ask) => ask.editable(),
+            About::Packet { editable, .. } => editable,
+        }
+    }
+
+    /// What the run wants changed.
+    #[inline]
     pub(crate) fn changes(&self) -> &Changes {
         self.changes
     }
 
-    /// Forgets what it wanted changed.
+    /// Forgets what it wants changed.
     pub(crate) fn forget(&mut self) {
         self.changes.clear();
-        (self.changed, self.clone) = (false, Clone::None);
+        self.clone = Clone::None;
     }
 
     /// Whether the program wants its clone injected.
@@ -114,7 +120,7 @@ impl<'r> PacketHost<'r> {
 
     fn find(&mut self, offset: u64, pattern: u64, size: u64, memory: &Memory<'_>) -> Result<u64, Fault> {
         let pattern = memory.read(pattern, size_of_memory(size)?)?;
-        let behind = usize::try_from(offset).ok().and_then(|offset| self.window.get(offset..));
+        let behind = usize::try_from(offset).ok().and_then(|offset| self.window().get(offset..));
         let Some(behind) = behind else { return Ok(negated(errno::ENOENT)) };
         // To look at a long pattern is work too, where there is little to look through.
         self.scan(behind.len().max(pattern.len()))?;
@@ -125,7 +131,7 @@ impl<'r> PacketHost<'r> {
         let size = size_of_memory(size)?;
         self.scan(size)?;
         let to = if size == 0 { &mut [] } else { memory.write(to, size)? };
-        let from = usize::try_from(offset).ok().and_then(|offset| self.window.get(offset..)?.get(..size));
+        let from = usize::try_from(offset).ok().and_then(|offset| self.window().get(offset..)?.get(..size));
         match from {
             Some(from) if from.len() == to.len() => {
                 to.copy_from_slice(from);
@@ -139,7 +145,7 @@ impl<'r> PacketHost<'r> {
     }
 
     fn edit(&mut self, of: Of, offset: u64, remove: u64, new: &[u8]) -> Result<(), i64> {
-        let possible = match self.editable {
+        let possible = match self.editable() {
             Editable::No => false,
             Editable::SameLength => remove == new.len() as u64,
             Editable::Yes => true,
@@ -147,12 +153,12 @@ impl<'r> PacketHost<'r> {
         if !possible {
             return Err(errno::EOPNOTSUPP);
         }
-        self.changed = true;
+        let (shown, changes) = (self.window().len(), self.changes.touch());
         let plan = match of {
-            Of::Shown => &mut self.changes.edits,
-            Of::Clone => &mut self.changes.clone,
+            Of::Shown => &mut changes.edits,
+            Of::Clone => &mut changes.clone,
         };
-        plan.record(self.window.len(), offset, remove, new)
+        plan.record(shown, offset, remove, new)
     }
 
     fn inject_data(&mut self, direction: u64, data: &[u8], flags: u64) -> Result<(), i64> {
@@ -161,19 +167,17 @@ impl<'r> PacketHost<'r> {
         if direction > 1 {
             return Err(errno::EINVAL);
         }
-        let here = ask.is_end() && direction == ask.direction;
-        if self.editable != Editable::Yes || !ask.is_open(direction) || (end && !here) {
+        let here = ask.is_end() && direction == ask.direction();
+        if self.editable() != Editable::Yes || !ask.is_open(direction) || (end && !here) {
             return Err(errno::EOPNOTSUPP);
         }
-        self.changed = true;
-        self.changes.own.send(direction, data, end)
+        self.changes.touch().own.send(direction, data, end)
     }
 
     fn remove_ahead(&mut self, bytes: u64) -> Result<(), i64> {
         match self.about {
-            About::Stream(ask) if self.editable == Editable::Yes && !ask.is_end() => {
-                self.changed = true;
-                self.changes.own.remove_ahead(bytes);
+            About::Stream(ask) if self.editable() == Editable::Yes && !ask.is_end() => {
+                self.changes.touch().own.remove_ahead(bytes);
                 Ok(())
             }
             _ => Err(errno::EOPNOTSUPP),
@@ -200,13 +204,13 @@ impl<'r> PacketHost<'r> {
     fn flow(&self) -> u64 {
         match self.about {
             About::Stream(ask) => ask.flow.id,
-            About::Packet(flow, _) => flow,
+            About::Packet { flow, .. } => flow,
         }
     }
 
     fn envelope(&mut self) -> Result<&mut Envelope, i64> {
         match &mut self.about {
-            About::Packet(_, Some(envelope)) if self.editable == Editable::Yes => Ok(envelope),
+            About::Packet { envelope: Some(envelope), editable: Editable::Yes, .. } => Ok(envelope),
             _ => Err(errno::EOPNOTSUPP),
         }
     }
@@ -214,7 +218,7 @@ impl<'r> PacketHost<'r> {
     fn application(&self, to: &mut [u8]) -> u64 {
         let path = match self.about {
             About::Stream(ask) => &ask.flow.get().application[..],
-            About::Packet(..) => &[],
+            About::Packet { .. } => &[],
         };
         let (copied, rest) = to.split_at_mut(path.len().min(to.len()));
         copied.iter_mut().zip(path).for_each(|(to, from)| *to = *from);
@@ -274,11 +278,11 @@ impl Host for PacketHost<'_> {
             }
             helper::SET_TOS => Ok(status(self.envelope().and_then(|envelope| envelope.set_tos(a)))),
             helper::CLONE_STREAM_DATA | helper::CLONE_NET_BUFFER_LIST => {
-                if self.clone != Clone::None || self.editable == Editable::No {
+                if self.clone != Clone::None || self.editable() == Editable::No {
                     return Ok(0);
                 }
-                self.changes.clone.clear();
-                (self.changed, self.clone) = (true, Clone::Held);
+                self.changes.touch().clone.clear();
+                self.clone = Clone::Held;
                 Ok(CLONE)
             }
             helper::STREAM_INJECT | helper::INJECT_TRANSPORT_SEND => {

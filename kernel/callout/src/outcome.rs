@@ -22,18 +22,29 @@ pub(crate) enum StreamOutcome {
 
 impl StreamOutcome {
     /// Writes the answer. `packet`'s part of it holds leftovers, so every member is written.
+    #[inline]
     pub(crate) fn write(self, packet: &mut FWPS_STREAM_CALLOUT_IO_PACKET0, out: &mut FWPS_CLASSIFY_OUT0) {
         let (action, stream, enforced, required) = match self {
             Self::Permit(bytes) => (FWP_ACTION::PERMIT, FWPS_STREAM_ACTION::NONE, bytes, 0),
             Self::Block(bytes) => (FWP_ACTION::BLOCK, FWPS_STREAM_ACTION::NONE, bytes, 0),
-            Self::NeedMore(bytes) => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::NEED_MORE_DATA, 0, bytes as u32),
-            Self::Drop => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::DROP_CONNECTION, 0, 0),
-            Self::Allow => (FWP_ACTION::NONE, FWPS_STREAM_ACTION::ALLOW_CONNECTION, 0, 0),
+            rare => rare.instead(),
         };
         packet.streamAction = stream;
         packet.countBytesEnforced = enforced;
         packet.countBytesRequired = required;
         out.actionType = action;
+    }
+
+    /// The members of an answer that is an action of the stream.
+    #[cold]
+    #[inline(never)]
+    fn instead(self) -> (FWP_ACTION, FWPS_STREAM_ACTION, usize, u32) {
+        let (action, required) = match self {
+            Self::NeedMore(bytes) => (FWPS_STREAM_ACTION::NEED_MORE_DATA, bytes as u32),
+            Self::Allow => (FWPS_STREAM_ACTION::ALLOW_CONNECTION, 0),
+            _ => (FWPS_STREAM_ACTION::DROP_CONNECTION, 0),
+        };
+        (FWP_ACTION::NONE, action, 0, required)
     }
 }
 

@@ -254,8 +254,13 @@ impl Send<'_> {
             rest = behind;
             let mut context = self.context;
             let mut envelope = self.envelope();
-            let about = About::Packet(context.flow_id, (!self.is_raw()).then_some(&mut envelope));
-            let mut host = PacketHost::new(Calls::new(link), about, window, self.editable, changes);
+            let about = About::Packet {
+                window,
+                flow: context.flow_id,
+                editable: self.editable,
+                envelope: (!self.is_raw()).then_some(&mut envelope),
+            };
+            let mut host = PacketHost::new(Calls::new(link), about, changes);
             let verdict = host.run(link, stack, &mut context);
             let injects = host.injects();
             drop(host);

@@ -19,7 +19,7 @@ use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_runtime::{Chain, Held, Link};
 
-use crate::ask::{Ask, Bounds, Decision, Kept};
+use crate::ask::{Ask, Decision, Kept};
 use crate::counters::Count;
 use crate::engine::Engine;
 use crate::flow::{Begin, Flow, Marks};
@@ -48,20 +48,19 @@ impl Indication<'_> {
         self.data.flags.has_any(flags)
     }
 
-    fn bounds(&self) -> Bounds {
-        let len = self.data.dataLength;
-        let whole = self.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
+    /// All of the bytes have to be decided on at once.
+    fn is_whole(&self) -> bool {
+        self.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED)
+    }
+
+    /// More data can come.
+    fn may_wait(&self) -> bool {
         // Urgent data is not part of what follows, so that nothing can complete it.
         let urgent = FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED;
-        let last = self.flags.has(FWPS_CLASSIFY_OUT_FLAG::NO_MORE_DATA)
-            || self.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT | urgent);
-        Bounds {
-            len,
-            shown: len.min(MAX_WINDOW),
-            whole,
-            may_wait: !whole && !last && len < MAX_WINDOW,
-            end: self.has(FWPS_STREAM_FLAG::DISCONNECT),
-        }
+        let full = FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED | FWPS_CLASSIFY_OUT_FLAG::NO_MORE_DATA;
+        !self.flags.has_any(full)
+            && !self.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT | urgent)
+            && self.data.dataLength < MAX_WINDOW
     }
 
     /// 0 outbound, 1 inbound.
@@ -84,49 +83,68 @@ pub(crate) fn classify(
     indication: &Indication<'_>,
     flow: Option<Lent<'_, Flow>>,
 ) -> StreamOutcome {
-    let chain = engine.runtime.chain(indication.incoming.layer.hook);
-    let met;
-    let flow = match flow {
-        Some(flow) => flow,
-        None => match first(engine, indication, &chain) {
-            Ok(flow) => {
-                met = flow;
-                met.lend()
-            }
+    let processor = (engine.platform.processor)();
+    let chain = engine.runtime.chain_on(processor, indication.incoming.layer.hook);
+    let mut rare = None;
+    let (flow, holder) = match flow {
+        Some(flow)
+            if flow.marks().is_empty()
+                && !engine.is_closing()
+                && !indication.has(FWPS_STREAM_FLAG::ABORT) =>
+        {
+            (flow, 0)
+        }
+        flow => match before(engine, indication, flow, &chain, &mut rare) {
+            Ok(asked) => asked,
             Err(outcome) => return outcome,
         },
     };
-    let (marks, mut waited) = (flow.marks(), None);
-    let (known, holder) =
-        if marks.is_empty() && !engine.is_closing() && !indication.has(FWPS_STREAM_FLAG::ABORT) {
-            (None, 0)
-        } else {
-            let known = marked(engine, indication, flow, marks, &mut waited);
-            (known, waited.as_ref().map_or(0, |waited| waited.link().id()))
-        };
-    let outcome = match known {
-        None => decide(engine, indication, flow, &chain, holder),
-        Some(outcome) => outcome,
-    };
+    let outcome = decide(engine, indication, flow, &chain, processor, holder);
     if indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) {
         return last(indication, &flow, outcome);
     }
     outcome
 }
 
-/// The context of a connection that has none yet, or the answer without one.
+/// What is kept while links are asked about data that is more than plain.
+#[derive(Default)]
+struct Rare {
+    /// The context of a connection that had none.
+    met: Option<Shared<Flow>>,
+    /// The link that waited for the data.
+    waited: Option<Held>,
+}
+
+/// What comes before the links are asked, for a connection without a context, one of which something is kept, a reset and the
+/// time of an unload: the connection, and the link that waited for the data (0 for none).
+///
+/// # Errors
+/// The answer, when they are not asked.
 #[cold]
 #[inline(never)]
-fn first(
+fn before<'k>(
     engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
+    flow: Option<Lent<'k, Flow>>,
     chain: &Chain,
-) -> Result<Shared<Flow>, StreamOutcome> {
-    let pass = StreamOutcome::Permit(indication.data.dataLength);
-    if chain.links().is_empty() || engine.is_closing() {
-        return Err(pass);
+    rare: &'k mut Option<Rare>,
+) -> Result<(Lent<'k, Flow>, Id), StreamOutcome> {
+    let Rare { met, waited } = rare.insert(Rare::default());
+    let flow = match flow {
+        Some(flow) => flow,
+        None => {
+            let pass = StreamOutcome::Permit(indication.data.dataLength);
+            if chain.is_empty() || engine.is_closing() {
+                return Err(pass);
+            }
+            let flow = meet(engine, indication).map_err(|_| unseen(chain.links(), pass))?;
+            met.insert(flow).lend()
+        }
+    };
+    if let Some(known) = marked(engine, indication, flow, waited) {
+        return Err(last(indication, &flow, known));
     }
-    meet(engine, indication).map_err(|_| unseen(chain.links(), pass))
+    Ok((flow, waited.as_ref().map_or(0, |waited| waited.link().id())))
 }
 
 /// What the end of a direction or a reset makes of an answer.
@@ -143,22 +161,18 @@ fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> Str
     outcome
 }
 
-/// What stands against asking the links, for a connection of which something is kept, for a reset and for the time of an
-/// unload: the answer without them. `waited` becomes the link that waited for the data, if one did.
-#[cold]
-#[inline(never)]
+/// The answer when something stands against asking the links. `waited` becomes the link that waited for the data, if one did.
 fn marked(
     engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
-    marks: Marks,
     waited: &mut Option<Held>,
 ) -> Option<StreamOutcome> {
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
         held::give_up(&engine, &flow);
         return None;
     }
-    let direction = indication.direction();
+    let (marks, direction) = (flow.marks(), indication.direction());
     if marks.has(Marks::waits(direction)) {
         // What it waited for is here, as far as it comes.
         *waited = flow.side(direction, &engine.platform, |side| side.waits.take());
@@ -260,47 +274,57 @@ fn decide(
     indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
     chain: &Chain,
+    processor: u32,
     holder: Id,
 ) -> StreamOutcome {
-    let (links, bounds) = (chain.links(), indication.bounds());
-    let pass = StreamOutcome::Permit(bounds.len);
-    if links.is_empty() || (bounds.len == 0 && !bounds.end && !indication.has(FWPS_STREAM_FLAG::ABORT)) {
+    let (links, data) = (chain.links(), indication.data);
+    let len = data.dataLength;
+    let pass = StreamOutcome::Permit(len);
+    if links.is_empty() || (len == 0 && is_nothing(indication)) {
         return pass;
     }
-    let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
+    let Some(mut desk) = engine.scratch.take(processor) else {
         return unshown(&engine.counters.no_desk, links, pass);
     };
     let Desk { window, stack, changes } = &mut *desk;
-    if bounds.whole && bounds.shown < bounds.len {
+    if len > MAX_WINDOW && indication.is_whole() {
         return unshown(&engine.counters.oversized, links, pass);
     }
-    let snapshot = chain.is_snapshot();
-    let window = if snapshot {
-        indication.data.copied(bounds.shown, window)
+    let (shown, snapshot) = (len.min(MAX_WINDOW), chain.is_snapshot());
+    let (window, kept) = if snapshot {
+        (data.copied(shown, window), Kept::Copied)
     } else {
-        indication.data.window(bounds.shown, window)
+        (data.window(shown, window), Kept::Shared(data))
     };
     let Ok(window) = window else {
         return unshown(&engine.counters.unreadable, links, pass);
     };
     let ask = Ask {
-        engine,
         flow,
-        direction: indication.direction(),
-        flags: indication.data.flags,
-        bounds,
+        flags: data.flags,
+        len,
         window,
-        kept: if snapshot { Kept::Copied } else { Kept::Shared(indication.data) },
+        whole: indication.is_whole(),
+        may_wait: indication.may_wait(),
+        kept,
         holder,
         failed: 0,
         inline: true,
     };
-    let mut context = layer::indication(&flow.get().context, &indication.data, indication.missed);
+    let mut context = layer::indication(&flow.get().context, &data, indication.missed);
     let (decision, by) = ask.links(links, &mut context, stack, changes);
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) if !snapshot => StreamOutcome::Permit(cover),
+        Decision::Block(cover) => blocked(cover, len),
         decision => carry_out(&ask, indication, chain, decision, by),
     }
+}
+
+/// Whether there is nothing to ask about: no bytes, and nothing that ends.
+#[cold]
+#[inline(never)]
+fn is_nothing(indication: &Indication<'_>) -> bool {
+    !indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT)
 }
 
 /// The outcome when no link could be shown the bytes: it is counted, and every link's `on_error` counts.
@@ -326,17 +350,17 @@ fn carry_out(
     decision: Decision,
     by: Option<&Arc<Link>>,
 ) -> StreamOutcome {
-    let Ask { engine, flow, direction, bounds, .. } = *ask;
+    let (engine, flow, len, direction) = (ask.engine(), ask.flow, ask.len, ask.direction());
     let (links, snapshot) = (chain.links(), chain.is_snapshot());
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) => {
             if snapshot {
-                sealed(ask, links, cover, &bounds)
+                sealed(ask, links, cover)
             } else {
                 StreamOutcome::Permit(cover)
             }
         }
-        Decision::Edit(cover) | Decision::Clone(cover) | Decision::Block(cover) => blocked(cover, &bounds),
+        Decision::Edit(cover) | Decision::Clone(cover) | Decision::Block(cover) => blocked(cover, len),
         // It was injected, and marked as such.
         Decision::Ended => StreamOutcome::Block(0),
         Decision::NeedMore(bytes) => {
@@ -359,16 +383,16 @@ fn carry_out(
                 drop(flow.side(direction, &engine.platform, |side| side.waits.take()));
             }
             if snapshot {
-                return sealed(ask, links, bounds.shown, &bounds);
+                return sealed(ask, links, ask.window.len());
             }
-            allow(&engine, &flow, bounds.len)
+            allow(&engine, &flow, len)
         }
     }
 }
 
 /// Lets bytes pass as they were judged, whatever has become of the original.
-fn sealed(ask: &Ask<'_>, links: &[Arc<Link>], cover: usize, bounds: &Bounds) -> StreamOutcome {
-    if cover == 0 || (bounds.end && cover == bounds.len) {
+fn sealed(ask: &Ask<'_>, links: &[Arc<Link>], cover: usize) -> StreamOutcome {
+    if cover == 0 || (ask.ends() && cover == ask.len) {
         // The end that comes together with bytes can't be kept when they are taken out.
         return if cover == 0 {
             StreamOutcome::Permit(0)
@@ -383,6 +407,6 @@ fn sealed(ask: &Ask<'_>, links: &[Arc<Link>], cover: usize, bounds: &Bounds) -> 
 }
 
 /// Takes bytes out of the stream. An indication without bytes is the end of its direction, and passes.
-fn blocked(cover: usize, bounds: &Bounds) -> StreamOutcome {
-    if bounds.len == 0 { StreamOutcome::Permit(0) } else { StreamOutcome::Block(cover) }
+fn blocked(cover: usize, len: usize) -> StreamOutcome {
+    if len == 0 { StreamOutcome::Permit(0) } else { StreamOutcome::Block(cover) }
 }

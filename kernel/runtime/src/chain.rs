@@ -29,6 +29,12 @@ impl Chain {
         self.0.as_ref().map_or(&[], |chain| &chain.links)
     }
 
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether one of them wants the bytes judged to be the bytes sent.
     #[inline]
     pub fn is_snapshot(&self) -> bool {
@@ -72,6 +78,12 @@ impl Published {
         self.0
             .get(platform.index())
             .map_or_else(Chain::default, |copy| copy.0.with(platform, |chain| chain.clone()))
+    }
+
+    /// The same for a caller that runs at `DISPATCH_LEVEL` on the processor of this number; `None` when there are not so many.
+    #[inline]
+    pub(crate) fn chain_on(&self, processor: u32) -> Option<Chain> {
+        self.0.get(processor as usize).map(|copy| copy.0.with_raised(|chain| chain.clone()))
     }
 
     /// Puts new copies in place; gives back the old ones, to be dropped outside of all locks.

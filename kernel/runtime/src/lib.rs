@@ -134,4 +134,11 @@ impl Runtime {
     pub fn chain(&self, hook: Hook) -> Chain {
         self.chains.get(hook.index()).map_or_else(Chain::default, |chains| chains.chain(&self.platform))
     }
+
+    /// As [`chain`](Self::chain), for a caller that runs at `DISPATCH_LEVEL` on the processor of this number.
+    #[inline]
+    pub fn chain_on(&self, processor: u32, hook: Hook) -> Chain {
+        let here = self.chains.get(hook.index()).and_then(|chains| chains.chain_on(processor));
+        here.unwrap_or_else(|| self.chain(hook))
+    }
 }

@@ -18,9 +18,15 @@ impl<T> Spin<T> {
     /// Runs `section` on the data with the lock held and the IRQL raised.
     pub fn with<R>(&self, platform: &Platform, section: impl FnOnce(&mut T) -> R) -> R {
         let irql = (platform.raise)();
-        let result = section(&mut self.0.lock());
+        let result = self.with_raised(section);
         (platform.lower)(irql);
         result
+    }
+
+    /// The same where the IRQL is `DISPATCH_LEVEL` already.
+    #[inline]
+    pub fn with_raised<R>(&self, section: impl FnOnce(&mut T) -> R) -> R {
+        section(&mut self.0.lock())
     }
 }
 
