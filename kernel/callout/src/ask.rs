@@ -9,7 +9,7 @@
 
 use alloc::sync::Arc;
 
-use fwps_sys::FWPS_STREAM_FLAG;
+use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
 use tidegate_abi::context::{STREAM_MID_STREAM, STREAM_NO_MORE_DATA};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
@@ -65,8 +65,8 @@ pub(crate) struct Ask<'c> {
     pub(crate) len: usize,
     /// Those that are shown to programs: the first.
     pub(crate) window: &'c [u8],
-    /// All of the bytes have to be decided on at once.
-    pub(crate) whole: bool,
+    /// What the filter engine said in `classifyOut`.
+    pub(crate) out: FWPS_CLASSIFY_OUT_FLAG,
     /// More data can come.
     pub(crate) may_wait: bool,
     pub(crate) kept: Kept<'c>,
@@ -106,7 +106,7 @@ impl<'c> Ask<'c> {
             // A program writes to its context what it wants: the next one finds nothing of that.
             context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
             (context.bytes_enforced, context.bytes_required) = (0, 0);
-            let verdict = host.run(link, stack, context).ok();
+            let verdict = host.run(link, stack, context, self.window).ok();
             let wants_more = host.changes().is_touched() || context.bytes_enforced != 0;
             let decision = match verdict {
                 // What `judge` says too.
@@ -362,9 +362,11 @@ impl<'c> Ask<'c> {
     ) -> Result<Decision, Failure> {
         let (Changes { edits, clone, own, .. }, shown) = (changes, self.window.len());
         let plan = if injects { clone } else { edits };
+        // All of the bytes have to be decided on at once.
+        let whole = self.out.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
         let cover = match context.bytes_enforced as usize {
             0 => open,
-            bytes if bytes > shown || (self.whole && bytes < shown) => {
+            bytes if bytes > shown || (whole && bytes < shown) => {
                 return Err(Failure::Unfit);
             }
             bytes => bytes.min(open),

@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use fwps_sys::{FWPS_STREAM_FLAG, FwpsFlowAbort0};
+use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG, FwpsFlowAbort0};
 use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_PUSH};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
@@ -456,7 +456,7 @@ impl Step<'_> {
             flags: self.front.flags | end,
             len: window.len(),
             window,
-            whole: false,
+            out: FWPS_CLASSIFY_OUT_FLAG::NONE,
             may_wait: !self.ends() && self.from.is_none() && window.len() < MAX_WINDOW,
             kept: Kept::Copied,
             holder: holder.as_ref().map_or(0, |holder| holder.id()),

@@ -66,17 +66,17 @@ impl<'r> PacketHost<'r> {
         Self { calls, about, changes, clone: Clone::None, scan_left: limits::MAX_SCAN }
     }
 
-    /// Runs a link. What the run before wanted changed was forgotten.
+    /// Runs a link, which is shown `window`. What the run before wanted changed was forgotten.
     #[inline(always)]
     pub(crate) fn run<C: Context>(
         &mut self,
         link: &'r Link,
         stack: &mut Stack,
         context: &mut C,
+        window: &'r [u8],
     ) -> Result<Verdict, RunError> {
         self.calls.turn_to(link);
         self.scan_left = limits::MAX_SCAN;
-        let window = self.window();
         link.run(self, stack, context, window)
     }
 

@@ -261,7 +261,7 @@ impl Send<'_> {
                 envelope: (!self.is_raw()).then_some(&mut envelope),
             };
             let mut host = PacketHost::new(Calls::new(link), about, changes);
-            let verdict = host.run(link, stack, &mut context);
+            let verdict = host.run(link, stack, &mut context, window);
             let injects = host.injects();
             drop(host);
             let built = match verdict {

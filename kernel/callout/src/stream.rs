@@ -48,11 +48,6 @@ impl Indication<'_> {
         self.data.flags.has_any(flags)
     }
 
-    /// All of the bytes have to be decided on at once.
-    fn is_whole(&self) -> bool {
-        self.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED)
-    }
-
     /// More data can come.
     fn may_wait(&self) -> bool {
         // Urgent data is not part of what follows, so that nothing can complete it.
@@ -99,11 +94,21 @@ pub(crate) fn classify(
             Err(outcome) => return outcome,
         },
     };
-    let outcome = decide(engine, indication, flow, &chain, processor, holder);
+    let mut outcome = decide(engine, indication, flow, &chain, processor, holder);
     if indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) {
-        return last(indication, &flow, outcome);
+        outcome = last(indication, &flow, outcome);
+    }
+    if let Some(rare) = rare {
+        forget(rare);
     }
     outcome
+}
+
+/// Out of line, as all that is rare.
+#[cold]
+#[inline(never)]
+fn forget(rare: Rare) {
+    drop(rare);
 }
 
 /// What is kept while links are asked about data that is more than plain.
@@ -287,10 +292,10 @@ fn decide(
         return unshown(&engine.counters.no_desk, links, pass);
     };
     let Desk { window, stack, changes } = &mut *desk;
-    if len > MAX_WINDOW && indication.is_whole() {
+    let Some(shown) = (if len <= MAX_WINDOW { Some(len) } else { cut(indication) }) else {
         return unshown(&engine.counters.oversized, links, pass);
-    }
-    let (shown, snapshot) = (len.min(MAX_WINDOW), chain.is_snapshot());
+    };
+    let snapshot = chain.is_snapshot();
     let (window, kept) = if snapshot {
         (data.copied(shown, window), Kept::Copied)
     } else {
@@ -304,7 +309,7 @@ fn decide(
         flags: data.flags,
         len,
         window,
-        whole: indication.is_whole(),
+        out: indication.flags,
         may_wait: indication.may_wait(),
         kept,
         holder,
@@ -318,6 +323,13 @@ fn decide(
         Decision::Block(cover) => blocked(cover, len),
         decision => carry_out(&ask, indication, chain, decision, by),
     }
+}
+
+/// How many bytes are shown of more than a window holds, when they can be shown in pieces.
+#[cold]
+#[inline(never)]
+fn cut(indication: &Indication<'_>) -> Option<usize> {
+    (!indication.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED)).then_some(MAX_WINDOW)
 }
 
 /// Whether there is nothing to ask about: no bytes, and nothing that ends.
