@@ -54,7 +54,7 @@ pub(crate) unsafe extern "system" fn stream(
                 incoming,
                 data,
                 missed: packet.missedBytes,
-                callout: filter.action.calloutId,
+                filter,
                 flags: out.flags,
             };
             stream::classify(engine, &indication, flow)

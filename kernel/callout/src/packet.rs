@@ -8,6 +8,7 @@
 //! The bytes are someone else's: an application that sends from locked memory may change them while they are looked at. A
 //! program that reads a byte twice may see two values, and nothing but its own verdict depends on that.
 
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ops::{Deref, Range};
 use core::ptr::NonNull;
@@ -87,31 +88,16 @@ impl<'c> Indicated<'c> {
         unsafe { View::of_stream(self.0) }
     }
 
-    /// The first `len` bytes in one piece, as [`View::window`] gives them.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
-    #[inline]
-    pub(crate) fn window<'w>(self, len: usize, scratch: &'w mut [u8]) -> Result<&'w [u8], Unreadable>
-    where
-        'c: 'w,
-    {
-        // Without bytes there need not be a place where they are.
-        if len == 0 {
-            return Ok(&[]);
-        }
-        match self.together(len)? {
-            Some(window) => Ok(window),
-            None => self.anywhere(len, scratch),
-        }
-    }
-
     /// The first `len` bytes where they lie, when they lie in the first MDL of their NB: most do.
     ///
     /// # Errors
     /// [`Unreadable`]: they can't be mapped.
     #[inline]
-    fn together(self, len: usize) -> Result<Option<&'c [u8]>, Unreadable> {
+    pub(crate) fn together(self, len: usize) -> Result<Option<&'c [u8]>, Unreadable> {
+        // Without bytes there need not be a place where they are.
+        if !(1..=self.dataLength).contains(&len) {
+            return Ok(None);
+        }
         let FWPS_STREAM_DATA_OFFSET0 { netBuffer: nb, mdl, mdlOffset: offset, .. } = self.dataOffset;
         let (Some(nb), Some(mdl)) = (NonNull::new(nb), NonNull::new(mdl)) else { return Ok(None) };
         // SAFETY: both are alive, the promise of `new`.
@@ -135,23 +121,24 @@ impl<'c> Indicated<'c> {
         }
     }
 
-    /// The first `len` bytes, wherever they lie.
+    /// The first `len` bytes, wherever they lie: in `scratch` if they don't lie together, or are to be `copied`.
+    ///
+    /// # Errors
+    /// [`Unreadable`], as with [`View::window`].
     #[cold]
     #[inline(never)]
-    fn anywhere<'w>(self, len: usize, scratch: &'w mut [u8]) -> Result<&'w [u8], Unreadable>
+    #[expect(clippy::ptr_arg, reason = "most calls of classify don't get here, nor need to know where it lies")]
+    pub(crate) fn anywhere<'w>(
+        self,
+        len: usize,
+        copied: bool,
+        scratch: &'w mut Vec<u8>,
+    ) -> Result<&'w [u8], Unreadable>
     where
         'c: 'w,
     {
-        self.view()?.window(len, scratch)
-    }
-
-    /// The first `len` bytes, copied to `scratch` wherever they lie.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
-    #[inline(never)]
-    pub(crate) fn copied(self, len: usize, scratch: &mut [u8]) -> Result<&[u8], Unreadable> {
-        self.view()?.copied(len, scratch)
+        let view = self.view()?;
+        if copied { view.copied(len, scratch) } else { view.window(len, scratch) }
     }
 }
 
@@ -604,6 +591,14 @@ mod tests {
             prop_assert_eq!(copied(&view, range.clone()), Ok(bytes[range].to_vec()));
             let mut scratch = vec![0; bytes.len()];
             prop_assert_eq!(view.window(b, &mut scratch), Ok(&bytes[..b]));
+            // SAFETY: the chain outlives it.
+            let indicated = unsafe { Indicated::new(&data) };
+            let together = indicated.together(b).expect("everything is mapped");
+            prop_assert!(together.is_none_or(|together| together == &bytes[..b]));
+            prop_assert!(indicated.together(bytes.len() + 1).expect("everything is mapped").is_none());
+            for copy in [false, true] {
+                prop_assert_eq!(indicated.anywhere(b, copy, &mut scratch), Ok(&bytes[..b]));
+            }
             // One byte more than there is.
             let data = chain.data(chain.mdls[mdl], offset as u32, bytes.len() + 1);
             let view = stream(&data).expect("the place is in the chain");
@@ -621,6 +616,15 @@ mod tests {
         let window = view.window(4, &mut []).expect("readable");
         assert_eq!(window, b"abcd");
         assert_eq!(window.as_ptr(), chain.memory[0][2..].as_ptr());
+        let data = chain.data(chain.mdls[0], 3, 5);
+        // SAFETY: the chain outlives it.
+        let indicated = unsafe { Indicated::new(&data) };
+        let together = indicated.together(4).expect("mapped").expect("in the first MDL");
+        assert_eq!(together, b"bcde");
+        assert_eq!(together.as_ptr(), chain.memory[0][3..].as_ptr());
+        let from_before_the_data = chain.data(chain.mdls[0], 1, 5);
+        // SAFETY: as above.
+        assert_eq!(unsafe { Indicated::new(&from_before_the_data) }.together(4), Ok(None));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
+use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_FILTER1, FWPS_STREAM_FLAG};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_runtime::{Chain, Held, Link};
@@ -37,8 +37,8 @@ pub(crate) struct Indication<'c> {
     pub(crate) data: Indicated<'c>,
     /// Bytes that a callout above took before these.
     pub(crate) missed: usize,
-    /// The callout that is called, as the engine knows it.
-    pub(crate) callout: u32,
+    /// What led to the callout.
+    pub(crate) filter: &'c FWPS_FILTER1,
     /// What the engine said in `classifyOut`.
     pub(crate) flags: FWPS_CLASSIFY_OUT_FLAG,
 }
@@ -48,14 +48,13 @@ impl Indication<'_> {
         self.data.flags.has_any(flags)
     }
 
-    /// More data can come.
+    /// More data can come, if there is room for it.
     fn may_wait(&self) -> bool {
         // Urgent data is not part of what follows, so that nothing can complete it.
         let urgent = FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED;
         let full = FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED | FWPS_CLASSIFY_OUT_FLAG::NO_MORE_DATA;
         !self.flags.has_any(full)
             && !self.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT | urgent)
-            && self.data.dataLength < MAX_WINDOW
     }
 
     /// 0 outbound, 1 inbound.
@@ -192,7 +191,7 @@ fn marked(
 fn meet(engine: Lent<'_, Engine>, indication: &Indication<'_>) -> Result<Shared<Flow>, Failure> {
     let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
     let layer = indication.incoming.layer.id;
-    let callout = indication.callout;
+    let callout = indication.filter.action.calloutId;
     let context = indication.incoming.connection();
     let begin = Begin { id, layer, callout, context, application: Vec::new(), mid_stream: true };
     match Flow::begin(engine, begin)? {
@@ -284,25 +283,32 @@ fn decide(
 ) -> StreamOutcome {
     let (links, data) = (chain.links(), indication.data);
     let len = data.dataLength;
-    let pass = StreamOutcome::Permit(len);
-    if links.is_empty() || (len == 0 && is_nothing(indication)) {
-        return pass;
+    if links.is_empty() {
+        return StreamOutcome::Permit(len);
     }
-    let Some(mut desk) = engine.scratch.take(processor) else {
-        return unshown(&engine.counters.no_desk, links, pass);
-    };
-    let Desk { window, stack, changes } = &mut *desk;
-    let Some(shown) = (if len <= MAX_WINDOW { Some(len) } else { cut(indication) }) else {
-        return unshown(&engine.counters.oversized, links, pass);
+    // Most data is some bytes, fewer than a window holds, that lie together.
+    let usual = (1..MAX_WINDOW).contains(&len);
+    let (shown, may_wait) = if usual {
+        (len, indication.may_wait())
+    } else {
+        match unusual(engine, indication, links) {
+            Ok(shown) => shown,
+            Err(outcome) => return outcome,
+        }
     };
     let snapshot = chain.is_snapshot();
-    let (window, kept) = if snapshot {
-        (data.copied(shown, window), Kept::Copied)
-    } else {
-        (data.window(shown, window), Kept::Shared(data))
+    let together = if usual && !snapshot { data.together(len) } else { Ok(None) };
+    let Some(mut desk) = engine.scratch.take(processor) else {
+        return unshown(&engine.counters.no_desk, links, len);
+    };
+    let Desk { window, stack, changes } = &mut *desk;
+    let window = match together {
+        Ok(Some(window)) => Ok(window),
+        Ok(None) => data.anywhere(shown, snapshot, window),
+        Err(unreadable) => Err(unreadable),
     };
     let Ok(window) = window else {
-        return unshown(&engine.counters.unreadable, links, pass);
+        return unshown(&engine.counters.unreadable, links, len);
     };
     let ask = Ask {
         flow,
@@ -310,8 +316,8 @@ fn decide(
         len,
         window,
         out: indication.flags,
-        may_wait: indication.may_wait(),
-        kept,
+        may_wait,
+        kept: if snapshot { Kept::Copied } else { Kept::Shared(data) },
         holder,
         failed: 0,
         inline: true,
@@ -325,26 +331,35 @@ fn decide(
     }
 }
 
-/// How many bytes are shown of more than a window holds, when they can be shown in pieces.
+/// How many bytes are shown when there are none, or as many as a window holds or more; and whether more may be waited for.
+///
+/// # Errors
+/// The answer, when there is nothing to ask about, or too much to be shown.
 #[cold]
 #[inline(never)]
-fn cut(indication: &Indication<'_>) -> Option<usize> {
-    (!indication.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED)).then_some(MAX_WINDOW)
-}
-
-/// Whether there is nothing to ask about: no bytes, and nothing that ends.
-#[cold]
-#[inline(never)]
-fn is_nothing(indication: &Indication<'_>) -> bool {
-    !indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT)
+fn unusual(
+    engine: Lent<'_, Engine>,
+    indication: &Indication<'_>,
+    links: &[Arc<Link>],
+) -> Result<(usize, bool), StreamOutcome> {
+    let len = indication.data.dataLength;
+    if len == 0 {
+        let ends = indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT);
+        return if ends { Ok((0, false)) } else { Err(StreamOutcome::Permit(0)) };
+    }
+    let whole = indication.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
+    if whole && len > MAX_WINDOW {
+        return Err(unshown(&engine.counters.oversized, links, len));
+    }
+    Ok((MAX_WINDOW, false))
 }
 
 /// The outcome when no link could be shown the bytes: it is counted, and every link's `on_error` counts.
 #[cold]
 #[inline(never)]
-fn unshown(why: &Count, links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
+fn unshown(why: &Count, links: &[Arc<Link>], len: usize) -> StreamOutcome {
     why.add();
-    unseen(links, pass)
+    unseen(links, StreamOutcome::Permit(len))
 }
 
 /// The same where it is counted elsewhere.
