@@ -35,7 +35,8 @@ pub(crate) unsafe extern "system" fn stream(
     // SAFETY: what the engine passes lives as long as the call, and only `out` and the answer in the packet are ours to write.
     let Some(out) = (unsafe { out.as_mut() }) else { return };
     // SAFETY: as above.
-    let (Some(packet), Some(filter)) = (unsafe { (packet.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>().as_mut(), filter.as_ref()) })
+    let (Some(packet), Some(filter)) =
+        (unsafe { (packet.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>().as_mut(), filter.as_ref()) })
     else {
         out.actionType = FWP_ACTION::PERMIT;
         return;
@@ -50,13 +51,8 @@ pub(crate) unsafe extern "system" fn stream(
             let (given, data) = unsafe { (Given::new(values, meta), Indicated::new(data)) };
             let Some(incoming) = Incoming::of_stream(given) else { return };
             let _dispatch = Dispatch::raise(&engine.get().platform);
-            let indication = Indication {
-                incoming,
-                data,
-                missed: packet.missedBytes,
-                filter,
-                flags: out.flags,
-            };
+            let indication =
+                Indication { incoming, data, missed: packet.missedBytes, filter, flags: out.flags };
             stream::classify(engine, &indication, flow)
         }
         (_, (.., data)) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),

@@ -15,9 +15,9 @@ use core::ptr::NonNull;
 use core::slice;
 
 use fwps_sys::{
-    FWPS_PACKET_INJECTION_STATE, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0, FwpsQueryPacketInjectionState0, HANDLE, MDL,
-    MmGetSystemAddressForMdlSafe, NET_BUFFER, NET_BUFFER_LIST, NET_BUFFER_LIST_INFO, NORMAL_PAGE_PRIORITY,
-    segmentation_mss,
+    FWPS_PACKET_INJECTION_STATE, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0, FwpsQueryPacketInjectionState0,
+    HANDLE, MDL, MmGetSystemAddressForMdlSafe, NET_BUFFER, NET_BUFFER_LIST, NET_BUFFER_LIST_INFO,
+    NORMAL_PAGE_PRIORITY, segmentation_mss,
 };
 
 /// The bytes can't be looked at: the chain ends before the data does, or memory could not be mapped.
@@ -127,7 +127,10 @@ impl<'c> Indicated<'c> {
     /// [`Unreadable`], as with [`View::window`].
     #[cold]
     #[inline(never)]
-    #[expect(clippy::ptr_arg, reason = "most calls of classify don't get here, nor need to know where it lies")]
+    #[expect(
+        clippy::ptr_arg,
+        reason = "most calls of classify don't get here, nor need to know where it lies"
+    )]
     pub(crate) fn anywhere<'w>(
         self,
         len: usize,

@@ -271,7 +271,9 @@ impl Send<'_> {
                     let plan = match verdict {
                         Verdict::Block if injects => Ok(&changes.clone),
                         _ if injects => Err(Failure::Unfit),
-                        Verdict::Continue | Verdict::Permit if !(changes.edits.is_empty() && envelope.is_empty()) => {
+                        Verdict::Continue | Verdict::Permit
+                            if !(changes.edits.is_empty() && envelope.is_empty()) =>
+                        {
                             Ok(&changes.edits)
                         }
                         Verdict::Permit => return self.pass(packet, window, links),

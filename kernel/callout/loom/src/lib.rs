@@ -28,7 +28,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use crate::atomic::{AtomicBool, AtomicU32, Ordering};
-use crate::shared::Shared;
+use crate::shared::{Lent, Shared};
 use crate::wake::Wake;
 
 /// What wakers leave for the worker, and what it has seen.
@@ -115,10 +115,13 @@ fn a_shared_value_goes_once_behind_all_that_its_owners_did() {
         let thread = thread::spawn(move || {
             let raw = Shared::into_raw(other);
             let raw = NonNull::new(raw.cast_mut()).unwrap();
-            // SAFETY: the owner of the lines above.
+            // SAFETY: the owner of the lines above lives.
+            let more = unsafe { Lent::from_raw(raw) }.share();
+            // SAFETY: that owner.
             let other = unsafe { Shared::from_raw(raw) };
             assert_eq!(Shared::as_ptr(&other), raw.as_ptr().cast_const());
-            other.written[1].store(true, Ordering::Relaxed);
+            drop(other);
+            more.written[1].store(true, Ordering::Relaxed);
         });
         value.written[0].store(true, Ordering::Relaxed);
         drop(value);
