@@ -191,6 +191,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Lab(options) => lab::run(&options),
         Verb::Programs => programs::build().map(drop),
         Verb::Matrix => {
+            shell::run(&mut shell::command(&["cargo", "build", "--locked", "--package", "tidegate"]))?;
             let tally = matrix::run()?;
             anyhow::ensure!(tally.failed == 0, "{} cells are not as they were", tally.failed);
             Ok(())

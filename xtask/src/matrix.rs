@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -100,10 +100,9 @@ pub(crate) fn compile() -> Result<Vec<Cell>> {
 
 /// Steps of the verification of each object, or the code of its refusal.
 fn verify(cells: &[Cell]) -> Result<BTreeMap<PathBuf, Result<u64, String>>> {
-    let mut command: Command = shell::command(&["cargo", "run", "--locked", "--quiet", "--profile", "test"]);
-    command.args(["--package", "tidegate", "--", "-j", "verify"]);
+    let mut command = shell::tidegate(&["-j", "verify"])?;
     command.args(cells.iter().map(|cell| &cell.object));
-    let out = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    let out = command.stderr(Stdio::inherit()).output().context("cannot start tidegate")?;
     let document: Value = serde_json::from_slice(&out.stdout).context("`tidegate verify` printed no JSON")?;
     let objects = document["objects"].as_array();
     let objects = objects.with_context(|| format!("an object can't be read: {}", document["error"]))?;

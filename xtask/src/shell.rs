@@ -17,6 +17,15 @@ pub(crate) fn command<W: AsRef<std::ffi::OsStr>>(words: &[W]) -> Command {
     command
 }
 
+/// `tidegate` as it was built last: beside this program, with `words`. Tests of the workspace build it, and a build for itself
+/// would compile what it needs once more, with other features.
+pub(crate) fn tidegate<W: AsRef<std::ffi::OsStr>>(words: &[W]) -> Result<Command> {
+    let ours = std::env::current_exe().context("where is this program?")?;
+    let mut command = Command::new(ours.with_file_name("tidegate"));
+    command.args(words).current_dir(root());
+    Ok(command)
+}
+
 /// What `command` would look like when typed.
 pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -75,10 +75,7 @@ fn steps<'a, 's: 'a>(
                 tests("cargo test --locked --workspace --no-fail-fast")
             }),
         ),
-        (
-            "scenarios",
-            Box::new(|| tests("cargo run --locked --profile test --package tidegate -- test programs")),
-        ),
+        ("scenarios", Box::new(|| tally(&mut shell::tidegate(&["test", "programs"])?))),
         ("matrix", Box::new(matrix::run)),
         (
             "driver",
@@ -178,14 +175,18 @@ fn documentation() -> Result<Tally> {
 /// Runs a command that closes with counts, once or often. What it prints is shown only when something failed.
 fn tests(words: &str) -> Result<Tally> {
     let words: Vec<_> = words.split_whitespace().collect();
-    let mut command = shell::command(&words);
-    let out = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    tally(&mut shell::command(&words))
+}
+
+fn tally(command: &mut Command) -> Result<Tally> {
+    let out = command.stderr(Stdio::inherit()).output();
+    let out = out.with_context(|| format!("cannot start `{}`", shell::shown(command)))?;
     let text = String::from_utf8_lossy(&out.stdout);
     let tally = text.lines().filter_map(counts).fold(Tally::default(), std::ops::Add::add);
     if !out.status.success() {
         println!("{text}");
         if tally.failed == 0 {
-            bail!("`{}` failed: {}", shell::shown(&command), out.status);
+            bail!("`{}` failed: {}", shell::shown(command), out.status);
         }
     }
     Ok(tally)
