@@ -7,7 +7,7 @@ use crate::domain::Scalar;
 use crate::memory::{Memory, append};
 use crate::refusal::Reason;
 use crate::state::{Entry, Held, REGISTER, Reach, Relation, SAVED, State, Sum, Told, copy};
-use crate::value::{ANY, Form, Kind, Symbol, Value};
+use crate::value::{ANY, Form, Kind, Symbol, Value, is_fixed};
 
 /// Each value once, however many states hold it: states that follow each other differ in few of theirs.
 #[derive(Debug, Default)]
@@ -182,12 +182,19 @@ impl Names {
 
     /// The kept state's name and how often it is used.
     fn name(&self, symbol: Symbol) -> (Symbol, u32) {
+        if is_fixed(symbol) {
+            return (symbol, u32::MAX);
+        }
         let found = self.uses.iter().enumerate().find(|(_, (known, _))| *known == symbol);
         found.map_or((0, 0), |(index, (_, uses))| (index as Symbol + 1, *uses))
     }
 
     fn bound(&self, symbol: Symbol) -> Option<(Symbol, i64)> {
-        if symbol == 0 { Some((0, 0)) } else { self.bound.get(symbol as usize - 1).copied().flatten() }
+        if symbol == 0 || is_fixed(symbol) {
+            Some((symbol, 0))
+        } else {
+            self.bound.get(symbol as usize - 1).copied().flatten()
+        }
     }
 
     /// Binds `kept + kept_delta` to `now + now_delta`; false when it is bound to something else.
@@ -481,6 +488,9 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
         Kind::Scalar if kept.form == Form::Remaining => {
             now.remaining().is_some_and(|now| names.bind(name, now))
         }
+        Kind::Scalar if is_fixed(kept.symbol) => {
+            (now.form, now.symbol, now.delta) == (kept.form, kept.symbol, kept.delta)
+        }
         Kind::Scalar if kept.symbol != 0 => now.plain().is_some_and(|now| names.bind(name, now)),
         Kind::Window | Kind::WindowLow if kept.symbol != ANY => names.bind(name, (now.symbol, now.delta)),
         Kind::MapValue(_) | Kind::Record(_) | Kind::Clone if kept.symbol != 0 => {
@@ -501,7 +511,8 @@ impl Names {
         if value.origin != 0 {
             (value.origin, value.delta) = (0, 0);
         }
-        if symbol != 0 && uses == 1 || value.known().is_some() && value.form != Form::Remaining {
+        let known = value.known().is_some() && value.form != Form::Remaining && !is_fixed(symbol);
+        if symbol != 0 && uses == 1 || known {
             (value.form, value.delta) = (Form::Plain, 0);
             value.symbol = if matches!(value.kind, Kind::Window | Kind::WindowLow) { ANY } else { 0 };
         }

@@ -13,6 +13,12 @@ pub(crate) const FLAGS: Symbol = ANCHOR - 1;
 /// Names the one of them that tells that no more data can be had, as a number of flags.
 pub(crate) const NO_MORE_DATA: Symbol = ANCHOR - 2;
 
+/// Whether the symbol names the same number in every state: what is read again bears it again, so that it tells something even
+/// where one value bears it alone.
+pub(crate) const fn is_fixed(symbol: Symbol) -> bool {
+    matches!(symbol, FLAGS | NO_MORE_DATA)
+}
+
 /// Stands for any symbol, in a kept state whose pointer shares its symbol with nothing.
 pub(crate) const ANY: Symbol = u32::MAX;
 

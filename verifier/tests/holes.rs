@@ -502,3 +502,21 @@ fn what_is_known_of_a_callers_registers_distinguishes_the_states_of_a_function()
     // A number of which nothing is known is a number still.
     accepts(&called("r9 += 8\n *(u64 *)(r9 + 0) = r7"));
 }
+
+/// On one of two ways it is known that the context has no flags, by a number on the stack; the ways meet in a function.
+fn flagged(rest: &str) -> String {
+    // So many that the state at the function is kept.
+    let long = "r4 = 0\n".repeat(12);
+    format!(
+        "r6 = r1\n r9 = value 1 + 0\n r3 = *(u32 *)(r6 + 40)\n if r3 > 0 goto other
+         *(u64 *)(r10 - 8) = r3\n goto met\n other:\n *(u64 *)(r10 - 8) = 0\n met:\n {long} call f
+         r3 = *(u32 *)(r6 + 40)\n if r3 == 0 goto out\n {rest}
+         out:\n r1 = r10\n r1 += -8\n call f\n r0 = 0\n exit\n f:\n r0 = 0\n exit"
+    )
+}
+
+#[test]
+fn what_is_known_of_the_contexts_flags_holds_for_flags_that_are_read_later() {
+    refused(&flagged("r0 = *(u8 *)(r9 + 64)"));
+    accepts(&flagged("r0 = *(u8 *)(r9 + 63)"));
+}
