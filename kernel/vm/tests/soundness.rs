@@ -3,6 +3,8 @@
 
 #[path = "../../../verifier/tests/common/mod.rs"]
 mod assembler;
+#[path = "soundness/stories.rs"]
+mod stories;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,14 +14,19 @@ use std::sync::Arc;
 use assembler::{MAPS, assemble};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use stories::program_of_stories;
 use tidegate_abi::helper::{self, Arg, Resource, Ret};
-use tidegate_abi::{ProgramType, SendContext, StreamContext, Verdict};
-use tidegate_verifier::{Options, Program, verify};
+use tidegate_abi::insn::{class, mode, size};
+use tidegate_abi::{Insn, ProgramType, SendContext, StreamContext, Verdict};
+use tidegate_verifier::structure::ends_flow;
+use tidegate_verifier::{Options, Program, Proven, Verified, verify};
 use tidegate_vm::{Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack, nothing};
 
 const CASES: u32 = 25_000;
 /// Programs of loops.
 const LOOPS: u32 = 4_000;
+/// Programs of stories.
+const STORIES: u32 = 10_000;
 /// Inputs that each accepted program is run with.
 const RUNS: u64 = 12;
 /// Bytes of a map's memory: its one value, or the largest record that is reserved.
@@ -256,7 +263,7 @@ fn write_statement(text: &mut String, at: usize, (kind, about): &Statement) {
     }
 }
 
-/// Writes loops in loops, from bytes that decide.
+/// Writes loops in loops, or stories, from bytes that decide.
 struct Loops<'b> {
     bytes: std::slice::Iter<'b, u8>,
     text: String,
@@ -477,13 +484,29 @@ fn run_once<C: Context>(
     executable.run(host, &mut Stack::new(), context, window, budget)
 }
 
+/// The code, with a load of nobody's memory in place of everything that no path reaches: a run that comes there faults.
+fn with_traps(verified: &Verified) -> Vec<u8> {
+    let load = class::LDX | mode::MEM | size::DW;
+    let mut slots = verified.insns().to_vec();
+    for (at, slot) in slots.iter_mut().enumerate() {
+        let whole =
+            !verified.structure().is_second_half(at) && slot.opcode != class::LD | mode::IMM | size::DW;
+        // What ends a function must stay, so that none falls into the next.
+        if whole && !ends_flow(*slot) && !verified.proven(at).contains(Proven::REACHED) {
+            *slot = Insn::new(load, 0, 10, i16::MAX - 7, 0);
+        }
+    }
+    slots.iter().flat_map(|slot| slot.to_bytes()).collect()
+}
+
 /// Verifies the program and runs it when it is accepted, which is what is returned.
 fn check(program_type: ProgramType, text: &str, steps: u32, seed: u64) -> Result<bool, TestCaseError> {
     let code = assemble(text);
     let options = Options { steps, ..Options::default() };
-    let Ok(verified) = verify(&Program { program_type, code: &code, maps: &MAPS }, &options) else {
-        return Ok(false);
-    };
+    let verify = |code: &[u8]| verify(&Program { program_type, code, maps: &MAPS }, &options);
+    let Ok(verified) = verify(&code) else { return Ok(false) };
+    // Where what is never read was not forgotten any more, a trap may be reached after all.
+    let verified = verify(&with_traps(&verified)).unwrap_or(verified);
     let budget = u32::try_from(verified.max_cost()).expect("few steps prove a small cost");
     let mut chance = Chance(seed);
     for _ in 0..RUNS {
@@ -564,6 +587,36 @@ fn accepted_programs_do_what_was_proven() {
     }
     // Programs that are all refused would show nothing.
     assert!(accepted.get() > CASES / 8, "{} of {CASES}", accepted.get());
+}
+
+/// Without traps the stories' questions would be asked in vain.
+#[test]
+fn a_trap_lies_where_no_path_leads() {
+    let code = assemble("r0 = 1\n if r0 == 1 goto out\n r0 = 2\n out:\n exit");
+    let program = Program { program_type: ProgramType::Stream, code: &code, maps: &MAPS };
+    let verified = verify(&program, &Options::default()).expect("it is safe");
+    let slots: Vec<_> = Insn::slots(&with_traps(&verified)).into_iter().flatten().collect();
+    let changed = slots.iter().zip(verified.insns()).map(|(now, was)| now != was);
+    assert_eq!(changed.collect::<Vec<_>>(), [false, false, true, false]);
+}
+
+#[test]
+fn stories_do_what_was_proven() {
+    let (tried, accepted) = (Cell::new(0), Cell::new(0));
+    let config =
+        Config { cases: STORIES, max_shrink_iters: 4_000, failure_persistence: None, ..Config::default() };
+    let bytes = prop::collection::vec(any::<u8>(), 10..120);
+    let result = TestRunner::new(config).run(&(bytes, any::<u64>()), |(bytes, seed)| {
+        tried.set(tried.get() + 1);
+        let taken = check(ProgramType::Stream, &program_of_stories(&bytes), 6_000, seed)?;
+        accepted.set(accepted.get() + u32::from(taken));
+        Ok(())
+    });
+    println!("{} of {} programs of stories accepted, each run {RUNS} times", accepted.get(), tried.get());
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(accepted.get() > STORIES / 8, "{} of {STORIES}", accepted.get());
 }
 
 #[test]
