@@ -491,7 +491,11 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
         Kind::Scalar if is_fixed(kept.symbol) => {
             (now.form, now.symbol, now.delta) == (kept.form, kept.symbol, kept.delta)
         }
-        Kind::Scalar if kept.symbol != 0 => now.plain().is_some_and(|now| names.bind(name, now)),
+        Kind::Scalar if kept.symbol != 0 => {
+            let half = (kept.form, now.form) == (Form::Low, Form::Low) && now.symbol != 0;
+            let now = if half { Some((now.symbol, now.delta)) } else { now.plain() };
+            now.is_some_and(|now| names.bind(name, now))
+        }
         Kind::Window | Kind::WindowLow if kept.symbol != ANY => names.bind(name, (now.symbol, now.delta)),
         Kind::MapValue(_) | Kind::Record(_) | Kind::Clone if kept.symbol != 0 => {
             names.bind((kept.symbol, 0), (now.symbol, 0))
@@ -501,7 +505,8 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
 }
 
 impl Names {
-    /// A value with the kept state's names. A name that is used once says nothing, and goes.
+    /// A value with the kept state's names. A name that is used once says nothing, and goes; so does that of a number that is
+    /// known, since all that bear it are. A lower half that is known tells something of the whole still.
     fn rename(&self, value: &Value) -> Value {
         let (symbol, uses) = self.name(value.symbol);
         let mut value = Value { symbol, since: 0, ..*value };
@@ -511,7 +516,7 @@ impl Names {
         if value.origin != 0 {
             (value.origin, value.delta) = (0, 0);
         }
-        let known = value.known().is_some() && value.form != Form::Remaining && !is_fixed(symbol);
+        let known = value.known().is_some() && value.form == Form::Plain && !is_fixed(symbol);
         if symbol != 0 && uses == 1 || known {
             (value.form, value.delta) = (Form::Plain, 0);
             value.symbol = if matches!(value.kind, Kind::Window | Kind::WindowLow) { ANY } else { 0 };

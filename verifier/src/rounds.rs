@@ -19,7 +19,7 @@ use crate::exec::Machine;
 use crate::kept::{Kept, Names, Values};
 use crate::memory::{Memory, append};
 use crate::refusal::Reason;
-use crate::state::{Reach, State};
+use crate::state::{Reach, SAVED, State};
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
 
 /// Numbers that a loop compares with when it may leave.
@@ -370,8 +370,9 @@ impl Rounds {
             }
         }
         machine.memory.discard(places);
-        // A number of which nothing is known needs no entry, and one in other pieces must have none.
-        self.base.entries.retain(|entry| !(entry.value.is_number() && entry.value.num == Scalar::UNKNOWN));
+        // A number on the stack of which nothing is known needs no entry, and one in other pieces must have none.
+        let unknown = |value: &Value| value.is_number() && value.num == Scalar::UNKNOWN;
+        self.base.entries.retain(|entry| entry.at >= SAVED || !unknown(&entry.value));
         let Self { base, .. } = self;
         base.reaches.retain_mut(|Reach { symbol, bytes, .. }| match back.reach(*symbol) {
             Some(now) => {

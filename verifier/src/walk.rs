@@ -268,11 +268,14 @@ pub(crate) fn explore(
             Err(refusal) => refusal,
         };
         *unfinished = matches!(refusal.reason, Reason::Steps { .. });
-        let endless =
-            |reason: &Reason| matches!(reason, Reason::Steps { .. } | Reason::Memory | Reason::Endless);
-        // A fact that was missing tells more than a walk that didn't come to its end. Of those the last one tells most: what
-        // looks endless where numbers are forgotten may only be long.
-        if !endless(&refusal.reason) || refused.is_none_or(|refusal| endless(&refusal.reason)) {
+        // A fact that was missing tells more than a cost that may be less on a closer look, and that more than a walk that didn't
+        // come to its end. Of equals the last one tells most: what looks endless where numbers are forgotten may only be long.
+        let tells = |refusal: &Refusal| match refusal.reason {
+            Reason::Steps { .. } | Reason::Memory | Reason::Endless => 0,
+            Reason::Costly { .. } => 1,
+            _ => 2,
+        };
+        if refused.is_none_or(|refused| tells(&refusal) >= tells(&refused)) {
             refused = Some(refusal);
         }
         let limited = matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory);

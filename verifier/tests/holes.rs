@@ -520,3 +520,37 @@ fn what_is_known_of_the_contexts_flags_holds_for_flags_that_are_read_later() {
     refused(&flagged("r0 = *(u8 *)(r9 + 64)"));
     accepts(&flagged("r0 = *(u8 *)(r9 + 63)"));
 }
+
+/// r8 is 5 on both of two ways that meet: by `first`, and by `second`. r7 is what it came with.
+fn halved(first: &str, second: &str, rest: &str) -> String {
+    let long = "r4 = 0\n".repeat(12);
+    format!(
+        "r6 = r1\n r7 = *(u64 *)(r1 + 16)\n r9 = value 1 + 0\n {long} r1 = *(u32 *)(r6 + 52)\n if r1 != 0 goto other
+         {first}\n goto met\n other:\n {second}\n met:
+         if r7 < 3 goto less\n goto use\n less:\n {rest}
+         use:\n r9 += r8\n r0 = *(u8 *)(r9 + 0)\n out:\n r0 = 0\n exit"
+    )
+}
+
+#[test]
+fn a_lower_half_that_is_known_tells_of_the_whole_only_where_it_is_its_half() {
+    let (half, number) = ("w8 = w7\n if w8 != 5 goto out", "r8 = 5");
+    let (within, outside) = ("r0 = *(u8 *)(r9 + 63)", "r0 = *(u8 *)(r9 + 64)");
+    accepts(&halved(half, half, outside));
+    accepts(&halved(half, number, within));
+    refused(&halved(half, number, outside));
+    refused(&halved(number, half, outside));
+    refused(&halved(number, number, outside));
+}
+
+#[test]
+fn a_callers_register_is_a_number_still_behind_a_loop_of_a_function() {
+    for (rounds, field) in
+        [(1_000, "*(u64 *)(r1 + 16)"), (1_500_000, "*(u64 *)(r1 + 16)"), (1_500_000, "*(u32 *)(r1 + 44)")]
+    {
+        accepts(&format!(
+            "r7 = {field}\n r9 = value 1 + 0\n call f\n *(u64 *)(r9 + 0) = r7\n r0 = 0\n exit
+             f:\n r1 = 0\n top:\n r1 += 1\n if r1 < {rounds} goto top\n r0 = 0\n exit"
+        ));
+    }
+}
