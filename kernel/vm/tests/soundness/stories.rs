@@ -236,7 +236,15 @@ impl Loops<'_> {
             9..=11 | 22..=25 => {
                 let condition = format!("{wide}{x} {} {wide}{y}", self.pick(&COMPARISONS));
                 self.fresh(x);
-                match self.any() % 7 {
+                match self.any() % 8 {
+                    7 => {
+                        // A lower half that is known, on one of two ways, and what that says of the whole.
+                        let (z, op) = (self.register(), self.pick(&COMPARISONS));
+                        let half = format!("w{y} = w{x}\n if w{y} != {number} goto out");
+                        self.ways(&format!("r{z} {op} {number}"), &half, &format!("r{y} = {number}"));
+                        self.ask(x);
+                        self.ask(y);
+                    }
                     0 => {
                         let (z, op) = (self.register(), self.pick(&COMPARISONS));
                         let other = self.aside(|this| this.fresh(y));
