@@ -35,27 +35,31 @@ pub(crate) unsafe extern "system" fn stream(
     // SAFETY: what the engine passes lives as long as the call, and only `out` and the answer in the packet are ours to write.
     let Some(out) = (unsafe { out.as_mut() }) else { return };
     // SAFETY: as above.
-    let (Some(packet), Some(filter)) =
-        (unsafe { (packet.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>().as_mut(), filter.as_ref()) })
-    else {
+    let Some(packet) = (unsafe { packet.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>().as_mut() }) else {
         out.actionType = FWP_ACTION::PERMIT;
         return;
     };
     // SAFETY: as above.
-    let given = unsafe { (values.as_ref(), meta.as_ref(), packet.streamData.as_ref()) };
-    // SAFETY: `notify` put the instance there; the flow context is ours.
-    let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
-    let outcome = match (engine, given) {
-        (Some(engine), (Some(values), Some(meta), Some(data))) => {
-            // SAFETY: all of it is what this classify was given, and nothing made of it outlives it.
+    let given = unsafe { (filter.as_ref(), values.as_ref(), meta.as_ref(), packet.streamData.as_ref()) };
+    let outcome = match given {
+        (Some(filter), Some(values), Some(meta), Some(data)) => {
+            let pass = StreamOutcome::Permit(data.dataLength);
+            // SAFETY: `notify` put the instance there; the flow context is ours. All of it is what this classify was given, and
+            // nothing made of it outlives it.
+            let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
+            // SAFETY: as above.
             let (given, data) = unsafe { (Given::new(values, meta), Indicated::new(data)) };
-            let Some(incoming) = Incoming::of_stream(given) else { return };
-            let _dispatch = Dispatch::raise(&engine.get().platform);
-            let indication =
-                Indication { incoming, data, missed: packet.missedBytes, filter, flags: out.flags };
-            stream::classify(engine, &indication, flow)
+            match (engine, Incoming::of_stream(given)) {
+                (Some(engine), Some(incoming)) => {
+                    let _dispatch = Dispatch::raise(&engine.get().platform);
+                    let (missed, flags) = (packet.missedBytes, out.flags);
+                    let indication = Indication { incoming, data, missed, filter, flags };
+                    stream::classify(engine, &indication, flow)
+                }
+                _ => pass,
+            }
         }
-        (_, (.., data)) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),
+        (.., data) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),
     };
     outcome.write(packet, out);
 }

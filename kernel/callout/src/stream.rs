@@ -159,7 +159,8 @@ fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> Str
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
         return pass;
     }
-    if outcome == pass || outcome == StreamOutcome::Allow {
+    let ends = indication.has(FWPS_STREAM_FLAG::DISCONNECT);
+    if ends && (outcome == pass || outcome == StreamOutcome::Allow) {
         flow.mark(Marks::ended(indication.direction()));
     }
     outcome

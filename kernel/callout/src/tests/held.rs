@@ -12,6 +12,7 @@ use tidegate_abi::limits::{DRAIN_NS, MAX_HELD};
 use tidegate_abi::{Hook, Verdict};
 
 use super::{Bench, STREAMS, asm, wait};
+use crate::flow::Marks;
 
 const PEND: u64 = Verdict::Pend as u64;
 const PERMIT: u64 = Verdict::Permit as u64;
@@ -513,4 +514,21 @@ proptest! {
         prop_assert_eq!(bench.held(link), Detached::default());
         bench.finish();
     }
+}
+
+#[test]
+fn data_of_a_connection_that_is_allowed_is_not_its_end() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (_, map) = pending(bench, hook, on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"one ");
+        bench.sim.settle();
+        bench.set(map, Verdict::AllowConnection as u64);
+        bench.sim.settle();
+        bench.sim.indicate(flow, direction, b"two ");
+        let engine = &bench.callouts.as_ref().expect("registered").engine;
+        engine.flows.each(&engine.platform, |flow| {
+            assert!((0..2).all(|direction| !flow.marks().has(Marks::ended(direction))), "nothing has ended");
+        });
+    });
 }
