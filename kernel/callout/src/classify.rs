@@ -40,28 +40,32 @@ pub(crate) unsafe extern "system" fn stream(
         return;
     };
     // SAFETY: as above.
-    let given = unsafe { (filter.as_ref(), values.as_ref(), meta.as_ref(), packet.streamData.as_ref()) };
-    let outcome = match given {
-        (Some(filter), Some(values), Some(meta), Some(data)) => {
-            let pass = StreamOutcome::Permit(data.dataLength);
-            // SAFETY: `notify` put the instance there; the flow context is ours. All of it is what this classify was given, and
-            // nothing made of it outlives it.
-            let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
-            // SAFETY: as above.
-            let (given, data) = unsafe { (Given::new(values, meta), Indicated::new(data)) };
-            match (engine, Incoming::of_stream(given)) {
-                (Some(engine), Some(incoming)) => {
-                    let _dispatch = Dispatch::raise(&engine.get().platform);
-                    let (missed, flags) = (packet.missedBytes, out.flags);
-                    let indication = Indication { incoming, data, missed, filter, flags };
-                    stream::classify(engine, &indication, flow)
-                }
-                _ => pass,
-            }
-        }
-        (.., data) => StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)),
+    let Some(filter) = (unsafe { filter.as_ref() }) else { return unasked(packet, out) };
+    // SAFETY: as above.
+    let given = unsafe { (values.as_ref(), meta.as_ref(), packet.streamData.as_ref()) };
+    // SAFETY: `notify` put the instance there; the flow context is ours.
+    let (engine, flow) = unsafe { (engine_of(filter), Flow::of_context(flow_context)) };
+    let (Some(engine), (Some(values), Some(meta), Some(data))) = (engine, given) else {
+        return unasked(packet, out);
+    };
+    // SAFETY: all of it is what this classify was given, and nothing made of it outlives it.
+    let (given, data) = unsafe { (Given::new(values, meta), Indicated::new(data)) };
+    let Some(incoming) = Incoming::of_stream(given) else { return unasked(packet, out) };
+    let outcome = {
+        let _dispatch = Dispatch::raise(&engine.get().platform);
+        let indication = Indication { incoming, data, missed: packet.missedBytes, filter, flags: out.flags };
+        stream::classify(engine, &indication, flow)
     };
     outcome.write(packet, out);
+}
+
+/// All passes, when something is missing that a link would be asked about.
+#[cold]
+#[inline(never)]
+fn unasked(packet: &mut FWPS_STREAM_CALLOUT_IO_PACKET0, out: &mut FWPS_CLASSIFY_OUT0) {
+    // SAFETY: what the engine passes lives as long as the call.
+    let data = unsafe { packet.streamData.as_ref() };
+    StreamOutcome::Permit(data.map_or(0, |data| data.dataLength)).write(packet, out);
 }
 
 /// classifyFn of the layers of what is sent. IRQL <= DISPATCH_LEVEL, any thread, several at once.
