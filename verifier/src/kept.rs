@@ -160,33 +160,43 @@ impl Key {
     }
 }
 
+/// How a name is used in a state that is to be kept.
+#[derive(Clone, Copy, Debug)]
+struct Uses {
+    symbol: Symbol,
+    count: u32,
+    /// Every use is a number, or a place, that is known.
+    known: bool,
+}
+
 /// What each name of a kept state is in the state compared: a name and a distance.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    /// Name of the path, how often it is used; its index and one is the kept state's name.
-    uses: Vec<(Symbol, u32)>,
+    /// Names of the path; the index of one and one is the kept state's name.
+    uses: Vec<Uses>,
     bound: Vec<Option<(Symbol, i64)>>,
 }
 
 impl Names {
-    fn count(&mut self, symbol: Symbol, uses: u32, memory: &mut Memory) -> Result<(), Reason> {
+    fn count(&mut self, symbol: Symbol, count: u32, known: bool, memory: &mut Memory) -> Result<(), Reason> {
         if symbol == 0 {
             return Ok(());
         }
-        match self.uses.iter_mut().find(|(known, _)| *known == symbol) {
-            Some((_, count)) => *count += uses,
-            None => memory.push(&mut self.uses, (symbol, uses))?,
+        match self.uses.iter_mut().find(|uses| uses.symbol == symbol) {
+            Some(uses) => (uses.count, uses.known) = (uses.count + count, uses.known && known),
+            None => memory.push(&mut self.uses, Uses { symbol, count, known })?,
         }
         Ok(())
     }
 
-    /// The kept state's name and how often it is used.
-    fn name(&self, symbol: Symbol) -> (Symbol, u32) {
+    /// The kept state's name and how it is used.
+    fn name(&self, symbol: Symbol) -> Uses {
         if is_fixed(symbol) {
-            return (symbol, u32::MAX);
+            return Uses { symbol, count: u32::MAX, known: false };
         }
-        let found = self.uses.iter().enumerate().find(|(_, (known, _))| *known == symbol);
-        found.map_or((0, 0), |(index, (_, uses))| (index as Symbol + 1, *uses))
+        let found = self.uses.iter().zip(1..).find(|(uses, _)| uses.symbol == symbol);
+        found
+            .map_or(Uses { symbol: 0, count: 0, known: false }, |(uses, name)| Uses { symbol: name, ..*uses })
     }
 
     fn bound(&self, symbol: Symbol) -> Option<(Symbol, i64)> {
@@ -291,28 +301,29 @@ impl Kept {
     ) -> Result<Self, Reason> {
         names.uses.clear();
         for value in state.values().filter(|value| value.kind.is_readable()) {
-            names.count(value.symbol, 1, memory)?;
+            let known = value.num.value().is_some() && value.form != Form::Remaining;
+            names.count(value.symbol, 1, known, memory)?;
         }
         // What relates names is a use that can't be forgotten.
         for held in &state.held {
-            names.count(held.symbol, 2, memory)?;
+            names.count(held.symbol, 2, false, memory)?;
         }
         for reach in &state.reaches {
-            names.count(reach.symbol, 2, memory)?;
+            names.count(reach.symbol, 2, false, memory)?;
         }
         for sum in &state.sums {
             for symbol in [sum.parts[0], sum.parts[1], sum.sum] {
-                names.count(symbol, 2, memory)?;
+                names.count(symbol, 2, false, memory)?;
             }
         }
         for relation in &state.relations {
             for symbol in [relation.low, relation.high] {
-                names.count(symbol, 2, memory)?;
+                names.count(symbol, 2, false, memory)?;
             }
         }
         let mut this = Self::default();
         this.fill(state, |value| names.rename(value), values, memory)?;
-        let name = |symbol| names.name(symbol).0;
+        let name = |symbol| names.name(symbol).symbol;
         this.reaches = memory.collect(state.reaches.iter().map(|reach| Reach {
             symbol: name(reach.symbol),
             since: 0,
@@ -492,9 +503,11 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
             (now.form, now.symbol, now.delta) == (kept.form, kept.symbol, kept.delta)
         }
         Kind::Scalar if kept.symbol != 0 => {
-            let half = (kept.form, now.form) == (Form::Low, Form::Low) && now.symbol != 0;
-            let now = if half { Some((now.symbol, now.delta)) } else { now.plain() };
-            now.is_some_and(|now| names.bind(name, now))
+            // A number that is known may have a name too: either is what it is.
+            let half = (kept.form, now.form) == (Form::Low, Form::Low);
+            let named = now.symbol != 0 && (half || now.form == Form::Plain);
+            named && names.bind(name, (now.symbol, now.delta))
+                || now.plain().is_some_and(|now| names.bind(name, now))
         }
         Kind::Window | Kind::WindowLow if kept.symbol != ANY => names.bind(name, (now.symbol, now.delta)),
         Kind::MapValue(_) | Kind::Record(_) | Kind::Clone if kept.symbol != 0 => {
@@ -505,19 +518,20 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
 }
 
 impl Names {
-    /// A value with the kept state's names. A name that is used once says nothing, and goes; so does that of a number that is
-    /// known, since all that bear it are. A lower half that is known tells something of the whole still.
+    /// A value with the kept state's names. A name that is used once says nothing, and goes; so does one that only numbers bear
+    /// that are known. Where another bears it too, what is learned of that is learned of the known number, and can't be. A lower
+    /// half that is known tells something of the whole still.
     fn rename(&self, value: &Value) -> Value {
-        let (symbol, uses) = self.name(value.symbol);
-        let mut value = Value { symbol, since: 0, ..*value };
+        let uses = self.name(value.symbol);
+        let mut value = Value { symbol: uses.symbol, since: 0, ..*value };
         if !value.kind.is_readable() {
             return Value { kind: Kind::Nothing, ..Value::NOTHING };
         }
         if value.origin != 0 {
             (value.origin, value.delta) = (0, 0);
         }
-        let known = value.known().is_some() && value.form == Form::Plain && !is_fixed(symbol);
-        if symbol != 0 && uses == 1 || known {
+        let known = value.known().is_some() && value.form == Form::Plain && uses.known;
+        if uses.symbol != 0 && uses.count == 1 || known {
             (value.form, value.delta) = (Form::Plain, 0);
             value.symbol = if matches!(value.kind, Kind::Window | Kind::WindowLow) { ANY } else { 0 };
         }

@@ -1,7 +1,8 @@
 //! What each instruction may still need: registers and stack that are read later, and numbers that decide something.
 //!
 //! Two linear analyses before the walk. What nothing needs is forgotten where paths meet, so that states become equal.
-//! Forgetting only ever widens what is possible: a mistake here can cost an acceptance, never a proof.
+//! Forgetting only ever widens what is possible: a mistake here can cost an acceptance, never a proof. A pointer on the stack
+//! that is forgotten could be read as a number, so the walk refuses to read what was not seen to be read here.
 
 mod loops;
 
@@ -183,6 +184,9 @@ fn stack_pointers(structure: &Structure, memory: &mut Memory) -> Result<Vec<u16>
                     let local = insn.opcode & source::X != 0 || insn.src() == call::LOCAL;
                     now &= FRAME | 0b11_1100_0000;
                     now |= u16::from(given && local);
+                    // Or store it where it was told to.
+                    changed |= given && local && !stored;
+                    stored |= given && local;
                 }
                 _ => {}
             }
@@ -204,11 +208,14 @@ fn stack_pointers(structure: &Structure, memory: &mut Memory) -> Result<Vec<u16>
     Ok(pointers)
 }
 
-/// The 8-byte slots that an access to the frame at `offset` touches.
-fn slots(offset: i16, bytes: i16) -> u64 {
-    let start = STACK_FRAME as i32 + i32::from(offset);
-    let end = start + i32::from(bytes) - 1;
-    if start < 0 || end >= STACK_FRAME as i32 { u64::MAX } else { 1 << (start / 8) | 1 << (end / 8) }
+/// The 8-byte slots of the frame that bytes from `from` to `to`, counted from the frame pointer, lie in.
+pub(crate) fn slots(from: i64, to: i64) -> u64 {
+    let first = (STACK_FRAME as i64).saturating_add(from);
+    let last = (STACK_FRAME as i64).saturating_add(to) - 1;
+    if first < 0 || last >= STACK_FRAME as i64 || last < first {
+        return u64::MAX;
+    }
+    u64::MAX << (first / 8) & u64::MAX >> (63 - last / 8)
 }
 
 pub(crate) const fn access_size(opcode: u8) -> u16 {
@@ -244,12 +251,10 @@ fn transfer(insn: Insn, after: Need, decisive: Use, stack_pointers: u16) -> Need
             }
         },
         class::LDX => {
-            let (live, used) = (need.live & 1 << dst != 0, need.used(dst));
+            let used = need.used(dst);
             need.kill(dst);
             let touched = touched(insn, src, stack_pointers);
-            if live {
-                need.live_slots |= touched;
-            }
+            need.live_slots |= touched;
             // Only whole numbers are remembered in memory, not the bytes of a text.
             if access_size(insn.opcode) >= 4 {
                 need.number_slots |= if used.number { touched } else { 0 };
@@ -287,7 +292,8 @@ fn transfer(insn: Insn, after: Need, decisive: Use, stack_pointers: u16) -> Need
 /// The slots of the frame that a load or store through `base` may touch.
 fn touched(insn: Insn, base: u8, stack_pointers: u16) -> u64 {
     if base == 10 {
-        slots(insn.offset, access_size(insn.opcode) as i16)
+        let from = i64::from(insn.offset);
+        slots(from, from + i64::from(access_size(insn.opcode)))
     } else if stack_pointers & 1 << base != 0 {
         u64::MAX
     } else {

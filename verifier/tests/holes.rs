@@ -554,3 +554,71 @@ fn a_callers_register_is_a_number_still_behind_a_loop_of_a_function() {
         ));
     }
 }
+
+/// Two numbers up to 15 (r1, r2), and what two ways make of them that meet; then bytes at `rest`, which `bad` leads to.
+fn met(ways: [&str; 2], test: &str, rest: &str) -> String {
+    let [first, second] = ways;
+    let long = "r4 = 1\n".repeat(12);
+    with_value(&format!(
+        "r1 = r7\n r1 &= 15\n r2 = r8\n r2 &= 15\n r3 = *(u32 *)(r6 + 40)\n if r3 > 5 goto other\n {first}\n goto met
+         other:\n {second}\n met:\n {long} {test}\n goto out\n bad:\n {rest}"
+    ))
+}
+
+/// A number is known on both ways, on one of them by a name that others bear: those could not be what `test` asks for there.
+#[test]
+fn a_number_that_is_known_tells_of_others_only_where_it_bears_their_name() {
+    let sum = "r8 = r1\n r8 += r2\n if r8 != 5 goto out\n r7 = r1\n r7 += r2";
+    let half = "r2 = 0x200000000 ll\n r8 = r1\n r8 += r2\n w5 = w1\n w5 += -1\n if w5 != 4 goto out";
+    for (by_name, by_number, test, known) in [
+        (sum, "r8 = 5\n r7 = r1\n r7 += r2", "if r7 == 3 goto bad", "r8"),
+        (
+            half,
+            "r2 = 0x200000000 ll\n r8 = r1\n r8 += r2\n r1 = 5",
+            "r2 = 0x200000003 ll\n if r8 == r2 goto bad",
+            "r1",
+        ),
+        (
+            "r3 = r1\n r3 += r2\n if r2 != 5 goto out",
+            "r3 = r8\n r3 &= 15\n r2 = 5",
+            "r3 -= r1\n if r3 == 3 goto bad",
+            "r2",
+        ),
+    ] {
+        let read = |at: i64| format!("r9 += {known}\n r0 = *(u8 *)(r9 + {at})");
+        accepts(&met([by_name, by_name], test, &read(64)));
+        for ways in [[by_name, by_number], [by_number, by_name], [by_number, by_number]] {
+            refused(&met(ways, test, &read(64)));
+            accepts(&met(ways, test, &read(58)));
+        }
+    }
+}
+
+#[test]
+fn a_pointer_that_a_function_stores_where_it_was_told_to_is_none_of_the_forgotten() {
+    // r3 is a pointer to the caller's stack that the function left there; behind it lies one to a map value.
+    let stored = |rest: &str| {
+        let long = "r2 = 1\n".repeat(12);
+        with_value(&format!(
+            "*(u64 *)(r10 - 16) = r9\n r1 = r10\n r1 += -8\n call f\n r3 = *(u64 *)(r10 - 8)
+             r1 = *(u32 *)(r6 + 40)\n if r1 > 5 goto on\n {long} on:\n r4 = *(u64 *)(r3 - 8)\n {rest}
+             r0 = 0\n exit\n f:\n *(u64 *)(r1 + 0) = r1\n r0 = 0\n exit"
+        ))
+    };
+    refused(&stored("*(u64 *)(r9 + 0) = r4"));
+    accepts(&stored("r0 = *(u8 *)(r4 + 63)"));
+}
+
+#[test]
+fn what_is_far_from_the_end_of_what_is_shown_may_have_come_round() {
+    let far = |distance: &str| {
+        with_value(&format!(
+            "r7 = *(u64 *)(r6 + 0)\n r8 = *(u64 *)(r6 + 8)\n r2 = {distance} ll\n r8 += r2\n if r7 > r8 goto out
+             r0 = *(u8 *)(r9 + 64)"
+        ))
+    };
+    // 512 GiB before the end, which may be less than that from address 0.
+    refused(&far("0xffffff8000000000"));
+    // More before the end than is ever shown: nothing lies there.
+    accepts(&far("0xfffffffffff00000"));
+}

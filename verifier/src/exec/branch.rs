@@ -251,10 +251,11 @@ impl Machine<'_> {
         place: &Value,
         end: &Value,
     ) -> Result<bool, Reason> {
-        let behind = end.num.value().unwrap_or(0) as i64;
-        if !near(&place.num) || behind.abs_diff(0) > NAMED_LIMIT as u64 {
+        // Neither the place nor what lies behind the end may be so far away that it came round.
+        if !near(&place.num) || !near(&end.num) {
             return Ok(true);
         }
+        let behind = end.num.value().unwrap_or(0) as i64;
         // The number of bytes for which `place + bytes <= end of what is shown` would be news.
         let at = place.delta - behind;
         let known = state.reach(place.symbol).map(|bytes| bytes - at);

@@ -8,7 +8,7 @@ use tidegate_abi::{FieldKind, Insn};
 use super::Machine;
 use crate::Proven;
 use crate::domain::Scalar;
-use crate::needs::access_size;
+use crate::needs::{access_size, slots};
 use crate::refusal::{Known, Leak, Reason};
 use crate::state::{State, offset};
 use crate::structure::AtomicOp;
@@ -140,7 +140,7 @@ impl Machine<'_> {
             self.load_field(&span, signed)?
         } else {
             self.check_span(state, &span)?;
-            self.loaded_from_stack(state, &span)?
+            self.loaded_from_stack(state, slot, &span)?
         };
         let width = u32::from(size) * 8;
         let value = match loaded {
@@ -154,8 +154,9 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn loaded_from_stack(&self, state: &State, span: &Span) -> Result<Option<Value>, Reason> {
+    fn loaded_from_stack(&self, state: &State, slot: usize, span: &Span) -> Result<Option<Value>, Reason> {
         let Kind::Stack(frame) = span.pointer.kind else { return Ok(None) };
+        self.expect_read(state, slot, frame, span)?;
         let start = span.start();
         match start.value() {
             Some(offset) => state.stack_load(frame, offset as i64, span.size as u16),
@@ -163,6 +164,19 @@ impl Machine<'_> {
                 Err(Reason::PointerBytes)
             }
             None => Ok(None),
+        }
+    }
+
+    /// A pointer on the stack that nothing seemed to read may be forgotten, and what is forgotten is taken for a number: no
+    /// instruction may read what the analysis before the walk did not see it read. Frames of callers forget nothing.
+    fn expect_read(&self, state: &State, slot: usize, frame: u8, span: &Span) -> Result<(), Reason> {
+        let start = span.start();
+        let need = self.needs.get(slot).copied().unwrap_or_default();
+        let seen = slots(start.smin(), start.smax() + i64::from(span.size));
+        if frame == state.frame() && seen & !need.live_slots != 0 {
+            Err(Reason::PointerBytes)
+        } else {
+            Ok(())
         }
     }
 
@@ -295,6 +309,7 @@ impl Machine<'_> {
             return Err(Reason::Unaligned { known, size: span.size });
         }
         if let Kind::Stack(frame) = span.pointer.kind {
+            self.expect_read(state, slot, frame, span)?;
             let (from, to) = (start.smin(), start.smax() + i64::from(span.size));
             if state.stack_has_pointer(frame, from, to) {
                 return Err(Reason::PointerBytes);
