@@ -16,9 +16,9 @@ fn long_test(name: &str) -> Command {
     test
 }
 
-/// Runs `cases` random connections past random programs.
+/// Runs `cases` random connections and lists of packets past random programs.
 pub(crate) fn property(cases: u64, seed: u64) -> Result<()> {
-    let mut test = long_test("tests::rewrites::rewritten_streams_come_out_as_on_a_string_for_long");
+    let mut test = long_test("tests::rewrites::streams_and_packets_come_out_as_on_a_string_for_long");
     test.env("TIDEGATE_CASES", cases.to_string()).env("TIDEGATE_SEED", seed.to_string());
     shell::run(&mut test)
 }

@@ -1,7 +1,7 @@
 //! Lengths and checksums of an edited packet (RFC 768, 792, 1071, 4443, 8200 section 8.1, 9293).
 //!
 //! An edited packet goes out in a new list without offload requests, so its checksum is always computed in full: over the
-//! pseudo-header, the transport header and the data.
+//! pseudo-header, the transport header and the data. Its data may lie in pieces, and is only read.
 
 use fwps_sys::IPPROTO;
 
@@ -40,41 +40,58 @@ pub(crate) enum Broken {
 
 /// Whether [`repair`] knows this protocol.
 pub(crate) fn knows(protocol: IPPROTO) -> bool {
-    matches!(protocol, IPPROTO::UDP | IPPROTO::TCP | IPPROTO::ICMP | IPPROTO::ICMPV6)
+    header(protocol).is_some()
 }
 
-/// Makes the length and the checksum of `packet` right. It begins with its transport header.
+/// Bytes of a header without options.
+pub(crate) fn least(protocol: IPPROTO) -> usize {
+    header(protocol).map_or(0, |(least, _)| least)
+}
+
+/// Bytes of a protocol's header without options, and where in it the checksum is.
+fn header(protocol: IPPROTO) -> Option<(usize, usize)> {
+    match protocol {
+        IPPROTO::UDP => Some((8, 6)),
+        IPPROTO::TCP => Some((20, 16)),
+        IPPROTO::ICMP | IPPROTO::ICMPV6 => Some((8, 2)),
+        _ => None,
+    }
+}
+
+/// Makes the length and the checksum of a packet of `len` bytes right. It begins with `head`, which has its transport header
+/// and an even number of bytes or all; `behind` is the sum of what follows.
 ///
 /// A UDP sender over IPv4 that asked for no checksum (0) gets one too: a right one is always allowed.
 ///
 /// # Errors
 /// [`Broken`]; the packet is then as it was.
-pub(crate) fn repair(packet: &mut [u8], protocol: IPPROTO, ends: &Ends) -> Result<(), Broken> {
-    let (least, field) = match protocol {
-        IPPROTO::UDP => (8, 6),
-        IPPROTO::TCP => (20, 16),
-        IPPROTO::ICMP | IPPROTO::ICMPV6 => (8, 2),
-        _ => return Err(Broken::Protocol),
-    };
-    if packet.len() < least {
+pub(crate) fn repair(
+    head: &mut [u8],
+    behind: Sum,
+    len: usize,
+    protocol: IPPROTO,
+    ends: &Ends,
+) -> Result<(), Broken> {
+    let (least, field) = header(protocol).ok_or(Broken::Protocol)?;
+    if head.len() < least {
         return Err(Broken::Short);
     }
-    let length = u16::try_from(packet.len()).map_err(|_| Broken::Long)?;
+    let length = u16::try_from(len).map_err(|_| Broken::Long)?;
     if protocol == IPPROTO::UDP {
-        put(packet, 4, length);
+        put(head, 4, length);
     }
-    put(packet, field, 0);
-    let mut sum = Sum(0);
+    put(head, field, 0);
+    let mut sum = Sum { odd: false, ..behind };
     if protocol != IPPROTO::ICMP {
         sum.pseudo_header(ends, protocol, u32::from(length));
     }
-    sum.add(packet);
+    sum.add(head);
     let checksum = match sum.finish() {
         // Zero on the wire means "no checksum" to UDP; both forms of zero are equal in ones' complement.
         0 if protocol == IPPROTO::UDP => 0xffff,
         other => other,
     };
-    put(packet, field, checksum);
+    put(head, field, checksum);
     Ok(())
 }
 
@@ -94,7 +111,7 @@ pub(crate) fn repair_header(header: &mut [u8], behind: usize) -> Result<Ends, Br
             }
             put(header, 2, u16::try_from(size + behind).map_err(|_| Broken::Long)?);
             put(header, 10, 0);
-            let mut sum = Sum(0);
+            let mut sum = Sum::default();
             sum.add(header);
             put(header, 10, sum.finish());
             Ok(Ends::V4(address(header, 12)?, address(header, 16)?))
@@ -123,14 +140,25 @@ fn put(packet: &mut [u8], at: usize, value: u16) {
 }
 
 /// A sum in ones' complement (RFC 1071), not folded yet: 64 bits hold every packet's.
-struct Sum(u64);
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sum {
+    /// In the order of the machine's bytes, which the sum does not depend on (section 2B).
+    total: u64,
+    /// An odd number of bytes was added.
+    odd: bool,
+}
 
 impl Sum {
-    /// Adds bytes that begin at an even place; an odd last one counts as if a zero followed.
-    fn add(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<2>();
-        self.0 += words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum::<u64>();
-        self.0 += rest.iter().map(|byte| u64::from(*byte) << 8).sum::<u64>();
+    /// Adds bytes that follow those added before.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<4>();
+        let mut sum = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
+        let mut last = [0; 4];
+        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        sum += u64::from(u32::from_ne_bytes(last));
+        // Behind an odd number every byte is the other half of its word.
+        self.total += if self.odd { u64::from(folded(sum).swap_bytes()) } else { sum };
+        self.odd ^= !bytes.len().is_multiple_of(2);
     }
 
     fn pseudo_header(&mut self, ends: &Ends, protocol: IPPROTO, length: u32) {
@@ -149,12 +177,15 @@ impl Sum {
     }
 
     fn finish(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum >> 16) + (sum & 0xffff);
-        }
-        !(sum as u16)
+        !u16::from_be(folded(self.total))
     }
+}
+
+fn folded(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    sum as u16
 }
 
 #[cfg(test)]
@@ -172,12 +203,18 @@ mod tests {
 
     /// What a receiver computes: over everything, checksum included, it must come to zero.
     fn receiver_accepts(packet: &[u8], protocol: IPPROTO, ends: &Ends) -> bool {
-        let mut sum = Sum(0);
+        let mut sum = Sum::default();
         if protocol != IPPROTO::ICMP {
             sum.pseudo_header(ends, protocol, packet.len() as u32);
         }
         sum.add(packet);
         sum.finish() == 0
+    }
+
+    /// A packet that lies together.
+    fn repair_all(packet: &mut [u8], protocol: IPPROTO, ends: &Ends) -> Result<(), Broken> {
+        let len = packet.len();
+        repair(packet, Sum::default(), len, protocol, ends)
     }
 
     fn header(protocol: IPPROTO, payload: &[u8]) -> Vec<u8> {
@@ -193,7 +230,7 @@ mod tests {
             let ends = if v6 { V6 } else { V4 };
             for protocol in [IPPROTO::UDP, IPPROTO::TCP, IPPROTO::ICMP, IPPROTO::ICMPV6] {
                 let mut packet = header(protocol, &payload);
-                prop_assert_eq!(repair(&mut packet, protocol, &ends), Ok(()));
+                prop_assert_eq!(repair_all(&mut packet, protocol, &ends), Ok(()));
                 prop_assert!(receiver_accepts(&packet, protocol, &ends));
                 if protocol == IPPROTO::UDP {
                     prop_assert_eq!(packet[4..6].to_vec(), (packet.len() as u16).to_be_bytes().to_vec());
@@ -203,9 +240,25 @@ mod tests {
         }
 
         #[test]
+        fn what_lies_in_pieces_sums_up_as_what_lies_together(
+            head in collection::vec(any::<u8>(), 4..15),
+            pieces in collection::vec(collection::vec(any::<u8>(), 0..40), 0..8),
+        ) {
+            for protocol in [IPPROTO::UDP, IPPROTO::TCP, IPPROTO::ICMPV6] {
+                let mut behind = Sum::default();
+                pieces.iter().for_each(|piece| behind.add(piece));
+                let mut head = header(protocol, &head[..head.len() / 2 * 2]);
+                let mut whole = [&*head, &pieces.concat()].concat();
+                prop_assert_eq!(repair_all(&mut whole, protocol, &V6), Ok(()));
+                prop_assert_eq!(repair(&mut head, behind, whole.len(), protocol, &V6), Ok(()));
+                prop_assert_eq!(&whole[..head.len()], &*head);
+            }
+        }
+
+        #[test]
         fn a_changed_byte_is_noticed(payload in collection::vec(any::<u8>(), 1..64), at: prop::sample::Index, bit in 0..8_u8) {
             let mut packet = header(IPPROTO::UDP, &payload);
-            prop_assert_eq!(repair(&mut packet, IPPROTO::UDP, &V6), Ok(()));
+            prop_assert_eq!(repair_all(&mut packet, IPPROTO::UDP, &V6), Ok(()));
             let at = at.index(packet.len());
             packet[at] ^= 1 << bit;
             prop_assert!(!receiver_accepts(&packet, IPPROTO::UDP, &V6));
@@ -216,11 +269,11 @@ mod tests {
     fn a_udp_checksum_that_comes_to_zero_is_sent_as_ones() {
         for ends in [V4, V6] {
             let mut packet = header(IPPROTO::UDP, &[0, 0]);
-            assert_eq!(repair(&mut packet, IPPROTO::UDP, &ends), Ok(()));
+            assert_eq!(repair_all(&mut packet, IPPROTO::UDP, &ends), Ok(()));
             let spare = u16::from_be_bytes([packet[6], packet[7]]);
             // Adding the checksum itself to the data brings the sum to all ones, so its complement to zero.
             packet[8..10].copy_from_slice(&spare.to_be_bytes());
-            assert_eq!(repair(&mut packet, IPPROTO::UDP, &ends), Ok(()));
+            assert_eq!(repair_all(&mut packet, IPPROTO::UDP, &ends), Ok(()));
             assert_eq!(packet[6..8], [0xff, 0xff]);
             assert!(receiver_accepts(&packet, IPPROTO::UDP, &ends));
         }
@@ -228,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_1071_comes_out_right() {
-        let mut sum = Sum(0);
+        let mut sum = Sum::default();
         sum.add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), !0xddf2);
     }
@@ -240,7 +293,7 @@ mod tests {
                 .concat();
         assert_eq!(repair_header(&mut v4, 100), Ok(V4));
         assert_eq!(v4[2..4], 124_u16.to_be_bytes());
-        let mut sum = Sum(0);
+        let mut sum = Sum::default();
         sum.add(&v4);
         assert_eq!(sum.finish(), 0);
         let mut v6 = [&[0x60, 0, 0, 0, 9, 9, 17, 64][..], &[0x20; 16], &[0xfe; 16]].concat();
@@ -264,13 +317,13 @@ mod tests {
     fn what_is_too_short_or_unknown_is_left_alone() {
         for (protocol, least) in [(IPPROTO::UDP, 8), (IPPROTO::TCP, 20), (IPPROTO::ICMP, 8)] {
             let mut packet = vec![7; least - 1];
-            assert_eq!(repair(&mut packet, protocol, &V4), Err(Broken::Short));
+            assert_eq!(repair_all(&mut packet, protocol, &V4), Err(Broken::Short));
             assert!(packet.iter().all(|byte| *byte == 7));
         }
         let mut long = vec![7; 65_536];
-        assert_eq!(repair(&mut long, IPPROTO::UDP, &V4), Err(Broken::Long));
+        assert_eq!(repair_all(&mut long, IPPROTO::UDP, &V4), Err(Broken::Long));
         assert!(long.iter().all(|byte| *byte == 7));
-        assert_eq!(repair(&mut [7; 64], IPPROTO(47), &V4), Err(Broken::Protocol));
+        assert_eq!(repair_all(&mut [7; 64], IPPROTO(47), &V4), Err(Broken::Protocol));
         assert!(!knows(IPPROTO(47)));
     }
 }

@@ -33,6 +33,17 @@ pub(crate) enum Piece {
     New(Range<usize>),
 }
 
+/// The same when the first bytes that come out are to lie together in memory of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// These of the bytes shown, copied.
+    Copied(Range<usize>),
+    /// These of the plan's new bytes.
+    New(Range<usize>),
+    /// These of the bytes shown, where they lie.
+    Shared(Range<usize>),
+}
+
 impl Plan {
     /// No edits.
     pub(crate) const fn new() -> Self {
@@ -104,6 +115,26 @@ impl Plan {
             [keep, fresh]
         });
         edited.chain([Piece::Keep(self.end()..cover)]).filter(|piece| piece.len() != 0)
+    }
+
+    /// The same when the first `head` bytes that come out are to be copied: no part lies on both sides of their end.
+    pub(crate) fn parts(&self, cover: usize, head: usize) -> impl Iterator<Item = Part> + '_ {
+        let mut left = head;
+        let cut = self.pieces(cover).flat_map(move |piece| {
+            let before = left.min(piece.len());
+            left -= before;
+            match piece {
+                Piece::Keep(Range { start, end }) => {
+                    let middle = start + before;
+                    [Part::Copied(start..middle), Part::Shared(middle..end)]
+                }
+                Piece::New(Range { start, end }) => {
+                    let middle = start + before;
+                    [Part::New(start..middle), Part::New(middle..end)]
+                }
+            }
+        });
+        cut.filter(|part| part.len() != 0)
     }
 
     /// Bytes that come out of the first `cover` bytes shown.
@@ -266,6 +297,19 @@ impl Piece {
     }
 }
 
+impl Part {
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        let (Self::Copied(range) | Self::New(range) | Self::Shared(range)) = self;
+        range.len()
+    }
+
+    /// Those that need memory.
+    pub(crate) fn owned(&self) -> usize {
+        if matches!(self, Self::Shared(_)) { 0 } else { self.len() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -301,6 +345,7 @@ mod tests {
         fn a_plan_does_what_splicing_a_vector_does(
             shown in vec(any::<u8>(), 0..200),
             wanted in vec((0..40_usize, 0..40_usize, vec(any::<u8>(), 0..200)), 0..24),
+            head in 0..300_usize,
         ) {
             let mut plan = Plan::new();
             let mut done = Vec::new();
@@ -324,7 +369,24 @@ mod tests {
             }
             prop_assert_eq!(plan.end(), end);
             prop_assert_eq!(plan.is_empty(), done.is_empty());
-            prop_assert_eq!(carry_out(&plan, &shown), model(&shown, &done));
+            let expected = model(&shown, &done);
+            prop_assert_eq!(carry_out(&plan, &shown), &*expected);
+
+            // Cut where a head ends: the same comes out, and all of the head and nothing else that was shown is copied.
+            let (mut out, mut copied, mut shared) = (Vec::new(), 0, 0);
+            for part in plan.parts(shown.len(), head) {
+                prop_assert!(part.len() > 0 && (out.len() >= head || out.len() + part.len() <= head));
+                prop_assert!(!matches!(part, Part::Shared(_)) || out.len() >= head);
+                prop_assert!(!matches!(part, Part::Copied(_)) || out.len() < head);
+                if let Part::Shared(range) = &part { shared += range.len() } else { copied += part.owned() }
+                match part {
+                    Part::Copied(range) | Part::Shared(range) => out.extend_from_slice(&shown[range]),
+                    Part::New(range) => out.extend_from_slice(&plan.new_bytes()[range]),
+                }
+            }
+            prop_assert_eq!(copied + shared, out.len());
+            prop_assert!(copied <= used + head);
+            prop_assert_eq!(out, expected);
         }
     }
 

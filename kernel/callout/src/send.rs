@@ -3,10 +3,14 @@
 //! WFP has one answer for a list. When all of its packets pass unchanged the list is permitted, when none passes it is
 //! blocked; otherwise it is blocked and absorbed, and the packets that pass are injected one by one, edited or as they are.
 //!
-//! An injected packet is a copy in new memory, with nothing shared: its checksum covers every byte, so every byte is read
-//! anyway, and a sender that changes its buffer meanwhile can't make the checksum wrong. UDP and ICMP are injected from
-//! classify, TCP by the worker. What we injected ourselves is shown again at every layer, and permitted unseen: so a packet
-//! that is replaced at a datagram-data or ICMP error layer is not asked about at the outbound transport layer.
+//! An injected packet is its headers and the new bytes in new memory, and for kept ranges the original's own pages behind
+//! partial MDLs, under a reference until the completion. Its checksum covers every byte, so the shared ones are read, once. A
+//! sender that changes its buffer behind that sends what its receiver refuses; with a link that asks for a snapshot all of the
+//! packet is the copy that was judged.
+//!
+//! UDP and ICMP are injected from classify, TCP by the worker. What we injected ourselves is shown again at every layer, and
+//! permitted unseen: so a packet that is replaced at a datagram-data or ICMP error layer is not asked about at the outbound
+//! transport layer.
 //!
 //! What a raw socket sends has an IP header of its own, in front of the packet or, at the datagram-data layers, apart; its
 //! length and checksum are made right too.
@@ -25,8 +29,8 @@ use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{SendContext, Verdict};
 use tidegate_runtime::{Calls, Link};
 
-use crate::checksum::{self, Ends};
-use crate::edit::{Piece, Plan};
+use crate::checksum::{self, Ends, Sum};
+use crate::edit::{Part, Plan};
 use crate::engine::Engine;
 use crate::envelope::{self, Envelope};
 use crate::host::{About, Editable, PacketHost};
@@ -339,34 +343,14 @@ impl Send<'_> {
             self.engine.counters.hops.add();
             return Err(Failure::Unfit);
         }
-        let len = plan.output_len(packet.len());
-        let mut bytes = memory::filled(len, 0)?;
-        let mut free = bytes.as_mut_slice();
-        for piece in plan.pieces(packet.len()) {
-            let (Piece::Keep(range) | Piece::New(range)) = &piece;
-            let (to, behind) = free.split_at_mut_checked(range.len()).ok_or(Failure::Unfit)?;
-            match piece {
-                // A sealed packet is what was judged; any other is what there is now.
-                Piece::Keep(range) if self.snapshot && !window.is_empty() => {
-                    let judged = window.get(range).filter(|judged| judged.len() == to.len());
-                    to.copy_from_slice(judged.ok_or(Failure::Unfit)?);
-                }
-                Piece::Keep(range) => packet.copy(range, to)?,
-                Piece::New(range) => {
-                    let new = plan.new_bytes().get(range).filter(|new| new.len() == to.len());
-                    to.copy_from_slice(new.ok_or(Failure::Unfit)?);
-                }
-            }
-            free = behind;
-        }
-        let (header, header_len) = self.repair(&mut bytes, envelope)?;
-        let mut body = Body::new(bytes);
-        body.push_new(0..len)?;
+        // A sealed packet is what was judged; any other is what there is now.
+        let sealed = (self.snapshot && !window.is_empty()).then_some(window);
+        let (mut body, copied, header, header_len) = self.body(packet, sealed, plan, envelope)?;
         body.finish(self.engine.handles.pool)?;
 
         let (control, control_len) = envelope.control(self.incoming.control_data())?;
         let owner = size_of::<SendInjection>() + (control.capacity() + header.capacity()) * 8;
-        self.engine.counters.copied.add_many(len + control_len as usize + header_len as usize);
+        self.engine.counters.copied.add_many(copied + control_len as usize + header_len as usize);
         self.engine.counters.allocated.add_many(body.allocated() + owner);
         Ok(memory::boxed(SendInjection {
             engine: self.engine.share(),
@@ -388,6 +372,86 @@ impl Send<'_> {
         })?)
     }
 
+    /// What a plan makes of a packet: its headers, and all of it when it is sealed, in new memory, with the new bytes; all else
+    /// shared. Gives back the bytes copied, and a copy of a raw socket's header that is apart from it.
+    fn body(
+        &self,
+        packet: &View<'_>,
+        sealed: Option<&[u8]>,
+        plan: &Plan,
+        envelope: &Envelope,
+    ) -> Result<(Body, usize, Vec<u64>, u32), Failure> {
+        let len = plan.output_len(packet.len());
+        let head = if sealed.is_some() { len } else { self.headers(packet)?.min(len) };
+        let parts = || plan.parts(packet.len(), head);
+        let owned = parts().map(|part| part.owned()).sum();
+        let mut bytes = memory::filled(owned, 0)?;
+        let (mut free, mut at, mut behind) = (bytes.as_mut_slice(), 0, Sum::default());
+        for part in parts() {
+            let (to, rest) = free.split_at_mut_checked(part.owned()).ok_or(Failure::Unfit)?;
+            free = rest;
+            let fits = |from: &&[u8]| from.len() == to.len();
+            let in_head = at < head;
+            at += part.len();
+            match part {
+                Part::Shared(range) => {
+                    for segment in packet.segments(range) {
+                        behind.add(segment?.bytes()?);
+                    }
+                }
+                Part::Copied(range) => match sealed {
+                    Some(window) => {
+                        to.copy_from_slice(window.get(range).filter(fits).ok_or(Failure::Unfit)?);
+                    }
+                    None => packet.copy(range, to)?,
+                },
+                Part::New(range) => {
+                    to.copy_from_slice(plan.new_bytes().get(range).filter(fits).ok_or(Failure::Unfit)?);
+                    if !in_head {
+                        behind.add(to);
+                    }
+                }
+            }
+        }
+        let first = bytes.get_mut(..head).ok_or(Failure::Unfit)?;
+        let (header, header_len) = self.repair(first, behind, len, envelope)?;
+
+        let mut body = Body::new(bytes);
+        let mut new = 0..0;
+        for part in parts() {
+            new.end += part.owned();
+            if let Part::Shared(range) = part {
+                if !new.is_empty() {
+                    body.push_new(new.clone())?;
+                    new.start = new.end;
+                }
+                for segment in packet.segments(range) {
+                    body.push_kept(&segment?)?;
+                }
+            }
+        }
+        if !new.is_empty() {
+            body.push_new(new)?;
+        }
+        Ok((body, owned, header, header_len))
+    }
+
+    /// Bytes of the headers that a packet begins with: a raw socket's IP header and that of its protocol. Those below want them
+    /// to lie together.
+    fn headers(&self, packet: &View<'_>) -> Result<usize, Failure> {
+        let ip = self.incoming.shown_header() as usize;
+        let least = checksum::least(self.protocol);
+        if self.protocol != IPPROTO::TCP {
+            return Ok(ip + least);
+        }
+        // The upper half of a byte says how many words.
+        let mut words = [0];
+        packet.copy(ip + 12..ip + 13, &mut words)?;
+        let [words] = words;
+        let said = 4 * usize::from(words >> 4);
+        Ok(ip + if (least..=packet.len().saturating_sub(ip)).contains(&said) { said } else { least })
+    }
+
     /// Whether a raw socket sends it.
     fn is_raw(&self) -> bool {
         self.incoming.shown_header() != 0 || !self.incoming.apart_header().is_empty()
@@ -398,29 +462,36 @@ impl Send<'_> {
         Envelope::new(self.incoming.layer.family == ADDRESS_FAMILY::INET6, self.protocol)
     }
 
-    /// Makes every length and checksum of a packet right, and a raw socket's header that is apart from it, which is given
-    /// back as a copy.
-    fn repair(&self, packet: &mut [u8], envelope: &Envelope) -> Result<(Vec<u64>, u32), Failure> {
+    /// Makes every length and checksum of a packet of `len` bytes right, and a raw socket's header that is apart from it, which
+    /// is given back as a copy. `head` is its beginning with its headers, `behind` the sum of what follows.
+    fn repair(
+        &self,
+        head: &mut [u8],
+        behind: Sum,
+        len: usize,
+        envelope: &Envelope,
+    ) -> Result<(Vec<u64>, u32), Failure> {
         let fit = |broken: Result<Ends, checksum::Broken>| broken.map_err(|_| Failure::Unfit);
         let header = self.incoming.shown_header() as usize;
-        let (inside, packet) = packet.split_at_mut_checked(header).ok_or(Failure::Unfit)?;
+        let (inside, head) = head.split_at_mut_checked(header).ok_or(Failure::Unfit)?;
+        let len = len.saturating_sub(header);
         let apart = self.incoming.apart_header();
         let mut copy = [0; MAX_HEADER];
         let copy = copy.get_mut(..apart.len()).ok_or(Failure::Unfit)?;
         copy.iter_mut().zip(apart).for_each(|(to, from)| *to = *from);
         let ends = if !inside.is_empty() {
-            fit(checksum::repair_header(inside, packet.len()))?
+            fit(checksum::repair_header(inside, len))?
         } else if !copy.is_empty() {
-            fit(checksum::repair_header(copy, packet.len()))?
+            fit(checksum::repair_header(copy, len))?
         } else if let Some((remote, port)) = envelope.remote {
             if port != 0 {
-                checksum::set_udp_port(packet, port);
+                checksum::set_udp_port(head, port);
             }
             self.incoming.ends().to(remote)
         } else {
             self.incoming.ends()
         };
-        checksum::repair(packet, self.protocol, &ends).map_err(|_| Failure::Unfit)?;
+        checksum::repair(head, behind, len, self.protocol, &ends).map_err(|_| Failure::Unfit)?;
         let mut words = memory::filled(copy.len().div_ceil(8), 0)?;
         envelope::copy(&mut words, copy);
         Ok((words, copy.len() as u32))

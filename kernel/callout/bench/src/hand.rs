@@ -81,11 +81,65 @@ pub(crate) unsafe extern "system" fn nothing(
 ) {
 }
 
-/// What an injected edit owns.
+/// New bytes, and what stays of an original on both sides of them.
 struct Edit {
-    new: Box<[u8]>,
+    new: Vec<u8>,
     original: *mut NET_BUFFER_LIST,
-    mdls: [*mut MDL; 3],
+    /// In the order that they go out in; the last one may be missing.
+    mdls: [*mut MDL; 4],
+}
+
+impl Edit {
+    /// Shares `bytes`, which lie in `source`, but for `remove` from `at` on; the first `head` of the new bytes go in front.
+    unsafe fn new(
+        original: *mut NET_BUFFER_LIST,
+        source: *mut MDL,
+        bytes: &[u8],
+        at: usize,
+        remove: usize,
+        new: Vec<u8>,
+        head: usize,
+    ) -> Self {
+        // SAFETY: the classify's own data; every descriptor is freed by the completion.
+        unsafe {
+            let mut edit = Self { new, original, mdls: [null_mut(); 4] };
+            FwpsReferenceNetBufferList0(original, FALSE);
+            let kept = |from: usize, to: usize| {
+                let start = bytes.as_ptr().add(from).cast_mut().cast();
+                let mdl = IoAllocateMdl(start, (to - from) as u32, 0, 0, null_mut());
+                IoBuildPartialMdl(source, mdl, start, (to - from) as u32);
+                mdl
+            };
+            let own = edit.new.as_mut_ptr();
+            let own = |from: usize, to: usize| {
+                let mdl = IoAllocateMdl(own.add(from).cast(), (to - from) as u32, 0, 0, null_mut());
+                MmBuildMdlForNonPagedPool(mdl);
+                mdl
+            };
+            let (behind, end) = (at + remove, bytes.len());
+            edit.mdls = if head == 0 {
+                [kept(0, at), own(0, edit.new.len()), kept(behind, end), null_mut()]
+            } else {
+                [own(0, head), kept(head, at), own(head, edit.new.len()), kept(behind, end)]
+            };
+            for pair in edit.mdls.windows(2) {
+                (*pair[0]).Next = pair[1];
+            }
+            edit
+        }
+    }
+}
+
+impl Drop for Edit {
+    fn drop(&mut self) {
+        // SAFETY: `new` made all of it.
+        unsafe {
+            for mdl in self.mdls.into_iter().filter(|mdl| !mdl.is_null()) {
+                IoFreeMdl(mdl);
+            }
+            FwpsDereferenceNetBufferList0(self.original, FALSE);
+        }
+    }
 }
 
 /// Shares what stays with the original, and injects it around the new bytes.
@@ -98,22 +152,10 @@ unsafe fn edit_stream(
     new: &'static [u8],
     (flow, layer, callout, flags): (u64, u16, u32, FWPS_STREAM_FLAG),
 ) -> FWP_ACTION {
-    // SAFETY: the classify's own data; every descriptor is freed by the completion.
+    // SAFETY: the classify's own data.
     unsafe {
-        let mut edit = Box::new(Edit { new: new.into(), original, mdls: [null_mut(); 3] });
-        let start = bytes.as_ptr().cast_mut();
-        FwpsReferenceNetBufferList0(original, FALSE);
-        let (behind, rest) = (start.add(at + remove), bytes.len() - at - remove);
-        let [before, middle, after] = &mut edit.mdls;
-        *before = IoAllocateMdl(start.cast(), at as u32, 0, 0, null_mut());
-        IoBuildPartialMdl(source, *before, start.cast(), at as u32);
-        *middle = IoAllocateMdl(edit.new.as_mut_ptr().cast(), new.len() as u32, 0, 0, null_mut());
-        MmBuildMdlForNonPagedPool(*middle);
-        *after = IoAllocateMdl(behind.cast(), rest as u32, 0, 0, null_mut());
-        IoBuildPartialMdl(source, *after, behind.cast(), rest as u32);
-        (**before).Next = *middle;
-        (**middle).Next = *after;
-        let (mut nbl, length) = (null_mut(), at + new.len() + rest);
+        let edit = Box::new(Edit::new(original, source, bytes, at, remove, new.into(), 0));
+        let (mut nbl, length) = (null_mut(), bytes.len() - remove + new.len());
         let pool = 8 as HANDLE;
         let _ = FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, edit.mdls[0], 0, length, &raw mut nbl);
         let context = Box::into_raw(edit).cast();
@@ -138,19 +180,14 @@ unsafe fn edit_stream(
 unsafe extern "system" fn stream_done(context: *mut c_void, nbl: *mut NET_BUFFER_LIST, _: BOOLEAN) {
     // SAFETY: what `edit_stream` gave away.
     unsafe {
-        let edit = Box::from_raw(context.cast::<Edit>());
         FwpsFreeNetBufferList0(nbl);
-        for mdl in edit.mdls {
-            IoFreeMdl(mdl);
-        }
-        FwpsDereferenceNetBufferList0(edit.original, FALSE);
+        drop(Box::from_raw(context.cast::<Edit>()));
     }
 }
 
 /// What an injected packet owns.
 struct Packet {
-    bytes: Vec<u8>,
-    mdl: *mut MDL,
+    edit: Edit,
     remote: [u8; 4],
     args: FWPS_TRANSPORT_SEND_PARAMS1,
 }
@@ -183,14 +220,16 @@ pub(crate) unsafe extern "system" fn send(
                 (*out).rights = FWPS_RIGHT::NONE;
             }
             Wish::Replace(at, remove, new) => {
-                let mut bytes = Vec::with_capacity(shown.bytes.len() + new.len());
-                bytes.extend_from_slice(&shown.bytes[..at]);
+                let mut bytes = Vec::with_capacity(UDP_HEADER + new.len());
+                bytes.extend_from_slice(&shown.bytes[..UDP_HEADER]);
                 bytes.extend_from_slice(new);
-                bytes.extend_from_slice(&shown.bytes[at + remove..]);
                 let field = |index: usize| (*(*values).incomingValue.add(index)).value.data.uint32;
                 use layer::outbound_transport as of;
-                finish(&mut bytes, field(of::IP_LOCAL_ADDRESS), field(of::IP_REMOTE_ADDRESS));
-                inject(bytes, field(of::IP_REMOTE_ADDRESS), &*meta);
+                let rest = [&shown.bytes[UDP_HEADER..at], new, &shown.bytes[at + remove..]];
+                let ends = [field(of::IP_LOCAL_ADDRESS), field(of::IP_REMOTE_ADDRESS)];
+                let length = finish(&mut bytes[..UDP_HEADER], rest, ends);
+                let edit = Edit::new(data.cast(), nb.CurrentMdl, shown.bytes, at, remove, bytes, UDP_HEADER);
+                inject(edit, length, field(of::IP_REMOTE_ADDRESS), &*meta);
                 (*out).actionType = FWP_ACTION::BLOCK;
                 (*out).flags |= FWPS_CLASSIFY_OUT_FLAG::ABSORB;
                 (*out).rights = FWPS_RIGHT::NONE;
@@ -199,32 +238,32 @@ pub(crate) unsafe extern "system" fn send(
     }
 }
 
-/// Length and checksum of a UDP packet.
-fn finish(bytes: &mut [u8], local: u32, remote: u32) {
-    let length = bytes.len() as u16;
-    bytes[4..6].copy_from_slice(&length.to_be_bytes());
-    bytes[6..8].fill(0);
-    let mut sum = u64::from(local >> 16) + u64::from(local & 0xffff) + u64::from(remote >> 16);
-    sum += u64::from(remote & 0xffff) + 17 + u64::from(length);
-    let mut words = bytes.chunks_exact(2);
-    for word in &mut words {
-        sum += u64::from(u16::from_be_bytes([word[0], word[1]]));
-    }
-    if let [last] = words.remainder() {
-        sum += u64::from(*last) << 8;
+const UDP_HEADER: usize = 8;
+
+/// Length and checksum of a UDP packet whose header is `header`; gives back the length. Every piece begins at an even place.
+fn finish(header: &mut [u8], rest: [&[u8]; 3], ends: [u32; 2]) -> usize {
+    let length = header.len() + rest.iter().map(|bytes| bytes.len()).sum::<usize>();
+    header[4..6].copy_from_slice(&(length as u16).to_be_bytes());
+    header[6..8].fill(0);
+    let mut sum = ends.iter().map(|end| u64::from(*end)).sum::<u64>() + 17 + length as u64;
+    for bytes in std::iter::once(&*header).chain(rest) {
+        let (words, last) = bytes.as_chunks::<4>();
+        sum += words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum::<u64>();
+        let mut word = [0; 4];
+        word[..last.len()].copy_from_slice(last);
+        sum += u64::from(u32::from_be_bytes(word));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let sum = if sum == 0xffff { 0xffff } else { !(sum as u16) };
-    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
+    header[6..8].copy_from_slice(&sum.to_be_bytes());
+    length
 }
 
-unsafe fn inject(bytes: Vec<u8>, remote: u32, meta: &FWPS_INCOMING_METADATA_VALUES0) {
-    let length = bytes.len();
-    let mut packet = Box::new(Packet {
-        bytes,
-        mdl: null_mut(),
+unsafe fn inject(edit: Edit, length: usize, remote: u32, meta: &FWPS_INCOMING_METADATA_VALUES0) {
+    let packet = Box::new(Packet {
+        edit,
         remote: remote.to_be_bytes(),
         args: FWPS_TRANSPORT_SEND_PARAMS1 {
             remoteAddress: null_mut(),
@@ -237,11 +276,10 @@ unsafe fn inject(bytes: Vec<u8>, remote: u32, meta: &FWPS_INCOMING_METADATA_VALU
     });
     // SAFETY: everything is the packet's until the completion.
     unsafe {
-        packet.mdl = IoAllocateMdl(packet.bytes.as_mut_ptr().cast(), length as u32, 0, 0, null_mut());
-        MmBuildMdlForNonPagedPool(packet.mdl);
         let mut nbl = null_mut();
         let pool = 8 as HANDLE;
-        let _ = FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, packet.mdl, 0, length, &raw mut nbl);
+        let _ =
+            FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, packet.edit.mdls[0], 0, length, &raw mut nbl);
         let packet = Box::into_raw(packet);
         (*packet).args.remoteAddress = (&raw mut (*packet).remote).cast();
         let _ = FwpsInjectTransportSendAsync1(
@@ -262,8 +300,7 @@ unsafe fn inject(bytes: Vec<u8>, remote: u32, meta: &FWPS_INCOMING_METADATA_VALU
 unsafe extern "system" fn send_done(context: *mut c_void, nbl: *mut NET_BUFFER_LIST, _: BOOLEAN) {
     // SAFETY: what `inject` gave away.
     unsafe {
-        let packet = Box::from_raw(context.cast::<Packet>());
         FwpsFreeNetBufferList0(nbl);
-        IoFreeMdl(packet.mdl);
+        drop(Box::from_raw(context.cast::<Packet>()));
     }
 }

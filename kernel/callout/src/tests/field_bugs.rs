@@ -264,6 +264,28 @@ fn a_sender_that_changes_a_packet() {
     }
 }
 
+/// The same with an edit, whose checksum covers what the sender still has: its receiver refuses what was not summed up.
+#[test]
+fn an_edit_of_a_packet_that_its_sender_changes() {
+    for hook in DATAGRAMS {
+        for sealed in [false, true] {
+            let bench = Bench::new(Config { sender_changes: true, ..Config::default() });
+            let code = asm::edits(&[(8, 1, b"<new>")], Verdict::Permit);
+            if sealed {
+                bench.snapshot(hook, &code, OnError::Block);
+            } else {
+                bench.link(hook, &code, OnError::Block);
+            }
+            let (local, remote) = ends(hook);
+            let (_, sent) = bench.send(&Packet::udp(local, remote, b"judged"));
+            let [sent] = &sent[..] else { panic!("one packet") };
+            assert!(sent.bytes[8..].starts_with(b"<new>"));
+            assert_eq!((sent.bytes.ends_with(b"udged"), sent.checksum_ok), (sealed, sealed));
+            bench.finish();
+        }
+    }
+}
+
 /// Nothing was given where something was expected.
 #[test]
 fn null_data() {

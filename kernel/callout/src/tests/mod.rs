@@ -6,6 +6,7 @@ mod field_bugs;
 mod flows;
 mod held;
 mod life;
+mod packets;
 mod rewrites;
 mod send;
 mod shared;

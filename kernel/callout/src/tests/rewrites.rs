@@ -9,7 +9,7 @@ use tidegate_abi::Hook;
 use tidegate_abi::control::OnError;
 
 use super::asm::{How, Rewrite};
-use super::{Bench, STREAMS, asm};
+use super::{Bench, STREAMS, asm, packets};
 use crate::memory::failing;
 
 /// SplitMix64: a case is its seed.
@@ -131,7 +131,7 @@ pub(crate) fn play(dice: &mut Dice, sim: &Simulator, flow: FlowId, data: [&[u8];
 
 /// What goes wrong in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+pub(crate) enum Trouble {
     None,
     /// Calls of the system fail, so many in a thousand.
     Calls(u32),
@@ -142,7 +142,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn random(dice: &mut Dice) -> Self {
+    pub(crate) fn random(dice: &mut Dice) -> Self {
         match dice.below(8) {
             0 | 1 => Self::Calls(1 << dice.below(9)),
             2 => Self::Memory(dice.below(12)),
@@ -151,7 +151,7 @@ impl Trouble {
         }
     }
 
-    fn begin(self, bench: &Bench) {
+    pub(crate) fn begin(self, bench: &Bench) {
         const STATUS: NTSTATUS = NTSTATUS::INSUFFICIENT_RESOURCES;
         match self {
             Self::None => {}
@@ -159,6 +159,12 @@ impl Trouble {
             Self::Memory(left) => failing::after(left),
             Self::Completions(rate) => bench.sim.fail_completions(When::PerMille(rate), STATUS),
         }
+    }
+
+    /// Nothing fails any more. True when memory did.
+    pub(crate) fn end(self, bench: &Bench) -> bool {
+        bench.sim.heal();
+        failing::stop() != matches!(self, Self::Memory(_))
     }
 }
 
@@ -189,8 +195,7 @@ fn connection(dice: &mut Dice, bench: &Bench, hook: Hook, on_error: OnError, rew
     let failed = bench.sim.failures();
     trouble.begin(bench);
     play(dice, &bench.sim, flow, [&data[0], &data[1]]);
-    bench.sim.heal();
-    let hurt = failing::stop() != matches!(trouble, Trouble::Memory(_)) || bench.sim.failures() > failed;
+    let hurt = trouble.end(bench) || bench.sim.failures() > failed;
     let state = bench.sim.flow_state(flow);
     for (side, data) in Direction::BOTH.into_iter().zip(&data) {
         let out = bench.sim.delivered(flow, side);
@@ -224,9 +229,9 @@ fn connection(dice: &mut Dice, bench: &Bench, hook: Hook, on_error: OnError, rew
     bench.sim.forget_flow(flow);
 }
 
-/// Runs machines from `seed` on until there were so many connections. A failure names its seed.
-fn machines(seed: u64, connections: u64) {
-    for seed in seed..seed + connections.div_ceil(CONNECTIONS) {
+/// Runs machines from `seed` on until there were so many cases. A failure names its seed.
+pub(crate) fn machines(machine: fn(u64), seed: u64, cases: u64) {
+    for seed in seed..seed + cases.div_ceil(CONNECTIONS) {
         if let Err(why) = std::panic::catch_unwind(|| machine(seed)) {
             std::eprintln!("the machine of seed {seed}");
             std::panic::resume_unwind(why);
@@ -236,20 +241,22 @@ fn machines(seed: u64, connections: u64) {
 
 #[test]
 fn rewritten_streams_come_out_as_on_a_string() {
-    machines(0, 2000);
+    machines(machine, 0, 2000);
 }
 
-/// `cargo xtask property`: as many connections as are asked for, on all processors.
+/// `cargo xtask property`: as many connections and lists of packets as are asked for, half of each, on all processors.
 #[test]
 #[ignore = "runs for minutes: cargo xtask property"]
-fn rewritten_streams_come_out_as_on_a_string_for_long() {
+fn streams_and_packets_come_out_as_on_a_string_for_long() {
+    const _: () = assert!(packets::LISTS == CONNECTIONS);
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (cases, seed) =
         (number("TIDEGATE_CASES").unwrap_or(100_000), number("TIDEGATE_SEED").unwrap_or(1 << 32));
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let either = |seed: u64| if seed.is_multiple_of(2) { machine(seed) } else { packets::machine(seed) };
     std::thread::scope(|scope| {
         for thread in 0..threads {
-            scope.spawn(move || machines(seed + thread * cases, cases.div_ceil(threads)));
+            scope.spawn(move || machines(either, seed + thread * cases, cases.div_ceil(threads)));
         }
     });
 }

@@ -13,7 +13,7 @@ use crate::config::Split;
 use crate::current::Reason;
 use crate::engine::{self, complete, stream, values};
 use crate::packet::{Checksum, Packet, SendOutcome, Sent};
-use crate::rules;
+use crate::rules::{self, Rule};
 use crate::state::{Classify, Endpoint, Inner, NblKind, Region, State};
 use crate::trace::Event;
 
@@ -543,7 +543,14 @@ impl State {
         let Some(packets) = (unsafe { self.packets(list.nbl) }) else { return NTSTATUS::UNSUCCESSFUL };
         let skip = if list.header_inside { list.header.len() } else { 0 };
         let mut status = NTSTATUS::SUCCESS;
-        let cloned = matches!(self.nbl_mut(list.nbl).kind, NblKind::Clone { .. });
+        // What a sender changes while it shares it is not what was summed up, and that is nobody's mistake but its own.
+        // SAFETY: as above.
+        let changing = self.config.sender_changes && unsafe { self.shares(list.nbl) };
+        let wrong_sum = match self.nbl_mut(list.nbl).kind {
+            _ if changing => None,
+            NblKind::Clone { .. } => Some(rules::CLONE_SUM),
+            _ => Some(rules::FULL_SUM),
+        };
         for packet in packets {
             let mut bytes = packet.get(skip..).unwrap_or_default().to_vec();
             let cut = list.endpoint.segment as usize;
@@ -555,7 +562,7 @@ impl State {
                 status = NTSTATUS::INVALID_BUFFER_SIZE;
                 continue;
             }
-            self.finish_checksum(list.injected, cloned, local, remote, protocol, bits, mss, &mut bytes);
+            self.finish_checksum(list.injected, wrong_sum, local, remote, protocol, bits, mss, &mut bytes);
             self.log(Event::Wire { length: bytes.len(), injected: list.injected });
             self.sent.push(Sent {
                 local,
@@ -572,12 +579,24 @@ impl State {
         status
     }
 
+    /// Whether an injected list has bytes in memory of the engine's own.
+    ///
+    /// # Safety
+    /// `nbl` is live.
+    unsafe fn shares(&mut self, nbl: *mut NET_BUFFER_LIST) -> bool {
+        self.nbl_mut(nbl).nbs.clone().into_iter().any(|nb| {
+            // SAFETY: an NB of a live NBL.
+            let pieces = unsafe { self.pieces(nb as *mut NET_BUFFER, 0, usize::MAX) }.unwrap_or_default();
+            pieces.iter().any(|piece| self.engine_memory(piece.address).is_some())
+        })
+    }
+
     /// What the hardware does to a packet, and what it expects of an injected one.
     #[expect(clippy::too_many_arguments, reason = "a checksum is about this much, and there is one caller")]
     fn finish_checksum(
         &mut self,
         injected: bool,
-        cloned: bool,
+        wrong_sum: Option<Rule>,
         local: IpAddr,
         remote: IpAddr,
         protocol: u8,
@@ -614,8 +633,9 @@ impl State {
                 self.violate(rules::UDP6_ZERO, "an injected UDP packet over IPv6 without checksum");
             } else if !checksum::right(local, remote, protocol, bytes) {
                 let full = checksum::full(local, remote, protocol, bytes).unwrap_or(0);
-                let rule = if cloned { rules::CLONE_SUM } else { rules::FULL_SUM };
-                self.violate(rule, format!("the field has {field:#06x}, right is {full:#06x}"));
+                if let Some(rule) = wrong_sum {
+                    self.violate(rule, format!("the field has {field:#06x}, right is {full:#06x}"));
+                }
             }
         }
     }

@@ -168,6 +168,19 @@ breaks! {
             shown.block_all();
         })
     }
+    a_packet_s_bytes_shared_without_a_reference KEEP_REFERENCE {
+        send(&query(), |shown| {
+            let bytes = packet_bytes(shown.data);
+            send_inject(shown.sim, shown.metadata, REMOTE, &bytes, |_| ()).ok().unwrap();
+            // SAFETY: the classify's own data, and the NBL is pending; its MDL becomes a partial one over what is shown.
+            unsafe {
+                let source = NET_BUFFER::current_mdl(NET_BUFFER_LIST::first_nb(shown.data.cast()));
+                let mdl = (*NET_BUFFER_LIST::first_nb(LAST.get())).MdlChain;
+                IoBuildPartialMdl(source, mdl, MDL::virtual_address(source), bytes.len() as u32);
+            }
+            shown.absorb();
+        })
+    }
     a_reference_kept_for_ever KEEP_REFERENCE {
         send(&query(), |shown| {
             // SAFETY: the NBL is live; never giving it back is the mistake.
