@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tidegate_abi::helper::{self, Arg, Resource, Ret};
 use tidegate_abi::{MapDef, ProgramType, SendContext, StreamContext};
 use tidegate_verifier::{Options, Program, Verified, verify};
-use tidegate_vm::{Cause, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack};
+use tidegate_vm::{Cause, Executable, Fault, Host, MapBinding, MapMemory, Memory, Shared, Stack};
 
 use crate::generate::{self, Bytes, MAPS};
 
@@ -122,7 +122,7 @@ fn execute<H: Host>(
 
 /// Memory of the maps: room for exactly one value each, so that any step over a value's end leaves the program's memory.
 /// A ring buffer has room for one record of the greatest size that the generator asks for.
-struct Maps(Vec<(MapDef, std::sync::Arc<MapMemory>)>);
+struct Maps(Vec<(MapDef, Shared<MapMemory>)>);
 
 const RECORD: usize = 64;
 
@@ -143,7 +143,7 @@ impl Maps {
     }
 
     fn bindings(&self) -> Vec<MapBinding> {
-        let bind = |(index, (def, memory)): (usize, &(MapDef, std::sync::Arc<MapMemory>))| MapBinding {
+        let bind = |(index, (def, memory)): (usize, &(MapDef, Shared<MapMemory>))| MapBinding {
             handle: HANDLE + index as u64,
             memory: Some(memory.clone()),
             writable: !def.read_only(),
@@ -156,7 +156,7 @@ impl Maps {
         words.map(|word| word.load(Ordering::Relaxed)).collect()
     }
 
-    fn of(&self, handle: u64) -> &(MapDef, std::sync::Arc<MapMemory>) {
+    fn of(&self, handle: u64) -> &(MapDef, Shared<MapMemory>) {
         let index = handle.checked_sub(HANDLE).and_then(|index| self.0.get(index as usize));
         index.expect("a map argument is the handle of a map")
     }

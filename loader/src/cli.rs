@@ -294,17 +294,17 @@ fn code(exit: Exit) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use tidegate_runtime::Shared;
 
     use super::*;
     use crate::host;
 
     /// What was typed, against a runtime of this process in the driver's place: what it printed, or the code of its error.
     fn typing() -> impl FnMut(&[&str]) -> Result<String, &'static str> {
-        let runtime = Arc::new(host::runtime().expect("a runtime"));
+        let runtime = host::runtime().expect("a runtime");
         move |words| {
             let cli = Cli::try_parse_from(["tidegate"].iter().chain(words)).expect("it parses");
-            let printed = dispatch(cli.output, cli.noun, || Ok(Client::new(Arc::clone(&runtime))));
+            let printed = dispatch(cli.output, cli.noun, || Ok(Client::new(Shared::clone(&runtime))));
             printed.map(|printed| printed.text).map_err(|error| error.code)
         }
     }

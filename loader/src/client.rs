@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tidegate_abi::control::{
     self, Detached, EventRead, Events, Id, LinkDetach, MapNextKey, Operation, Refusal, Status,
 };
 use tidegate_abi::limits;
-use tidegate_runtime::Runtime;
+use tidegate_runtime::{Runtime, Shared};
 
 use crate::device::Device;
 
@@ -24,7 +23,7 @@ pub struct Client {
 
 /// Who answers.
 enum End {
-    Host(Arc<Runtime>),
+    Host(Shared<Runtime>),
     Driver(Device),
 }
 
@@ -67,7 +66,7 @@ const ROOM: usize = 4096;
 
 impl Client {
     /// A client of `runtime`.
-    pub fn new(runtime: Arc<Runtime>) -> Self {
+    pub fn new(runtime: Shared<Runtime>) -> Self {
         Self::of(End::Host(runtime))
     }
 
@@ -213,7 +212,7 @@ mod tests {
     use crate::host::platform;
 
     fn client() -> Client {
-        Client::new(Arc::new(Runtime::new(platform()).expect("a runtime")))
+        Client::new(Runtime::shared(platform()).expect("a runtime"))
     }
 
     fn map(client: &mut Client, kind: MapKind, key_size: u32, value_size: u32, max_entries: u32) -> Id {

@@ -5,14 +5,13 @@ mod platform;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG};
 use tidegate_abi::{Hook, ProgramType};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options, layer_of};
-use tidegate_runtime::Runtime;
+use tidegate_runtime::{Runtime, Shared};
 
 use crate::capture::{Flags, Transport};
 use crate::client::Client;
@@ -28,7 +27,7 @@ pub use platform::{platform, set_time};
 
 /// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.
 pub struct Machine {
-    runtime: Arc<Runtime>,
+    runtime: Shared<Runtime>,
     client: Client,
     loaded: Loaded,
     counted: Tally,
@@ -57,8 +56,8 @@ impl Machine {
     /// # Errors
     /// The setup does not fit the object, or a program is refused.
     pub fn new(object: &Object, setup: &Setup) -> Result<Self, Error> {
-        let runtime = Arc::new(runtime()?);
-        let mut client = Client::new(Arc::clone(&runtime));
+        let runtime = runtime()?;
+        let mut client = Client::new(Shared::clone(&runtime));
         let loaded = Loaded::new(&mut client, object, setup)?;
         Ok(Self { runtime, client, loaded, counted: Tally::default() })
     }
@@ -103,7 +102,7 @@ impl Machine {
 
     /// Where a new version of the policy is made ready, by any thread, while this machine works on.
     pub fn stage(&self) -> Stage {
-        Stage { client: Client::new(Arc::clone(&self.runtime)), loaded: self.loaded.clone() }
+        Stage { client: Client::new(Shared::clone(&self.runtime)), loaded: self.loaded.clone() }
     }
 
     /// Puts a new version of the policy in the place of the one that runs.
@@ -123,7 +122,7 @@ impl Machine {
         let device = sim.device_object();
         let objects = Objects { driver: device, device };
         let callouts = sim
-            .enter(|| Callouts::register(objects, Arc::clone(&self.runtime), AT_ONCE))
+            .enter(|| Callouts::register(objects, Shared::clone(&self.runtime), AT_ONCE))
             .map_err(|error| broken(&error.to_string()))?;
         let hooks = Hook::ALL.map(|hook| Filter::at(layer_of(hook), tidegate_callout::key(hook)));
         let notices =
@@ -141,8 +140,8 @@ const AT_ONCE: Options = Options { mid_stream: false, grace: 0 };
 ///
 /// # Errors
 /// There is not enough memory.
-pub fn runtime() -> Result<Runtime, Error> {
-    Runtime::new(platform()).map_err(|status| broken(status.text()))
+pub fn runtime() -> Result<Shared<Runtime>, Error> {
+    Runtime::shared(platform()).map_err(|status| broken(status.text()))
 }
 
 fn broken(reason: &str) -> Error {

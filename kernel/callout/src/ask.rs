@@ -7,15 +7,13 @@
 //! A link that continues with the first bytes only wants to be asked about the rest again, so no link behind it decides on
 //! more than those bytes: an edit that reaches further is an error of its link.
 
-use alloc::sync::Arc;
-
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
 use tidegate_abi::context::{STREAM_MID_STREAM, STREAM_NO_MORE_DATA};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{StreamContext, Verdict};
 use tidegate_runtime::{Calls, Link};
-use tidegate_vm::Stack;
+use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::edit::{Changes, Piece, Plan};
 use crate::engine::Engine;
@@ -25,7 +23,6 @@ use crate::host::{About, Editable, PacketHost};
 use crate::injection::{Body, Failure, StreamEnd, StreamInjection};
 use crate::memory;
 use crate::packet::Indicated;
-use crate::shared::Lent;
 
 /// What was decided. Numbers are bytes from the first one shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +80,11 @@ impl<'c> Ask<'c> {
     #[inline(always)]
     pub(crate) fn links<'l>(
         &self,
-        links: &'l [Arc<Link>],
+        links: &'l [Shared<Link>],
         context: &mut StreamContext,
         stack: &mut Stack,
         changes: &mut Changes,
-    ) -> (Decision, Option<&'l Arc<Link>>) {
+    ) -> (Decision, Option<&'l Shared<Link>>) {
         // Bytes that may be decided on: those that every link before has seen enough of.
         let mut open = self.window.len();
         let Some(first) = links.first() else {

@@ -7,6 +7,7 @@ use fwps_sys::{
     FWP_ACTION, FWPS_CALLOUT_NOTIFY_TYPE, FWPS_CLASSIFY_OUT0, FWPS_FILTER1, FWPS_INCOMING_METADATA_VALUES0,
     FWPS_INCOMING_VALUES0, FWPS_RIGHT, FWPS_STREAM_CALLOUT_IO_PACKET0, GUID, NTSTATUS,
 };
+use tidegate_vm::Lent;
 
 use crate::engine::{Dispatch, Engine};
 use crate::flow::Flow;
@@ -16,7 +17,6 @@ use crate::layer::{Given, Incoming};
 use crate::outcome::{SendOutcome, StreamOutcome};
 use crate::packet::{Indicated, Packets};
 use crate::send;
-use crate::shared::Lent;
 use crate::stream::{self, Indication};
 
 /// classifyFn of the stream layers. IRQL <= DISPATCH_LEVEL, any thread, several at once.

@@ -1,11 +1,11 @@
 //! What classify, completions and the worker share: one for each registration.
 
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use fwps_sys::HANDLE;
 use tidegate_abi::Hook;
 use tidegate_runtime::{Platform, Runtime};
+use tidegate_vm::Shared;
 
 use crate::counters::Counters;
 use crate::flow::Flows;
@@ -15,7 +15,7 @@ use crate::worker::Worker;
 
 /// One registration, as its callbacks see it.
 pub(crate) struct Engine {
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) runtime: Shared<Runtime>,
     pub(crate) platform: Platform,
     pub(crate) scratch: Scratch,
     pub(crate) counters: Counters,

@@ -15,12 +15,12 @@ use fwps_sys::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0, NTSTATUS};
 use tidegate_abi::StreamContext;
 use tidegate_abi::control::Id;
 use tidegate_runtime::{Platform, Spin};
+use tidegate_vm::{Lent, Shared};
 
 use crate::engine::Engine;
 use crate::held::Side;
 use crate::injection::Failure;
 use crate::memory::{self, NoMemory};
-use crate::shared::{Lent, Shared};
 
 /// A connection that programs see.
 pub(crate) struct Flow {
@@ -149,7 +149,7 @@ impl Flow {
     /// No memory, or a refusal; nothing is left behind. `Ok(None)`: there is a context already.
     pub(crate) fn begin(engine: Lent<'_, Engine>, begin: Begin) -> Result<Option<Shared<Self>>, Failure> {
         let Begin { id, layer, callout, context, application, mid_stream } = begin;
-        let flow = Shared::new(Self {
+        let flow = memory::shared(Self {
             engine: engine.share(),
             id,
             layer,

@@ -13,7 +13,6 @@
 //! its `on_error` does, and at the unload at once.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -23,6 +22,7 @@ use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
 use tidegate_abi::{Hook, StreamContext};
 use tidegate_runtime::{Held, Link};
+use tidegate_vm::{Lent, Shared};
 
 use crate::ask::{self, Ask, Decision, Kept};
 use crate::engine::{Dispatch, Engine};
@@ -31,7 +31,6 @@ use crate::injection::Failure;
 use crate::memory;
 use crate::packet::View;
 use crate::scratch::Desk;
-use crate::shared::Lent;
 
 /// Pieces of one direction that are kept back at most: small ones take much more memory than their bytes.
 const MAX_PIECES: usize = 4096;
@@ -215,7 +214,7 @@ pub(crate) fn keep(
     engine: Lent<'_, Engine>,
     flow: Lent<'_, Flow>,
     arrival: &Arrival<'_>,
-    holder: Option<(&Arc<Link>, usize)>,
+    holder: Option<(&Shared<Link>, usize)>,
 ) -> Result<(), Overflow> {
     let direction = arrival.context.direction as usize;
     let chunk = if arrival.bytes.len() == 0 { None } else { Some(chunk_of(arrival).map_err(|_| Overflow)?) };
@@ -355,7 +354,14 @@ enum Next {
     /// Nothing, until it is woken.
     Rest,
     /// Bytes or the end of a direction are to be asked about.
-    Asked { front: Front, end: bool, hook: Hook, context: StreamContext, from: Option<Arc<Link>>, failed: Id },
+    Asked {
+        front: Front,
+        end: bool,
+        hook: Hook,
+        context: StreamContext,
+        from: Option<Shared<Link>>,
+        failed: Id,
+    },
 }
 
 /// One decision about the front of a queue. False: there is nothing more to do now.
@@ -380,7 +386,7 @@ fn step(engine: Lent<'_, Engine>, flow: Lent<'_, Flow>, direction: usize) -> boo
         let end = front.is_none() && queue.end;
         let Some(front) = front.or(end.then(|| queue.nothing())) else { return Next::Rest };
         let from = if queue.seen > 0 || (end && queue.holder.is_some()) {
-            queue.holder.as_ref().map(|held| Arc::clone(held.link()))
+            queue.holder.as_ref().map(|held| Shared::clone(held.link()))
         } else {
             None
         };
@@ -416,7 +422,7 @@ struct Step<'c> {
     hook: Hook,
     context: StreamContext,
     /// The link that keeps the front, when those before it are not to be asked again.
-    from: Option<Arc<Link>>,
+    from: Option<Shared<Link>>,
     failed: Id,
 }
 
@@ -484,7 +490,7 @@ impl Step<'_> {
             }
             Decision::Hold(seen) => {
                 // The first link of all is shown everything, so that it can decide on more than it has seen.
-                let is_first = links.first().zip(by).is_some_and(|(first, by)| Arc::ptr_eq(first, by));
+                let is_first = links.first().zip(by).is_some_and(|(first, by)| Shared::is_same(first, by));
                 self.hold(by, if is_first { 0 } else { seen });
                 false
             }
@@ -505,8 +511,8 @@ impl Step<'_> {
         })
     }
 
-    fn holder(&self) -> Option<Arc<Link>> {
-        self.queue(|queue| queue.holder.as_ref().map(|held| Arc::clone(held.link()))).flatten()
+    fn holder(&self) -> Option<Shared<Link>> {
+        self.queue(|queue| queue.holder.as_ref().map(|held| Shared::clone(held.link()))).flatten()
     }
 
     /// Whether the end of the direction is known.
@@ -576,7 +582,7 @@ impl Step<'_> {
     }
 
     /// `by` keeps the front.
-    fn hold(&self, by: Option<&Arc<Link>>, seen: usize) {
+    fn hold(&self, by: Option<&Shared<Link>>, seen: usize) {
         let Some(by) = by else { return };
         let held = self.queue(|queue| {
             let same = queue.holder.as_ref().is_some_and(|held| held.link().id() == by.id());

@@ -5,7 +5,6 @@
 //! frees everything, so there is no third way.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::ops::Range;
@@ -21,11 +20,11 @@ use fwps_sys::{
 
 use tidegate_abi::Verdict;
 use tidegate_runtime::Link;
+use tidegate_vm::Shared;
 
 use crate::engine::Engine;
 use crate::memory::{self, NoMemory};
 use crate::packet::{Segment, Unreadable};
-use crate::shared::Shared;
 
 /// Why an edit was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,7 +292,7 @@ pub(crate) struct SendInjection {
     /// The packet begins with a raw socket's IP header, which says all that the parameters would.
     pub(crate) is_raw: bool,
     /// The link that wants it so, and its verdict; none for an unchanged copy.
-    pub(crate) by: Option<(Arc<Link>, Verdict)>,
+    pub(crate) by: Option<(Shared<Link>, Verdict)>,
     /// Filled in when it is injected; the system reads it until the completion.
     pub(crate) args: FWPS_TRANSPORT_SEND_PARAMS1,
     /// The next one of a [`SendList`].

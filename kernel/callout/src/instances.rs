@@ -32,7 +32,7 @@ pub(crate) fn add(engine: *const Engine) -> Result<u64, NoMemory> {
     memory::reserve(&mut instances.live, 1)?;
     instances.last += 1;
     let number = instances.last;
-    instances.live.push(Instance { number, engine });
+    memory::push(&mut instances.live, Instance { number, engine })?;
     Ok(number)
 }
 

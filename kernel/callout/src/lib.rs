@@ -23,7 +23,7 @@ extern crate std;
 
 mod ask;
 mod atomic {
-    pub(crate) use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 }
 mod checksum;
 #[expect(unsafe_code, reason = "the callbacks that the filter engine calls")]
@@ -59,8 +59,6 @@ mod packet;
 mod scratch;
 mod search;
 mod send;
-#[expect(unsafe_code, reason = "owners are counted")]
-mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -68,8 +66,6 @@ mod wake;
 #[expect(unsafe_code, reason = "the worker is a callback")]
 mod worker;
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::fmt;
@@ -78,6 +74,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use fwps_sys::{FWP_CALLOUT_FLAG, FWPS_CALLOUT1, FWPS_INJECTION_TYPE, GUID, NTSTATUS};
 use tidegate_abi::{Hook, ProgramType, limits};
 use tidegate_runtime::Runtime;
+use tidegate_vm::Shared;
 
 use crate::counters::Counters;
 use crate::engine::{Engine, Handles};
@@ -86,7 +83,6 @@ use crate::handles::{InjectionHandle, NblPool, NdisObject, Registered, System, W
 use crate::hops::Hops;
 use crate::memory::NoMemory;
 use crate::scratch::Scratch;
-use crate::shared::Shared;
 use crate::worker::Worker;
 
 pub use crate::counters::Counts;
@@ -207,7 +203,7 @@ impl Callouts {
     /// # Errors
     /// No memory, or a refusal of the system. Nothing is left behind then.
     #[expect(unsafe_code, reason = "from its registration on a callback may be called at any time")]
-    pub fn register(objects: Objects, runtime: Arc<Runtime>, options: Options) -> Result<Self, Error> {
+    pub fn register(objects: Objects, runtime: Shared<Runtime>, options: Options) -> Result<Self, Error> {
         let platform = *runtime.platform();
         let scratch = Scratch::new(platform.processors)?;
         let owner = NdisObject::new(objects.driver)?;
@@ -218,7 +214,7 @@ impl Callouts {
         let mut registered = memory::vec(Hook::ALL.len() + NOTICES.len())?;
         let (flows, hops) = (Flows::new()?, Hops::new()?);
 
-        let engine = Shared::new(Engine {
+        let engine = memory::shared(Engine {
             runtime,
             platform,
             scratch,
@@ -270,7 +266,8 @@ impl Callouts {
                     if let Some(id) = known {
                         id.store(one.id(), Ordering::Relaxed);
                     }
-                    registered.push(one);
+                    // There is room for all.
+                    let _ = memory::push(&mut registered, one);
                 }
                 Err(status) => {
                     callouts.registered = registered;
@@ -283,12 +280,17 @@ impl Callouts {
         callouts.registered = registered;
         // What is kept back is shown again when a control message changed what decides on it.
         let engine = Shared::clone(&callouts.engine);
-        callouts.engine.runtime.on_change(Some(Box::new(move || {
+        let wake = memory::boxed(move || {
             if engine.has_waiting() {
                 engine.changed.store(true, Ordering::Release);
                 engine.worker.wake(engine.lend());
             }
-        })));
+        });
+        let told = wake.and_then(|wake| callouts.engine.runtime.on_change(Some(wake)).map_err(|_| NoMemory));
+        if let Err(error) = told {
+            let _ = callouts.unregister();
+            return Err(error.into());
+        }
         Ok(callouts)
     }
 
@@ -309,7 +311,8 @@ impl Callouts {
         let engine = &self.engine;
         let now = (engine.platform.now_ns)().max(1);
         if engine.closing.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            engine.runtime.on_change(None);
+            // It fails only for want of memory, and this takes none.
+            let _ = engine.runtime.on_change(None);
         }
         let mut waits = false;
         engine.flows.each(&engine.platform, |flow| {

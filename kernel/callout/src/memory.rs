@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
+use tidegate_vm::Shared;
+
 /// There is no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoMemory;
@@ -73,6 +75,12 @@ pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
         place.write(value);
         Ok(Box::from_raw(place.as_ptr()))
     }
+}
+
+/// `value` behind a shared pointer. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn shared<T>(value: T) -> Result<Shared<T>, NoMemory> {
+    check()?;
+    Shared::new(value).ok_or(NoMemory)
 }
 
 /// Allocations that fail on request, by thread: the simulator fails the calls of the system, this fails our own.

@@ -10,6 +10,7 @@ use fwps_sys::{
 };
 use tidegate_abi::Hook;
 use tidegate_abi::control::OnError;
+use tidegate_vm::Lent;
 
 use crate::classify;
 use crate::engine::{Dispatch, Engine};
@@ -17,7 +18,6 @@ use crate::flow::{Begin, Flow};
 use crate::injection::Failure;
 use crate::layer::{Given, Layer};
 use crate::memory;
-use crate::shared::Lent;
 
 /// A layer that only tells, and the callout there.
 #[derive(Clone, Copy, Debug)]

@@ -38,6 +38,11 @@ impl Scratch {
         let mut desks = memory::vec(count)?;
         for _ in 0..count {
             let window = memory::filled(MAX_WINDOW, 0)?;
+            // There is room for all. The compiler does not know, and would have the vector grow, which ends the machine when
+            // it fails.
+            if desks.len() == desks.capacity() {
+                return Err(NoMemory);
+            }
             // A constant is copied to where it is to be; what is put together here lies on the stack first, which is small.
             desks.push(const { Mutex::new(Desk { window: Vec::new(), stack: Stack::new(), changes: Changes::new() }) });
             if let Some(desk) = desks.last_mut() {

@@ -19,7 +19,6 @@
 //! lists that hardware cuts, and everything when a callout above has taken the right to.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use fwps_sys::{ADDRESS_FAMILY, FWPS_PACKET_INJECTION_STATE, IPPROTO};
@@ -28,6 +27,7 @@ use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{SendContext, Verdict};
 use tidegate_runtime::{Calls, Link};
+use tidegate_vm::{Lent, Shared};
 
 use crate::checksum::{self, Ends, Sum};
 use crate::edit::{Part, Plan};
@@ -40,7 +40,6 @@ use crate::memory;
 use crate::outcome::SendOutcome;
 use crate::packet::{Packets, Unreadable, View};
 use crate::scratch::Desk;
-use crate::shared::Lent;
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
@@ -77,7 +76,7 @@ enum Fate<'l> {
 struct Else<'l> {
     on_error: OnError,
     /// The links that were not asked yet.
-    rest: &'l [Arc<Link>],
+    rest: &'l [Shared<Link>],
 }
 
 /// Runs the chain on a list of packets and carries its decisions out. DISPATCH_LEVEL.
@@ -150,14 +149,14 @@ fn flow_of(context: &SendContext) -> u64 {
 }
 
 /// Counts an error of every link, since none could be shown the packet. True when it must not pass.
-fn unseen(links: &[Arc<Link>]) -> bool {
+fn unseen(links: &[Shared<Link>]) -> bool {
     links.iter().for_each(|link| link.count_error());
     links.iter().any(|link| link.on_error() == OnError::Block)
 }
 
 impl Send<'_> {
     /// One packet that may be injected from here: if it can't be, its original is still there.
-    fn alone(&self, links: &[Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> SendOutcome {
+    fn alone(&self, links: &[Shared<Link>], packet: &View<'_>, desk: &mut Desk) -> SendOutcome {
         let mut links = links;
         loop {
             let (injection, otherwise) = match self.judge(links, packet, desk) {
@@ -181,7 +180,7 @@ impl Send<'_> {
     }
 
     /// Any list. Nothing is injected before every packet has been judged.
-    fn list(&self, links: &[Arc<Link>], packets: &Packets<'_>, desk: &mut Desk) -> SendOutcome {
+    fn list(&self, links: &[Shared<Link>], packets: &Packets<'_>, desk: &mut Desk) -> SendOutcome {
         let mut out = SendList::new();
         // Packets before the first one that does not simply pass; with it they become copies.
         let mut passing = Some(0);
@@ -236,7 +235,7 @@ impl Send<'_> {
     }
 
     /// Asks the links about one packet.
-    fn judge<'l>(&self, links: &'l [Arc<Link>], packet: &View<'_>, desk: &mut Desk) -> Fate<'l> {
+    fn judge<'l>(&self, links: &'l [Shared<Link>], packet: &View<'_>, desk: &mut Desk) -> Fate<'l> {
         let Desk { window, stack, changes } = desk;
         let window = if packet.len() > MAX_WINDOW {
             self.engine.counters.oversized.add();
@@ -284,7 +283,7 @@ impl Send<'_> {
                         Verdict::Block => return Fate::Drop,
                         _ => continue,
                     };
-                    let by = Some((Arc::clone(link), verdict));
+                    let by = Some((Shared::clone(link), verdict));
                     plan.and_then(|plan| self.build(packet, window, plan, &envelope, by))
                         .map_err(|_| link.count_failed(verdict))
                 }
@@ -301,7 +300,7 @@ impl Send<'_> {
     }
 
     /// A packet passes: the one that was judged.
-    fn pass<'l>(&self, packet: &View<'_>, window: &[u8], links: &[Arc<Link>]) -> Fate<'l> {
+    fn pass<'l>(&self, packet: &View<'_>, window: &[u8], links: &[Shared<Link>]) -> Fate<'l> {
         // What the stack sends by itself lies in its own memory.
         if !self.snapshot || self.incoming.endpoint().is_none() {
             return Fate::Pass;
@@ -336,7 +335,7 @@ impl Send<'_> {
         window: &[u8],
         plan: &Plan,
         envelope: &Envelope,
-        by: Option<(Arc<Link>, Verdict)>,
+        by: Option<(Shared<Link>, Verdict)>,
     ) -> Result<Box<SendInjection>, Failure> {
         let endpoint = self.incoming.endpoint().ok_or(Failure::Unfit)?;
         if self.foreign && !self.engine.hops.spend(flow_of(&self.context), &self.engine.platform) {

@@ -11,13 +11,13 @@
 //! bytes in front of it, unless bytes before it are still kept back: then it waits behind them. A reset passes always, and
 //! ends everything that is kept.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_FILTER1, FWPS_STREAM_FLAG};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_runtime::{Chain, Held, Link};
+use tidegate_vm::{Lent, Shared};
 
 use crate::ask::{Ask, Decision, Kept};
 use crate::counters::Count;
@@ -29,7 +29,6 @@ use crate::layer::{self, Incoming};
 use crate::outcome::StreamOutcome;
 use crate::packet::Indicated;
 use crate::scratch::Desk;
-use crate::shared::{Lent, Shared};
 
 /// One call of classify at a stream layer.
 pub(crate) struct Indication<'c> {
@@ -248,7 +247,7 @@ fn keep(
     engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
-    holder: Option<(&Arc<Link>, usize)>,
+    holder: Option<(&Shared<Link>, usize)>,
 ) -> StreamOutcome {
     let Ok(view) = indication.data.view() else {
         engine.counters.unreadable.add();
@@ -341,7 +340,7 @@ fn decide(
 fn unusual(
     engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
-    links: &[Arc<Link>],
+    links: &[Shared<Link>],
 ) -> Result<(usize, bool), StreamOutcome> {
     let len = indication.data.dataLength;
     if len == 0 {
@@ -358,13 +357,13 @@ fn unusual(
 /// The outcome when no link could be shown the bytes: it is counted, and every link's `on_error` counts.
 #[cold]
 #[inline(never)]
-fn unshown(why: &Count, links: &[Arc<Link>], len: usize) -> StreamOutcome {
+fn unshown(why: &Count, links: &[Shared<Link>], len: usize) -> StreamOutcome {
     why.add();
     unseen(links, StreamOutcome::Permit(len))
 }
 
 /// The same where it is counted elsewhere.
-fn unseen(links: &[Arc<Link>], pass: StreamOutcome) -> StreamOutcome {
+fn unseen(links: &[Shared<Link>], pass: StreamOutcome) -> StreamOutcome {
     links.iter().for_each(|link| link.count_error());
     if links.iter().any(|link| link.on_error() == OnError::Block) { StreamOutcome::Drop } else { pass }
 }
@@ -376,7 +375,7 @@ fn carry_out(
     indication: &Indication<'_>,
     chain: &Chain,
     decision: Decision,
-    by: Option<&Arc<Link>>,
+    by: Option<&Shared<Link>>,
 ) -> StreamOutcome {
     let (engine, flow, len, direction) = (ask.engine(), ask.flow, ask.len, ask.direction());
     let (links, snapshot) = (chain.links(), chain.is_snapshot());
@@ -419,7 +418,7 @@ fn carry_out(
 }
 
 /// Lets bytes pass as they were judged, whatever has become of the original.
-fn sealed(ask: &Ask<'_>, links: &[Arc<Link>], cover: usize) -> StreamOutcome {
+fn sealed(ask: &Ask<'_>, links: &[Shared<Link>], cover: usize) -> StreamOutcome {
     if cover == 0 || (ask.ends() && cover == ask.len) {
         // The end that comes together with bytes can't be kept when they are taken out.
         return if cover == 0 {

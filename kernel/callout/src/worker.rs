@@ -6,11 +6,11 @@ use core::ptr::NonNull;
 
 use fwps_sys::{HANDLE, IoQueueWorkItem};
 use tidegate_runtime::{Platform, Spin};
+use tidegate_vm::{Lent, Shared};
 
 use crate::engine::Engine;
 use crate::held;
 use crate::injection::SendList;
-use crate::shared::{Lent, Shared};
 use crate::wake::Wake;
 
 /// `DelayedWorkQueue`.

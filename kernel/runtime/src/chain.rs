@@ -1,31 +1,31 @@
 //! Chains: what runs at a hook, as a snapshot that nobody waits for.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use tidegate_abi::control::Status;
+use tidegate_vm::Shared;
 
 use crate::link::Link;
-use crate::memory::{room, shared, vector};
+use crate::memory::{push, room, shared, vector};
 use crate::platform::Platform;
 use crate::spin::{Padded, Spin};
 
 /// The links of a hook at one moment, in the order that they run. It keeps them, their programs and maps alive; an attach,
 /// detach or replace that happens meanwhile is seen by the next chain.
 #[derive(Clone, Debug, Default)]
-pub struct Chain(Option<Arc<Links>>);
+pub struct Chain(Option<Shared<Links>>);
 
 /// What a chain has, and what is the same for every run of it.
 #[derive(Debug)]
 struct Links {
-    links: Vec<Arc<Link>>,
+    links: Vec<Shared<Link>>,
     snapshot: bool,
 }
 
 impl Chain {
     /// The links, by priority, then by age.
     #[inline]
-    pub fn links(&self) -> &[Arc<Link>] {
+    pub fn links(&self) -> &[Shared<Link>] {
         self.0.as_ref().map_or(&[], |chain| &chain.links)
     }
 
@@ -54,14 +54,16 @@ pub(crate) struct Published(Vec<Padded<Spin<Chain>>>);
 pub(crate) struct Prepared(Vec<Chain>);
 
 impl Prepared {
-    pub(crate) fn new(links: &[Arc<Link>], platform: &Platform) -> Result<Self, Status> {
+    pub(crate) fn new(links: &[Shared<Link>], platform: &Platform) -> Result<Self, Status> {
         let mut copies = room(platform.count())?;
         for _ in 0..platform.count() {
             let mut copy = room(links.len())?;
-            copy.extend(links.iter().cloned());
+            for link in links {
+                push(&mut copy, Shared::clone(link))?;
+            }
             let snapshot = links.iter().any(|link| link.is_snapshot());
             let chain = Links { links: copy, snapshot };
-            copies.push(Chain(if links.is_empty() { None } else { Some(shared(chain)?) }));
+            push(&mut copies, Chain(if links.is_empty() { None } else { Some(shared(chain)?) }))?;
         }
         Ok(Self(copies))
     }

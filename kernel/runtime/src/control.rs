@@ -10,10 +10,11 @@ use tidegate_abi::control::{
     self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, Status, VersionReply,
 };
 use tidegate_abi::limits;
+use tidegate_vm::Shared;
 
 use crate::Runtime;
 use crate::map::Map;
-use crate::memory::{room, shared, vector};
+use crate::memory::{push, room, shared, vector};
 use crate::objects::Objects;
 use crate::program::{LoadError, Program, in_words};
 
@@ -152,7 +153,7 @@ impl Runtime {
     fn load(&self, cancelled: &AtomicU8, request: &ProgramLoad<'_>) -> Result<Loaded, LoadError> {
         let mut maps: Vec<_> = room(request.maps.len())?;
         for id in &request.maps {
-            maps.push(self.map(*id)?);
+            push(&mut maps, self.map(*id)?)?;
         }
         let id = self.new_id()?;
         let program = shared(Program::load(id, request, maps, &self.platform, cancelled)?)?;
@@ -160,7 +161,7 @@ impl Runtime {
         Ok(Loaded { program: id, max_cost: program.max_cost })
     }
 
-    fn map(&self, id: Id) -> Result<alloc::sync::Arc<Map>, Status> {
+    fn map(&self, id: Id) -> Result<Shared<Map>, Status> {
         self.objects(|objects| objects.map(id))
     }
 

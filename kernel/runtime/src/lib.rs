@@ -29,9 +29,10 @@ pub use calls::Calls;
 pub use chain::Chain;
 pub use link::{Held, Link, RunError};
 pub use platform::Platform;
+/// A shared owner whose making can fail; what the runtime hands out lies behind one.
+pub use tidegate_vm::Shared;
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -56,9 +57,10 @@ pub struct Runtime {
 
 /// Who wants to know that a control message changed a map or a link.
 #[derive(Default)]
-struct Waker(Option<Arc<Wake>>);
+struct Waker(Option<Shared<Wake>>);
 
-type Wake = dyn Fn() + Send + Sync;
+/// What is called then.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 impl fmt::Debug for Waker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,7 +76,7 @@ impl Runtime {
     pub fn new(platform: Platform) -> Result<Self, Status> {
         let mut chains = room(HOOKS)?;
         for _ in Hook::ALL {
-            chains.push(Published::new(&platform)?);
+            memory::push(&mut chains, Published::new(&platform)?)?;
         }
         Ok(Self {
             platform,
@@ -89,7 +91,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Status::NoMemory`].
-    pub fn shared(platform: Platform) -> Result<Arc<Self>, Status> {
+    pub fn shared(platform: Platform) -> Result<Shared<Self>, Status> {
         memory::shared(Self::new(platform)?)
     }
 
@@ -100,9 +102,13 @@ impl Runtime {
 
     /// Has `wake` called after each control message that changed a map or a link, until the next call of this; at
     /// `PASSIVE_LEVEL`, with nothing locked.
-    pub fn on_change(&self, wake: Option<Box<dyn Fn() + Send + Sync>>) {
-        let mut waker = Waker(wake.map(Arc::from));
+    ///
+    /// # Errors
+    /// [`Status::NoMemory`]; never when there is none to be called.
+    pub fn on_change(&self, wake: Option<Wake>) -> Result<(), Status> {
+        let mut waker = Waker(wake.map(memory::shared).transpose()?);
         self.waker.with(&self.platform, |old| core::mem::swap(old, &mut waker));
+        Ok(())
     }
 
     pub(crate) fn changed(&self) {

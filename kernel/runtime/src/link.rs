@@ -1,13 +1,12 @@
 //! Links: a program at a hook, with a place in the order and a rule for failures.
 
-use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tidegate_abi::control::{Detached, Id, LinkInfoReply, OnError};
 use tidegate_abi::limits::DRAIN_NS;
 use tidegate_abi::{Hook, ProgramType, Verdict};
-use tidegate_vm::{Context, Fault, Host, Stack};
+use tidegate_vm::{Context, Fault, Host, Shared, Stack};
 
 use crate::counters::{Count, Tally};
 use crate::platform::Platform;
@@ -24,9 +23,9 @@ pub struct Link {
     pub(crate) snapshot: bool,
     /// The newer of it and its program.
     pub(crate) newest: Id,
-    pub(crate) holding: Arc<Holding>,
-    pub(crate) program: Arc<Program>,
-    pub(crate) tally: Arc<Tally>,
+    pub(crate) holding: Shared<Holding>,
+    pub(crate) program: Shared<Program>,
+    pub(crate) tally: Shared<Tally>,
     pub(crate) platform: Platform,
 }
 
@@ -172,20 +171,20 @@ impl Holding {
 /// What a link keeps back of one direction of a connection, counted there for as long as this lives.
 #[derive(Debug)]
 pub struct Held {
-    link: Arc<Link>,
+    link: Shared<Link>,
     bytes: u64,
 }
 
 impl Held {
     /// `link` keeps so many bytes back; none when it only waits for more.
-    pub fn new(link: &Arc<Link>, bytes: u64) -> Self {
+    pub fn new(link: &Shared<Link>, bytes: u64) -> Self {
         link.holding.flows.fetch_add(1, Relaxed);
         link.holding.bytes.fetch_add(bytes, Relaxed);
-        Self { link: Arc::clone(link), bytes }
+        Self { link: Shared::clone(link), bytes }
     }
 
     /// The link, as it was when it began.
-    pub fn link(&self) -> &Arc<Link> {
+    pub fn link(&self) -> &Shared<Link> {
         &self.link
     }
 

@@ -1,16 +1,19 @@
 //! Memory that is allocated once, or not at all, and shared with programs.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tidegate_abi::control::Status;
-use tidegate_vm::MapMemory;
+use tidegate_vm::{MapMemory, Shared};
 
 /// A vector of `count` values of `make`, or [`Status::NoMemory`].
 pub(crate) fn vector<T>(count: usize, make: impl FnMut() -> T) -> Result<Vec<T>, Status> {
     let mut vector = room(count)?;
+    // Said once more for the compiler, which then leaves out what ends the machine.
+    if vector.capacity() - vector.len() < count {
+        return Err(Status::NoMemory);
+    }
     vector.resize_with(count, make);
     Ok(vector)
 }
@@ -22,14 +25,34 @@ pub(crate) fn room<T>(count: usize) -> Result<Vec<T>, Status> {
     Ok(vector)
 }
 
+/// Puts `value` behind the others, where there is room: what grows by itself ends the machine when there is no memory.
+pub(crate) fn push<T>(vector: &mut Vec<T>, value: T) -> Result<(), Status> {
+    if vector.len() == vector.capacity() {
+        return Err(Status::NoMemory);
+    }
+    vector.push(value);
+    Ok(())
+}
+
+/// Puts `value` in front of the one at `at`, or behind all others, where there is room.
+pub(crate) fn insert<T>(vector: &mut Vec<T>, at: usize, value: T) -> Result<(), Status> {
+    push(vector, value)?;
+    if let Some(moved @ [_, ..]) = vector.get_mut(at..) {
+        moved.rotate_right(1);
+    }
+    Ok(())
+}
+
+/// Takes out the one at `at`.
+pub(crate) fn remove<T>(vector: &mut Vec<T>, at: usize) -> Option<T> {
+    let [_, ..] = vector.get(at..)? else { return None };
+    vector.get_mut(at..)?.rotate_left(1);
+    vector.pop()
+}
+
 /// Puts `value` behind a shared pointer, or [`Status::NoMemory`].
-///
-/// Stable Rust has no `Arc::try_new`. A block of the same size is reserved and freed just before, so that a machine without
-/// memory is found out; in between another thread may still take the block. These blocks are small (the large parts are
-/// vectors), and only control requests make them.
-pub(crate) fn shared<T>(value: T) -> Result<Arc<T>, Status> {
-    drop(room::<([usize; 2], T)>(1)?);
-    Ok(Arc::new(value))
+pub(crate) fn shared<T>(value: T) -> Result<Shared<T>, Status> {
+    Shared::new(value).ok_or(Status::NoMemory)
 }
 
 /// The bytes of `bytes` as words of memory, the last one padded with zeros.
@@ -48,7 +71,7 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
 /// Each word is read and written whole; a value of several words can be seen while another thread is halfway through it,
 /// as with the maps of Linux. A range that does not lie in the memory is cut to what does.
 #[derive(Debug)]
-pub(crate) struct Words(Arc<MapMemory>);
+pub(crate) struct Words(Shared<MapMemory>);
 
 impl Words {
     /// `count` zeroed words, or [`Status::NoMemory`].
@@ -57,7 +80,7 @@ impl Words {
     }
 
     /// The memory as the machine takes it.
-    pub(crate) fn memory(&self) -> &Arc<MapMemory> {
+    pub(crate) fn memory(&self) -> &Shared<MapMemory> {
         &self.0
     }
 

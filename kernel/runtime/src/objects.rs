@@ -3,18 +3,18 @@
 //! All changes of the tables happen under one lock (the runtime's), and each either happens whole or not at all. The tables
 //! have their room from the start. What a change takes out is handed back, so that its memory is given up outside the lock.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use tidegate_abi::Hook;
 use tidegate_abi::control::{Detached, Id, IdList, LinkAttach, Status};
 use tidegate_abi::limits;
+use tidegate_vm::Shared;
 
 use crate::chain::{Prepared, Published};
 use crate::counters::Tally;
 use crate::link::{Holding, Link};
 use crate::map::Map;
-use crate::memory::{room, shared};
+use crate::memory::{insert, push, remove, room, shared};
 use crate::platform::Platform;
 use crate::program::Program;
 
@@ -27,14 +27,14 @@ pub(crate) struct Objects {
     /// By id.
     maps: Vec<MapEntry>,
     /// By id.
-    programs: Vec<Arc<Program>>,
+    programs: Vec<Shared<Program>>,
     /// In the order that they run.
-    links: [Vec<Arc<Link>>; HOOKS],
+    links: [Vec<Shared<Link>>; HOOKS],
 }
 
 #[derive(Debug)]
 struct MapEntry {
-    map: Arc<Map>,
+    map: Shared<Map>,
     /// Not yet released by whoever made it.
     held: bool,
     /// Programs that name it.
@@ -46,9 +46,9 @@ struct MapEntry {
 #[must_use]
 #[expect(dead_code, reason = "the fields are there to be dropped")]
 pub(crate) struct Removed {
-    maps: Vec<Arc<Map>>,
-    program: Option<Arc<Program>>,
-    links: Vec<Arc<Link>>,
+    maps: Vec<Shared<Map>>,
+    program: Option<Shared<Program>>,
+    links: Vec<Shared<Link>>,
     chains: Option<Prepared>,
 }
 
@@ -77,17 +77,16 @@ impl Objects {
         self.maps.get_mut(at).map(|entry| (at, entry)).ok_or(Status::NotFound)
     }
 
-    pub(crate) fn map(&mut self, id: Id) -> Result<Arc<Map>, Status> {
-        Ok(Arc::clone(&self.map_entry(id)?.1.map))
+    pub(crate) fn map(&mut self, id: Id) -> Result<Shared<Map>, Status> {
+        Ok(Shared::clone(&self.map_entry(id)?.1.map))
     }
 
-    pub(crate) fn add_map(&mut self, map: &Arc<Map>) -> Result<(), Status> {
+    pub(crate) fn add_map(&mut self, map: &Shared<Map>) -> Result<(), Status> {
         if self.maps.len() >= limits::MAX_RUNTIME_MAPS {
             return Err(Status::Full);
         }
         let at = self.maps.partition_point(|entry| entry.map.id < map.id);
-        self.maps.insert(at, MapEntry { map: Arc::clone(map), held: true, users: 0 });
-        Ok(())
+        insert(&mut self.maps, at, MapEntry { map: Shared::clone(map), held: true, users: 0 })
     }
 
     /// Whoever made the map gives it up; a second time there is no one to.
@@ -97,8 +96,10 @@ impl Objects {
         if !core::mem::take(&mut entry.held) {
             return Err(Status::NotFound);
         }
-        if entry.users == 0 {
-            maps.push(self.maps.remove(at).map);
+        if entry.users == 0
+            && let Some(entry) = remove(&mut self.maps, at)
+        {
+            push(&mut maps, entry.map)?;
         }
         Ok(Removed { maps, ..Removed::default() })
     }
@@ -112,13 +113,13 @@ impl Objects {
         list(self.maps.iter().map(|entry| entry.map.id), after)
     }
 
-    pub(crate) fn program(&self, id: Id) -> Result<Arc<Program>, Status> {
+    pub(crate) fn program(&self, id: Id) -> Result<Shared<Program>, Status> {
         let at = self.programs.binary_search_by_key(&id, |program| program.id);
         at.ok().and_then(|at| self.programs.get(at)).cloned().ok_or(Status::NotFound)
     }
 
     /// Adds a program, unless one of its maps went while it was verified.
-    pub(crate) fn add_program(&mut self, program: &Arc<Program>) -> Result<(), Status> {
+    pub(crate) fn add_program(&mut self, program: &Shared<Program>) -> Result<(), Status> {
         if self.programs.len() >= limits::MAX_PROGRAMS {
             return Err(Status::Full);
         }
@@ -129,8 +130,7 @@ impl Objects {
             self.map_entry(map.id)?.1.users += 1;
         }
         let at = self.programs.partition_point(|other| other.id < program.id);
-        self.programs.insert(at, Arc::clone(program));
-        Ok(())
+        insert(&mut self.programs, at, Shared::clone(program))
     }
 
     pub(crate) fn remove_program(&mut self, id: Id) -> Result<Removed, Status> {
@@ -140,12 +140,15 @@ impl Objects {
             return Err(Status::Busy);
         }
         let mut maps = room(limits::MAX_MAPS)?;
-        let program = self.programs.remove(at);
+        let program = remove(&mut self.programs, at).ok_or(Status::NotFound)?;
         for map in &program.maps {
             let Ok((at, entry)) = self.map_entry(map.id) else { continue };
             entry.users = entry.users.saturating_sub(1);
-            if entry.users == 0 && !entry.held {
-                maps.push(self.maps.remove(at).map);
+            if entry.users == 0
+                && !entry.held
+                && let Some(entry) = remove(&mut self.maps, at)
+            {
+                push(&mut maps, entry.map)?;
             }
         }
         Ok(Removed { maps, program: Some(program), ..Removed::default() })
@@ -155,7 +158,7 @@ impl Objects {
         list(self.programs.iter().map(|program| program.id), after)
     }
 
-    pub(crate) fn link(&self, id: Id) -> Result<Arc<Link>, Status> {
+    pub(crate) fn link(&self, id: Id) -> Result<Shared<Link>, Status> {
         self.links.iter().flatten().find(|link| link.id == id).cloned().ok_or(Status::NotFound)
     }
 
@@ -192,8 +195,7 @@ impl Objects {
             if links.len() >= limits::MAX_LINKS {
                 return Err(Status::Full);
             }
-            links.insert(links.partition_point(|other| other.priority <= link.priority), link);
-            Ok(())
+            insert(links, links.partition_point(|other| other.priority <= link.priority), link)
         })
     }
 
@@ -227,11 +229,11 @@ impl Objects {
     ) -> Result<Removed, Status> {
         let (old, program) = (self.link(id)?, self.program(program)?);
         fits(&program, old.hook, old.budget)?;
-        let (tally, holding) = (Arc::clone(&old.tally), Arc::clone(&old.holding));
+        let (tally, holding) = (Shared::clone(&old.tally), Shared::clone(&old.holding));
         let newest = id.max(program.id);
         let new = shared(Link { newest, program, tally, holding, ..*old })?;
         self.change(old.hook, published, platform, |links| {
-            links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Arc::clone(&new));
+            links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Shared::clone(&new));
             Ok(())
         })
     }
@@ -242,14 +244,15 @@ impl Objects {
         hook: Hook,
         published: &[Published],
         platform: &Platform,
-        change: impl FnOnce(&mut Vec<Arc<Link>>) -> Result<(), Status>,
+        change: impl FnOnce(&mut Vec<Shared<Link>>) -> Result<(), Status>,
     ) -> Result<Removed, Status> {
         let (links, published) =
             self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
         let mut new = room(limits::MAX_LINKS)?;
         // One that was to end goes with the next change, if it keeps nothing back any more.
-        let stays = |link: &&Arc<Link>| !link.is_draining() || link.holding.read().flows > 0;
-        new.extend(links.iter().filter(stays).cloned());
+        for link in links.iter().filter(|link| !link.is_draining() || link.holding.read().flows > 0) {
+            push(&mut new, Shared::clone(link))?;
+        }
         change(&mut new)?;
         let chains = published.publish(Prepared::new(&new, platform)?, platform);
         let links = core::mem::replace(links, new);

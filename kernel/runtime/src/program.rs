@@ -1,6 +1,5 @@
 //! Programs: verified, compiled, and bound to their maps.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::AtomicU8;
@@ -8,12 +7,12 @@ use core::sync::atomic::AtomicU8;
 use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status};
 use tidegate_abi::{MapDef, ProgramType};
 use tidegate_verifier as verifier;
-use tidegate_vm::{CompileError, Executable, MapBinding};
+use tidegate_vm::{CompileError, Executable, MapBinding, Shared};
 
 use crate::counters::Tally;
 use crate::dice::Dice;
 use crate::map::Map;
-use crate::memory::room;
+use crate::memory::{push, room};
 use crate::platform::Platform;
 
 /// A program that was verified, ready to run.
@@ -24,7 +23,7 @@ pub(crate) struct Program {
     /// Instructions that one run takes at most: proven.
     pub(crate) max_cost: u64,
     /// The maps that the bytecode names by index; a map's handle is its index and one. They live as long as the program.
-    pub(crate) maps: Vec<Arc<Map>>,
+    pub(crate) maps: Vec<Shared<Map>>,
     pub(crate) executable: Executable,
     pub(crate) tally: Tally,
     pub(crate) dice: Dice,
@@ -51,18 +50,22 @@ impl Program {
     pub(crate) fn load(
         id: Id,
         request: &ProgramLoad<'_>,
-        maps: Vec<Arc<Map>>,
+        maps: Vec<Shared<Map>>,
         platform: &Platform,
         cancelled: &AtomicU8,
     ) -> Result<Self, LoadError> {
         let mut defs: Vec<MapDef> = room(maps.len())?;
-        defs.extend(maps.iter().map(|map| map.def));
+        for map in &maps {
+            push(&mut defs, map.def)?;
+        }
         let program =
             verifier::Program { program_type: request.program_type, code: request.code, maps: &defs };
         let options = verifier::Options { cancelled: Some(cancelled), ..verifier::Options::default() };
         let verified = verifier::verify(&program, &options).map_err(LoadError::Refused)?;
         let mut bindings: Vec<MapBinding> = room(maps.len())?;
-        bindings.extend((1..).zip(&maps).map(|(handle, map)| map.binding(handle)));
+        for (handle, map) in (1..).zip(&maps) {
+            push(&mut bindings, map.binding(handle))?;
+        }
         let executable = Executable::new(&verified, &bindings).map_err(|error| match error {
             CompileError::NoMemory => Status::NoMemory,
             // The verifier takes nothing that the machine does not: the two would disagree.
@@ -83,13 +86,18 @@ impl Program {
     }
 
     pub(crate) fn info(&self) -> ProgramInfoReply {
+        let mut maps = heapless::Vec::new();
+        for map in &self.maps {
+            // A program names no more than a reply has room for.
+            let _ = maps.push(map.id);
+        }
         ProgramInfoReply {
             name: self.name.clone(),
             program_type: self.program_type,
             insns: self.insns,
             max_cost: self.max_cost,
             capabilities: self.capabilities,
-            maps: self.maps.iter().map(|map| map.id).collect(),
+            maps,
             counters: self.tally.read(),
         }
     }

@@ -87,6 +87,9 @@ pub(crate) fn functions(program: &Structure) -> Result<Vec<Function>, CompileErr
     functions.try_reserve_exact(program.functions().len()).map_err(|_| CompileError::NoMemory)?;
     for (index, slot) in program.functions().iter().enumerate() {
         let code = program.insns().get(program.function_range(index)).unwrap_or_default();
+        if functions.len() == functions.capacity() {
+            return Err(CompileError::NoMemory);
+        }
         functions.push(Function { slot: *slot, clear: frame_bytes(code) });
     }
     Ok(functions)
@@ -102,6 +105,10 @@ pub(crate) fn decode(
     let mut ops = Vec::new();
     ops.try_reserve_exact(insns.len()).map_err(|_| CompileError::NoMemory)?;
     for (slot, insn) in insns.iter().copied().enumerate() {
+        // There is room for all. The compiler does not know, and would have the vector grow, which ends the machine when it fails.
+        if ops.len() == ops.capacity() {
+            return Err(CompileError::NoMemory);
+        }
         // Nothing leads to the second half of a load; a jump to the next op stands in its place.
         if program.is_second_half(slot) {
             ops.push(Op::Jump { skip: 0 });

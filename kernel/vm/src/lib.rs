@@ -1,19 +1,23 @@
 //! Verified bytecode to a result: decode once, then run.
 //!
 //! An [`Executable`] is made at PASSIVE_LEVEL and run at any IRQL: [`Executable::run`] neither allocates nor panics, and
-//! ends within its budget. `unsafe` is confined to `memory` (an address of a program becomes a reference) and to the
-//! cursor of `engine` (a place in the ops).
+//! ends within its budget. `unsafe` is confined to `memory` (an address of a program becomes a reference), to the
+//! cursor of `engine` (a place in the ops), and to `shared` (owners are counted).
 #![no_std]
 
 extern crate alloc;
 
 mod arithmetic;
+mod atomic {
+    pub(crate) use core::sync::atomic::{AtomicUsize, Ordering, fence};
+}
 mod decode;
 mod engine;
 mod fault;
 mod fuse;
 mod memory;
 mod op;
+mod shared;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -25,6 +29,7 @@ use tidegate_verifier::{Proven, Structure, Verified, WINDOW_ADDRESSES};
 pub use decode::CompileError;
 pub use fault::{Cause, Fault};
 pub use memory::{Context, MapBinding, MapMemory, Memory, Raw, Stack};
+pub use shared::{Lent, Shared};
 
 /// What answers a program's helper calls. One run borrows it exclusively.
 pub trait Host {

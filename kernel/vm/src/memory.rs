@@ -4,7 +4,6 @@
 //! context, its stack, and the memory of its maps. The checked engine holds every access against them. Maps may change
 //! under a program, as under Linux's: a plain load that races with a store of another processor sees any mix of both.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ptr;
@@ -15,6 +14,7 @@ use tidegate_abi::{SendContext, StreamContext, limits};
 use crate::Executable;
 use crate::fault::{Cause, Fault};
 use crate::op::SHIFT;
+use crate::shared::Shared;
 
 /// Memory of a map that programs get pointers into: words that live, unmoved, as long as anyone holds them.
 #[derive(Debug)]
@@ -24,16 +24,12 @@ pub struct MapMemory {
 
 impl MapMemory {
     /// Zeroed memory of `words` 64-bit words; `None` when there is not so much.
-    pub fn new(words: usize) -> Option<Arc<Self>> {
+    pub fn new(words: usize) -> Option<Shared<Self>> {
         let mut memory = Vec::new();
         memory.try_reserve_exact(words).ok()?;
         memory.resize_with(words, AtomicU64::default);
         let memory = Self { words: memory.into_boxed_slice() };
-        // An `Arc` can't say that there is no memory: a block of its size is reserved and freed just before.
-        let mut block: Vec<([usize; 2], Self)> = Vec::new();
-        block.try_reserve_exact(1).ok()?;
-        drop(block);
-        Some(Arc::new(memory))
+        Shared::new(memory)
     }
 
     /// The words.
@@ -57,7 +53,7 @@ pub struct MapBinding {
     /// What helpers get as their map argument. Never an address.
     pub handle: u64,
     /// Memory that pointers to the map's values or records lead to; an array's first value is at its start.
-    pub memory: Option<Arc<MapMemory>>,
+    pub memory: Option<Shared<MapMemory>>,
     /// Whether programs may write through such pointers.
     pub writable: bool,
 }

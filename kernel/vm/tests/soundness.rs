@@ -9,7 +9,6 @@ mod stories;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
 
 use assembler::{MAPS, assemble};
 use proptest::prelude::*;
@@ -20,7 +19,9 @@ use tidegate_abi::insn::{class, mode, size};
 use tidegate_abi::{Insn, ProgramType, SendContext, StreamContext, Verdict};
 use tidegate_verifier::structure::ends_flow;
 use tidegate_verifier::{Options, Program, Proven, Verified, verify};
-use tidegate_vm::{Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Stack, nothing};
+use tidegate_vm::{
+    Cause, Context, Executable, Fault, Host, MapBinding, MapMemory, Memory, Shared, Stack, nothing,
+};
 
 const CASES: u32 = 25_000;
 /// Programs of loops.
@@ -420,7 +421,7 @@ fn program(statements: &[Statement], last: u8) -> String {
 
 /// Holds every call against its row, and answers anything that the row allows.
 struct Strict<'a> {
-    memory: &'a [Arc<MapMemory>],
+    memory: &'a [Shared<MapMemory>],
     chance: Chance,
     held: BTreeMap<u64, Resource>,
 }

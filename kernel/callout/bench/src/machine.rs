@@ -2,7 +2,6 @@
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use fwps_sys::*;
@@ -13,7 +12,7 @@ use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Hook, SendContext, StreamContext, Verdict};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options, key};
 use tidegate_runtime::Runtime;
-use tidegate_vm::{Cause, Fault, Host, Memory, Stack};
+use tidegate_vm::{Cause, Fault, Host, Memory, Shared, Stack};
 
 use crate::hand::{self, Policies, Shown, Wish};
 use crate::{asm, null, os};
@@ -85,15 +84,15 @@ pub(crate) const LENGTH: usize = 1460;
 
 /// A runtime with links at a hook, and the callouts in front of it.
 pub(crate) struct Tidegate {
-    runtime: Arc<Runtime>,
+    runtime: Shared<Runtime>,
     callouts: Option<Callouts>,
 }
 
 impl Tidegate {
     fn new(case: Case, links: usize) -> Result<Self> {
-        let runtime = Arc::new(Runtime::new(os::platform()).map_err(|status| anyhow!("{}", status.text()))?);
+        let runtime = Runtime::shared(os::platform()).map_err(|status| anyhow!("{}", status.text()))?;
         let objects = Objects { driver: null_mut(), device: null_mut() };
-        let callouts = Callouts::register(objects, Arc::clone(&runtime), Options::default())?;
+        let callouts = Callouts::register(objects, Shared::clone(&runtime), Options::default())?;
         let machine = Self { runtime, callouts: Some(callouts) };
         for link in 0..links {
             let last = link + 1 == links;

@@ -7,17 +7,9 @@ mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 }
 
-/// Memory never fails here.
-mod memory {
-    pub(crate) struct NoMemory;
-
-    pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
-        Ok(Box::new(value))
-    }
-}
-
-#[path = "../../src/shared.rs"]
+#[path = "../../../vm/src/shared.rs"]
 #[expect(unsafe_code, reason = "owners are counted")]
+#[allow(dead_code, unreachable_pub, reason = "a module of another crate, of which this shows a part")]
 mod shared;
 #[path = "../../src/wake.rs"]
 mod wake;
@@ -108,9 +100,7 @@ fn a_shared_value_goes_once_behind_all_that_its_owners_did() {
     model(|| {
         let dropped = Arc::new(AtomicU32::new(0));
         let written = [AtomicBool::new(false), AtomicBool::new(false)];
-        let Ok(value) = Shared::new(Value { dropped: Arc::clone(&dropped), written }) else {
-            panic!("memory")
-        };
+        let value = Shared::new(Value { dropped: Arc::clone(&dropped), written }).expect("memory");
         let other = value.clone();
         let thread = thread::spawn(move || {
             let raw = Shared::into_raw(other);

@@ -1,6 +1,5 @@
 //! Registration and its end, several instances, several threads.
 
-use std::sync::Arc;
 use std::thread;
 use std::vec::Vec;
 
@@ -16,7 +15,7 @@ use crate::memory::failing;
 use crate::{Callouts, Error, Objects, key, os};
 
 fn register(sim: &Simulator) -> Result<Callouts, Error> {
-    let runtime = Arc::new(Runtime::new(os::platform()).expect("memory"));
+    let runtime = Runtime::shared(os::platform()).expect("memory");
     let objects = Objects { driver: sim.device_object(), device: sim.device_object() };
     sim.enter(|| Callouts::register(objects, runtime, NOW))
 }

@@ -15,7 +15,6 @@ mod stream;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
@@ -27,7 +26,7 @@ use tidegate_abi::control::{
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Hook, MapDef, MapKind};
-use tidegate_runtime::{Platform, Runtime};
+use tidegate_runtime::{Platform, Runtime, Shared};
 
 use crate::layer::LAYERS;
 use crate::{Callouts, Counts, NOTICES, Objects, Options, key, layer_of, os};
@@ -51,7 +50,7 @@ fn now() -> u64 {
 /// A loaded driver, as far as this crate is one, in a simulator of its own.
 pub(crate) struct Bench {
     pub(crate) sim: Simulator,
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) runtime: Shared<Runtime>,
     pub(crate) callouts: Option<Callouts>,
 }
 
@@ -68,10 +67,10 @@ impl Bench {
     pub(crate) fn with_options(config: Config, flags: FWPS_FILTER_FLAG, options: Options) -> Self {
         let sim = Simulator::new(config);
         let platform = Platform { now_ns: now, ..os::platform() };
-        let runtime = Arc::new(Runtime::new(platform).expect("memory"));
+        let runtime = Runtime::shared(platform).expect("memory");
         let objects = Objects { driver: sim.device_object(), device: sim.device_object() };
         let callouts =
-            sim.enter(|| Callouts::register(objects, Arc::clone(&runtime), options)).expect("registered");
+            sim.enter(|| Callouts::register(objects, Shared::clone(&runtime), options)).expect("registered");
         for layer in LAYERS {
             let filter = Filter::at(layer.id, key(layer.hook)).context(callouts.context()).flags(flags);
             sim.add_filter(filter);
@@ -215,7 +214,7 @@ impl Bench {
     /// Unloads and holds the whole test against the contract.
     pub(crate) fn finish(mut self) {
         self.unload();
-        assert_eq!(Arc::strong_count(&self.runtime), 1, "something still holds the engine");
+        assert_eq!(Shared::owners(&self.runtime), 1, "something still holds the engine");
         self.sim.finish();
     }
 }

@@ -5,12 +5,11 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use alloc::sync::Arc;
 use fwps_sys::ntos::WdmlibIoCreateDeviceSecure;
 use fwps_sys::{GUID, NTSTATUS};
 use tidegate_abi::device;
 use tidegate_driver::request::{self, Kind};
-use tidegate_runtime::Runtime;
+use tidegate_runtime::{Runtime, Shared};
 use wdk_sys::ntddk::{IoCreateSymbolicLink, IoDeleteDevice, IoDeleteSymbolicLink};
 use wdk_sys::{DEVICE_OBJECT, DRIVER_OBJECT, FILE_DEVICE_SECURE_OPEN, IRP, UNICODE_STRING};
 
@@ -27,7 +26,7 @@ const METHOD: u32 = 3;
 
 /// What hangs on the device object: the system allocates it with the device, and it does not move.
 pub(crate) struct Extension {
-    runtime: Option<Arc<Runtime>>,
+    runtime: Option<Shared<Runtime>>,
     pub(crate) waits: MaybeUninit<Waits>,
     pub(crate) filters: MaybeUninit<Filters>,
 }
@@ -37,7 +36,7 @@ pub(crate) struct Device(*mut DEVICE_OBJECT);
 
 impl Device {
     /// Creates the device. Nobody can open it before DriverEntry has returned. PASSIVE_LEVEL.
-    pub(crate) fn create(driver: *mut DRIVER_OBJECT, runtime: Arc<Runtime>) -> Result<Self, NTSTATUS> {
+    pub(crate) fn create(driver: *mut DRIVER_OBJECT, runtime: Shared<Runtime>) -> Result<Self, NTSTATUS> {
         let (name, sddl) = (unicode(wide!(device::DEVICE)), unicode(wide!(device::SDDL)));
         let mut object = ptr::null_mut();
         // SAFETY: the driver object is our own; what else is pointed to is read before the call returns.

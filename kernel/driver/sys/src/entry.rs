@@ -1,6 +1,5 @@
 //! DriverEntry and DriverUnload: each part with how it is taken and given back.
 
-use alloc::sync::Arc;
 use core::cell::UnsafeCell;
 
 use fwps_sys::NTSTATUS;
@@ -8,7 +7,7 @@ use tidegate_abi::control::Status;
 use tidegate_callout::{self as callout, Callouts, Objects, Options};
 use tidegate_driver::parameters::Parameters;
 use tidegate_driver::sequence::{self, Step};
-use tidegate_runtime::Runtime;
+use tidegate_runtime::{Runtime, Shared};
 use wdk_sys::{
     DRIVER_OBJECT, IRP_MJ_CLEANUP, IRP_MJ_CLOSE, IRP_MJ_CREATE, IRP_MJ_DEVICE_CONTROL, UNICODE_STRING,
 };
@@ -24,7 +23,7 @@ use crate::waits::Waits;
 struct Parts {
     driver: *mut DRIVER_OBJECT,
     parameters: Parameters,
-    runtime: Option<Arc<Runtime>>,
+    runtime: Option<Shared<Runtime>>,
     device: Option<Device>,
     callouts: Option<Callouts>,
 }
@@ -90,7 +89,7 @@ impl Parts {
         self.device.as_ref().ok_or(NTSTATUS::INVALID_DEVICE_STATE)
     }
 
-    fn runtime(&self) -> Result<Arc<Runtime>, NTSTATUS> {
+    fn runtime(&self) -> Result<Shared<Runtime>, NTSTATUS> {
         self.runtime.clone().ok_or(NTSTATUS::INVALID_DEVICE_STATE)
     }
 }

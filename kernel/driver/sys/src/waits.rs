@@ -3,7 +3,6 @@
 //! The queue's lock and the races with cancellation are the system's (`IoCsq`); the callbacks here only link and unlink. A
 //! request that waits notes what it asks for in its own driver context, so that waiting allocates nothing.
 
-use alloc::sync::Arc;
 use core::ffi::c_void;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -11,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use fwps_sys::NTSTATUS;
 use tidegate_abi::control::{self, EventRead, Request};
 use tidegate_driver::request;
-use tidegate_runtime::Runtime;
+use tidegate_runtime::{Runtime, Shared};
 use wdk_sys::ntddk::{
     IoCsqInitializeEx, IoCsqInsertIrpEx, IoCsqRemoveNextIrp, KeAcquireSpinLockRaiseToDpc, KeReleaseSpinLock,
 };
@@ -32,7 +31,7 @@ pub(crate) struct Waits {
     /// Requests in the list.
     count: AtomicU32,
     most: u32,
-    runtime: Arc<Runtime>,
+    runtime: Shared<Runtime>,
     work: Work,
 }
 
@@ -44,7 +43,7 @@ impl Waits {
     pub(crate) unsafe fn begin(
         place: *mut Self,
         device: *mut c_void,
-        runtime: Arc<Runtime>,
+        runtime: Shared<Runtime>,
         most: u32,
     ) -> Result<(), NTSTATUS> {
         let work = Work::new(device, Some(serve))?;

@@ -47,7 +47,7 @@ impl Array {
         if values.len() != self.value_size && values.len() != self.value_size * self.copies {
             return Err(MapError::Invalid);
         }
-        for (copy, value) in (0..self.copies).zip(values.chunks(self.value_size).cycle()) {
+        for (copy, value) in (0..self.copies).zip(values.chunks(self.value_size.max(1)).cycle()) {
             self.update(key, value, copy)?;
         }
         Ok(())
@@ -60,7 +60,7 @@ impl Array {
 
     /// Copies the values of all processors, one after the other.
     pub(super) fn read_all(&self, key: &[u8], out: &mut [u8]) -> Result<(), MapError> {
-        for (copy, out) in (0..self.copies).zip(out.chunks_mut(self.value_size)) {
+        for (copy, out) in (0..self.copies).zip(out.chunks_mut(self.value_size.max(1))) {
             self.values.read(self.word(key, copy).ok_or(MapError::Range)?, out);
         }
         Ok(())

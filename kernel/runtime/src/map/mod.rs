@@ -8,12 +8,11 @@ mod hash;
 mod ring;
 mod table;
 
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_abi::control::{Id, MapInfoReply, Name, Status};
 use tidegate_abi::{MapDef, MapKind, errno, limits};
-use tidegate_vm::MapBinding;
+use tidegate_vm::{MapBinding, Shared};
 
 use self::array::Array;
 pub(crate) use self::ring::Ring;
@@ -142,7 +141,7 @@ impl Map {
     /// The map as the machine takes it: programs hand `handle` to helpers.
     pub(crate) fn binding(&self, handle: u64) -> MapBinding {
         let writable = !self.def.read_only() || self.ring().is_some();
-        MapBinding { handle, memory: Some(Arc::clone(self.memory().memory())), writable }
+        MapBinding { handle, memory: Some(Shared::clone(self.memory().memory())), writable }
     }
 
     /// The ring buffer, if it is one.

@@ -7,13 +7,12 @@
 //!
 //! As on Linux, a record that is reserved and not yet submitted holds up the reader, not the other writers.
 
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tidegate_abi::control::Status;
 use tidegate_abi::{MapDef, limits};
 
-use crate::memory::{Words, room};
+use crate::memory::{Words, vector};
 use crate::platform::Platform;
 use crate::spin::{Padded, Spin};
 
@@ -147,13 +146,15 @@ impl Ring {
             }
             end = position + span(length as u64);
         }
-        let mut events: Vec<u8> = room(bytes)?;
+        let mut events = vector(bytes, || 0_u8)?;
+        let mut room = events.as_mut_slice();
         let records = self.settled(start).take_while(|(position, ..)| *position < end);
         for (position, length, _) in records.filter(|(.., discarded)| !discarded) {
-            events.extend_from_slice(&(length as u32).to_le_bytes());
-            let at = events.len();
-            events.resize(at + length, 0);
-            self.data.read(self.word(position) + 1, events.get_mut(at..).unwrap_or_default());
+            let Some((head, rest)) = core::mem::take(&mut room).split_first_chunk_mut() else { break };
+            let Some((record, rest)) = rest.split_at_mut_checked(length) else { break };
+            *head = (length as u32).to_le_bytes();
+            self.data.read(self.word(position) + 1, record);
+            room = rest;
         }
         let delivered = deliver(self.dropped(), &events)?;
         self.consumer.0.store(end, Ordering::Release);

@@ -1,7 +1,6 @@
 //! How long things take in the driver, beside a machine in user space, in the same run.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -26,7 +25,7 @@ struct Row {
 }
 
 pub(crate) fn run(objects: &Path) -> Result<()> {
-    let mut host = Client::new(Arc::new(runtime()?));
+    let mut host = Client::new(runtime()?);
     let mut driver = Client::driver(Device::open()?);
 
     // Several at once: one of the host's is shorter than the clock's steps.
