@@ -1,7 +1,7 @@
 //! The machine code of an image: its functions, what they call, how much stack they take, and what they must not hold.
 //!
 //! Names and sizes come from the image's PDB, instructions from its text, both by LLVM's tools. A call through a pointer
-//! leads to functions whose address is taken somewhere; what these few reach is looked at from where they begin.
+//! leads to functions whose address is taken somewhere; how deep these few go is counted from where they begin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,9 +27,6 @@ pub(crate) struct Code {
     /// Instructions that a kernel's code must not hold, each with its function.
     foreign: Vec<String>,
 }
-
-/// A way from one function to another, as names.
-pub(crate) type Way = Vec<String>;
 
 impl Code {
     /// Reads the code of `image`, whose PDB lies beside it.
@@ -92,32 +89,15 @@ impl Code {
         self.functions.get(&place).map_or("(an import)", |function| &function.name)
     }
 
-    /// The ways from `from` to functions that `wanted` names, the shortest to each.
-    pub(crate) fn ways(&self, from: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Way>> {
-        let from = self.place(from)?;
-        let mut before: BTreeMap<u64, u64> = BTreeMap::from([(from, from)]);
-        let mut queue = std::collections::VecDeque::from([from]);
-        let mut ways = Vec::new();
-        while let Some(place) = queue.pop_front() {
-            if wanted(self.name(place)) {
-                let mut way = vec![self.name(place).to_owned()];
-                let mut at = place;
-                while at != from {
-                    at = before[&at];
-                    way.push(self.name(at).to_owned());
-                }
-                way.reverse();
-                ways.push(way);
-                continue;
-            }
-            for &next in self.functions.get(&place).into_iter().flat_map(|function| &function.calls) {
-                before.entry(next).or_insert_with(|| {
-                    queue.push_back(next);
-                    place
-                });
-            }
-        }
-        Ok(ways)
+    /// Who calls a function that `wanted` names, and is none itself: both names.
+    pub(crate) fn callers(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let callers = self.functions.values().filter(|caller| !wanted(&caller.name));
+        let calls =
+            callers.flat_map(|caller| caller.calls.iter().map(|place| (&caller.name, self.name(*place))));
+        calls
+            .filter(|(_, called)| wanted(called))
+            .map(|(caller, called)| (caller.clone(), called.to_owned()))
+            .collect()
     }
 
     /// Bytes of stack that `from` and all that it calls take at most, and the circles of calls on the way, whose rounds are
@@ -246,13 +226,12 @@ tidegate.sys:\tfile format coff-x86-64
     }
 
     #[test]
-    fn a_way_to_a_panic_is_found_and_named() {
-        let ways = code(LISTING).ways("app::entry", |name| name.contains("panicking")).expect("there");
-        assert_eq!(ways, [["app::entry", "app::middle<T>", "core::panicking::panic"]]);
+    fn who_calls_a_panic_is_found_and_named() {
+        let is_panic = |name: &str| name.contains("panicking");
+        let found = code(LISTING).callers(is_panic);
+        assert_eq!(found, [("app::middle<T>".to_owned(), "core::panicking::panic".to_owned())]);
         let without = LISTING.replace("call\t0x180001040 <.text+0x40>", "nop");
-        assert!(
-            code(&without).ways("app::entry", |name| name.contains("panicking")).expect("there").is_empty()
-        );
+        assert!(code(&without).callers(is_panic).is_empty());
     }
 
     #[test]

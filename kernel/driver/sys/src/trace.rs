@@ -6,7 +6,9 @@ use tracelogging as tlg;
 
 tlg::define_provider!(PROVIDER, "Tidegate");
 
-/// Makes the provider known. PASSIVE_LEVEL.
+/// Makes the provider known. PASSIVE_LEVEL, once: the provider stops the machine that registers it twice. It has a frame of its
+/// own, by which the rules of the image know it.
+#[inline(never)]
 pub(crate) fn register() -> Result<(), NTSTATUS> {
     // SAFETY: `unregister` is called before the image goes.
     match unsafe { PROVIDER.register() } {

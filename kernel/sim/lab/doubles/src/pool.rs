@@ -2,7 +2,6 @@
 #![expect(unreachable_pub, reason = "symbols under the names of the DDI")]
 
 use std::alloc::{Layout, alloc, dealloc};
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -51,15 +50,10 @@ pub(crate) fn held() -> (u64, u64, u64) {
     (bytes, blocks.len() as u64, FAILED.load(Ordering::Relaxed))
 }
 
-thread_local! {
-    /// Size of the block that this thread has just freed.
-    static FREED: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// Whether an allocation fails. One of the size that its thread has just freed does not: the block is there to be had.
-fn fails(size: usize) -> bool {
+/// Whether an allocation fails.
+fn fails() -> bool {
     let per_mille = FAIL_PER_MILLE.load(Ordering::Relaxed);
-    if FREED.take() == Some(size) || per_mille == 0 {
+    if per_mille == 0 {
         return false;
     }
     // A Weyl sequence, mixed: which of the allocations fail need not be known beforehand.
@@ -82,7 +76,7 @@ pub extern "system" fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> *mu
         violate(format!("ExAllocatePool2 of {size} bytes with tag {tag:#x} and flags {flags:#x}"));
         return null_mut();
     }
-    let Some(layout) = layout(size).filter(|_| !fails(size)) else { return null_mut() };
+    let Some(layout) = layout(size).filter(|_| !fails()) else { return null_mut() };
     // SAFETY: the layout is not empty; everything is written below.
     unsafe {
         let block = alloc(layout);
@@ -114,7 +108,6 @@ pub unsafe extern "system" fn ExFreePoolWithTag(block: *mut c_void, tag: u32) {
         block.write_bytes(JUNK, known.size);
         dealloc(block, layout);
     }
-    FREED.set(Some(known.size));
 }
 
 #[unsafe(no_mangle)]
