@@ -10,7 +10,7 @@ use std::time::Duration;
 use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG};
 use tidegate_abi::{Hook, ProgramType};
-use tidegate_callout::{Callouts, NOTICES, Objects, Options, layer_of};
+use tidegate_callout::{Callouts, NOTICES, Objects, Options, filter_action, key, layer_of};
 use tidegate_runtime::{Runtime, Shared};
 
 use crate::capture::{Flags, Transport};
@@ -124,7 +124,7 @@ impl Machine {
         let callouts = sim
             .enter(|| Callouts::register(objects, Shared::clone(&self.runtime), AT_ONCE))
             .map_err(|error| broken(&error.to_string()))?;
-        let hooks = Hook::ALL.map(|hook| Filter::at(layer_of(hook), tidegate_callout::key(hook)));
+        let hooks = Hook::ALL.map(|hook| Filter::at(layer_of(hook), key(hook)).action(filter_action(hook)));
         let notices =
             NOTICES.map(|told| Filter::at(told.layer, told.key).action(FWP_ACTION::CALLOUT_INSPECTION));
         let filters = hooks.into_iter().chain(notices);

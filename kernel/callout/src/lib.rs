@@ -71,7 +71,7 @@ use core::ffi::c_void;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use fwps_sys::{FWP_CALLOUT_FLAG, FWPS_CALLOUT1, FWPS_INJECTION_TYPE, GUID, NTSTATUS};
+use fwps_sys::{FWP_ACTION, FWP_CALLOUT_FLAG, FWPS_CALLOUT1, FWPS_INJECTION_TYPE, GUID, NTSTATUS};
 use tidegate_abi::{Hook, ProgramType, limits};
 use tidegate_runtime::Runtime;
 use tidegate_vm::Shared;
@@ -100,6 +100,15 @@ pub const fn key(hook: Hook) -> GUID {
         Hook::OutboundIcmpErrorV4 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c007,
         Hook::OutboundIcmpErrorV6 => 0x8d3a5c60_6f0e_4b52_9f27_51d1a7e4c008,
     })
+}
+
+/// The action of a filter that leads to a hook's callout. Whether a terminating one may reset a connection the documents don't
+/// agree on (S4.3-15); one that says nothing of what its callout answers may, and blocks as well without its callout.
+pub const fn filter_action(hook: Hook) -> FWP_ACTION {
+    match hook.program_type() {
+        ProgramType::Stream => FWP_ACTION::CALLOUT_UNKNOWN,
+        ProgramType::Send => FWP_ACTION::CALLOUT_TERMINATING,
+    }
 }
 
 /// The layer of a hook, as classify knows it: `FWPS_LAYER_*`.

@@ -121,6 +121,11 @@ impl Config {
                 1 => NeedMore::Total,
                 _ => NeedMore::Any,
             },
+            drop_connection: if rng.one_in(2) {
+                DropConnection::Terminating
+            } else {
+                DropConnection::Unknown
+            },
             fin_has_nbl: rng.one_in(2),
             unmapped: rng.one_in(2),
             clones_inherit_offload: rng.one_in(2),

@@ -29,7 +29,7 @@ use tidegate_abi::{Hook, MapDef, MapKind};
 use tidegate_runtime::{Platform, Runtime, Shared};
 
 use crate::layer::LAYERS;
-use crate::{Callouts, Counts, NOTICES, Objects, Options, key, layer_of, os};
+use crate::{Callouts, Counts, NOTICES, Objects, Options, filter_action, key, layer_of, os};
 
 /// An unload resets at once what waits for data.
 pub(crate) const NOW: Options = Options { mid_stream: false, grace: 0 };
@@ -73,7 +73,7 @@ impl Bench {
             sim.enter(|| Callouts::register(objects, Shared::clone(&runtime), options)).expect("registered");
         for layer in LAYERS {
             let filter = Filter::at(layer.id, key(layer.hook)).context(callouts.context()).flags(flags);
-            sim.add_filter(filter);
+            sim.add_filter(filter.action(filter_action(layer.hook)));
         }
         for told in NOTICES {
             let filter = Filter::at(told.layer, told.key).context(callouts.context());

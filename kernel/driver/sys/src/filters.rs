@@ -242,7 +242,7 @@ fn entries() -> impl Iterator<Item = Entry> {
         filter: objects::filter_key(hook),
         callout: callout::key(hook),
         layer: objects::layer_of(hook),
-        action: FWP_ACTION::CALLOUT_TERMINATING,
+        action: callout::filter_action(hook),
     });
     let notices = callout::NOTICES.into_iter().filter_map(|told| {
         let (filter, layer) = objects::notice(told.layer)?;

@@ -141,7 +141,10 @@ pub(crate) fn start(
 ) -> (Simulator, Driver) {
     let sim = Simulator::new(config);
     let driver = load(&sim, 0xa, FWP_CALLOUT_FLAG::NONE, body);
-    sim.add_filter(Filter::at(layer, driver.key));
+    let filter = Filter::at(layer, driver.key);
+    // A filter of a stream may drop connections, whichever document is right.
+    let is_stream = matches!(layer, layer::STREAM_V4 | layer::STREAM_V6);
+    sim.add_filter(if is_stream { filter.action(FWP_ACTION::CALLOUT_UNKNOWN) } else { filter });
     (sim, driver)
 }
 
