@@ -149,3 +149,77 @@ pub(crate) unsafe extern "system" fn flow_deleted(_layer: u16, _callout: u32, co
     }
     flow.engine.flows.remove(&flow, &flow.engine.platform);
 }
+
+#[cfg(test)]
+mod tests {
+    use core::ptr;
+
+    use fwps_sys::{
+        FWP_VALUE0, FWPS_ACTION0, FWPS_CLASSIFY_OUT_FLAG, FWPS_FILTER_FLAG, FWPS_STREAM_ACTION,
+        FWPS_STREAM_DATA0, layer,
+    };
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_missing_a_stream_s_answer_is_whole() {
+        // SAFETY: structs of integers and pointers.
+        let (meta, mut data) = unsafe {
+            (core::mem::zeroed::<FWPS_INCOMING_METADATA_VALUES0>(), core::mem::zeroed::<FWPS_STREAM_DATA0>())
+        };
+        data.dataLength = 9;
+        let values = FWPS_INCOMING_VALUES0 {
+            layerId: layer::STREAM_V4,
+            valueCount: 0,
+            incomingValue: ptr::null_mut(),
+        };
+        // A filter that leads to no instance, as nobody's does.
+        let filter = FWPS_FILTER1 {
+            filterId: 1,
+            weight: FWP_VALUE0::EMPTY,
+            subLayerWeight: 0,
+            flags: FWPS_FILTER_FLAG::NONE,
+            numFilterConditions: 0,
+            filterCondition: ptr::null_mut(),
+            action: FWPS_ACTION0 { r#type: FWP_ACTION::CALLOUT_UNKNOWN, calloutId: 1 },
+            context: 0,
+            providerContext: ptr::null_mut(),
+        };
+        for missing in 0..5 {
+            let given = |number: u32| number != missing;
+            let mut packet = FWPS_STREAM_CALLOUT_IO_PACKET0 {
+                streamData: if given(1) { &raw mut data } else { ptr::null_mut() },
+                missedBytes: 0,
+                countBytesRequired: 7,
+                countBytesEnforced: 7,
+                streamAction: FWPS_STREAM_ACTION::DEFER,
+            };
+            let mut out = FWPS_CLASSIFY_OUT0 {
+                actionType: FWP_ACTION::NONE,
+                outContext: 0,
+                filterId: 1,
+                rights: FWPS_RIGHT::ACTION_WRITE,
+                flags: FWPS_CLASSIFY_OUT_FLAG::NONE,
+                reserved: 0,
+            };
+            // SAFETY: what is given lives through the call.
+            unsafe {
+                stream(
+                    if given(2) { &raw const values } else { ptr::null() },
+                    if given(3) { &raw const meta } else { ptr::null() },
+                    (&raw mut packet).cast(),
+                    ptr::null(),
+                    if given(4) { &raw const filter } else { ptr::null() },
+                    0,
+                    &raw mut out,
+                );
+            }
+            let enforced = if given(1) { 9 } else { 0 };
+            assert_eq!(
+                (out.actionType, packet.streamAction, packet.countBytesEnforced, packet.countBytesRequired),
+                (FWP_ACTION::PERMIT, FWPS_STREAM_ACTION::NONE, enforced, 0),
+                "without {missing}"
+            );
+        }
+    }
+}

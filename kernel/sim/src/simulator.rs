@@ -195,8 +195,8 @@ impl Simulator {
         SendId(id)
     }
 
-    /// Shows nothing (a NULL `layerData`) to every callout of a layer, as some states of the stack do; gives back their
-    /// actions.
+    /// Shows nothing (a NULL `layerData`, and at a stream layer one without stream data) to every callout of a layer, as some
+    /// states of the stack do; gives back their actions.
     pub fn show_nothing(&self, layer: u16) -> Vec<FWP_ACTION> {
         engine::show_nothing(&self.inner, layer)
     }

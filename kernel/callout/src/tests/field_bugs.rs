@@ -4,7 +4,7 @@ use std::vec;
 use std::vec::Vec;
 
 use fwps_sim::{Again, Call, Completion, Config, Direction, FlowState, Packet, SendOutcome, When};
-use fwps_sys::NTSTATUS;
+use fwps_sys::{FWP_ACTION, NTSTATUS};
 use tidegate_abi::control::{Detached, OnError};
 use tidegate_abi::{Hook, Verdict};
 
@@ -292,7 +292,8 @@ fn null_data() {
     let bench = Bench::new(Config::default());
     for hook in Hook::ALL {
         bench.link(hook, &asm::verdict(Verdict::Block), OnError::Block);
-        bench.sim.show_nothing(crate::layer::LAYERS[hook.index()].id);
+        let actions = bench.sim.show_nothing(crate::layer::LAYERS[hook.index()].id);
+        assert!(!actions.is_empty() && actions.iter().all(|action| *action == FWP_ACTION::PERMIT));
     }
     let flow = bench.flow(Hook::StreamV4);
     bench.sim.fin(flow, Direction::Send);

@@ -14,6 +14,7 @@ use std::time::Instant;
 use fwps_sys::*;
 
 use crate::current::{self, Reason};
+use crate::rules;
 use crate::state::Inner;
 
 /// Everything of one classifyFn call that the engine looks at afterwards.
@@ -27,7 +28,8 @@ pub(crate) struct Call<'a> {
     pub(crate) flow_context: u64,
 }
 
-/// Calls every callout of a layer with nothing to look at.
+/// Calls every callout of a layer with nothing to look at: NULL, and at a stream layer also a packet without stream data whose
+/// other members hold what was left in them.
 pub(crate) fn show_nothing(sim: &Arc<Inner>, layer: u16) -> Vec<FWP_ACTION> {
     let callouts: Vec<_> = {
         let state = sim.lock();
@@ -39,15 +41,16 @@ pub(crate) fn show_nothing(sim: &Arc<Inner>, layer: u16) -> Vec<FWP_ACTION> {
             })
             .collect()
     };
+    let is_stream = matches!(layer, layer::STREAM_V4 | layer::STREAM_V6);
     let metadata = values::no_metadata();
-    let ask = |(filter, callout): (FWPS_FILTER1, FWPS_CALLOUT1)| {
+    let ask = |filter: &FWPS_FILTER1, callout: &FWPS_CALLOUT1, layer_data: *mut core::ffi::c_void| {
         let call = Call {
-            callout: &callout,
+            callout,
             layer,
             values: &mut [],
             metadata: &metadata,
-            layer_data: std::ptr::null_mut(),
-            filter: &filter,
+            layer_data,
+            filter,
             flow_context: 0,
         };
         let mut out = FWPS_CLASSIFY_OUT0 {
@@ -61,7 +64,31 @@ pub(crate) fn show_nothing(sim: &Arc<Inner>, layer: u16) -> Vec<FWP_ACTION> {
         classify(sim, Reason::Notice, call, &mut out);
         out.actionType
     };
-    callouts.into_iter().map(ask).collect()
+    let mut actions = Vec::new();
+    for (filter, callout) in &callouts {
+        actions.push(ask(filter, callout, std::ptr::null_mut()));
+        if is_stream {
+            let mut packet = FWPS_STREAM_CALLOUT_IO_PACKET0 {
+                streamData: std::ptr::null_mut(),
+                missedBytes: 0,
+                countBytesRequired: 7,
+                countBytesEnforced: 7,
+                streamAction: FWPS_STREAM_ACTION::DEFER,
+            };
+            actions.push(ask(filter, callout, (&raw mut packet).cast()));
+            let mut state = sim.lock();
+            if packet.streamAction != FWPS_STREAM_ACTION::NONE || packet.countBytesRequired != 0 {
+                state.violate(
+                    rules::STALE_OUTPUT,
+                    "what was left in a packet without stream data is its answer",
+                );
+            }
+            if packet.countBytesEnforced != 0 {
+                state.violate(rules::ENFORCED, "bytes of a packet without stream data are enforced");
+            }
+        }
+    }
+    actions
 }
 
 /// Calls classifyFn, with the simulator entered and nothing locked.

@@ -473,10 +473,19 @@ shows! {
     }
     nothing_may_be_shown NOTHING_SHOWN {
         let (sim, driver) = start(Config::default(), layer::STREAM_V4, |shown| {
-            assert!(shown.data.is_null());
+            // SAFETY: at a stream layer it is a packet, if it is anything.
+            match unsafe { shown.data.cast::<FWPS_STREAM_CALLOUT_IO_PACKET0>().as_mut() } {
+                None => COUNT.set(COUNT.get() + 1),
+                Some(packet) => {
+                    assert!(packet.streamData.is_null());
+                    packet.streamAction = FWPS_STREAM_ACTION::NONE;
+                    packet.countBytesRequired = 0;
+                    packet.countBytesEnforced = 0;
+                }
+            }
             shown.out.actionType = FWP_ACTION::PERMIT;
         });
-        assert_eq!(sim.show_nothing(layer::STREAM_V4), [FWP_ACTION::PERMIT]);
+        assert_eq!((sim.show_nothing(layer::STREAM_V4), COUNT.get()), (vec![FWP_ACTION::PERMIT; 2], 1));
         right(sim, driver);
     }
     a_packet_is_changed_in_memory_of_its_own BUILT_AND_FREED {
