@@ -119,7 +119,12 @@ impl Runtime {
 
     /// A connection has ended: what flow storages keep of it goes. IRQL <= `DISPATCH_LEVEL`.
     pub fn end_flow(&self, flow: u64) {
-        self.objects.with(&self.platform, |objects| objects.end_flow(flow));
+        // One map at a time: the lock is held for a moment, however many there are.
+        let mut after = 0;
+        while let Some(map) = self.objects.with(&self.platform, |objects| objects.storage_after(after)) {
+            after = map.id;
+            map.end_flow(flow);
+        }
     }
 
     /// The newest id of all objects: those that come later have greater ones.

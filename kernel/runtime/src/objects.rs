@@ -5,9 +5,8 @@
 
 use alloc::vec::Vec;
 
-use tidegate_abi::Hook;
 use tidegate_abi::control::{Detached, Id, IdList, LinkAttach, Status};
-use tidegate_abi::limits;
+use tidegate_abi::{Hook, MapKind, limits};
 use tidegate_vm::Shared;
 
 use crate::chain::{Prepared, Published};
@@ -26,6 +25,8 @@ pub(crate) struct Objects {
     last: Id,
     /// By id.
     maps: Vec<MapEntry>,
+    /// Those that keep something of connections, by id: what ends with a connection is looked for in them alone.
+    storages: Vec<Shared<Map>>,
     /// By id.
     programs: Vec<Shared<Program>>,
     /// In the order that they run.
@@ -61,6 +62,7 @@ impl Objects {
         Ok(Self {
             last: 0,
             maps: room(limits::MAX_RUNTIME_MAPS)?,
+            storages: room(limits::MAX_RUNTIME_MAPS)?,
             programs: room(limits::MAX_PROGRAMS)?,
             links,
         })
@@ -86,7 +88,20 @@ impl Objects {
             return Err(Status::Full);
         }
         let at = self.maps.partition_point(|entry| entry.map.id < map.id);
-        insert(&mut self.maps, at, MapEntry { map: Shared::clone(map), held: true, users: 0 })
+        insert(&mut self.maps, at, MapEntry { map: Shared::clone(map), held: true, users: 0 })?;
+        if map.def.kind == MapKind::FlowStorage {
+            let at = self.storages.partition_point(|storage| storage.id < map.id);
+            insert(&mut self.storages, at, Shared::clone(map))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a map out of the tables.
+    fn remove_map(&mut self, at: usize) -> Option<Shared<Map>> {
+        let map = remove(&mut self.maps, at)?.map;
+        // Not the last of its owners: nothing is freed here.
+        self.storages.retain(|storage| storage.id != map.id);
+        Some(map)
     }
 
     /// Whoever made the map gives it up; a second time there is no one to.
@@ -97,16 +112,16 @@ impl Objects {
             return Err(Status::NotFound);
         }
         if entry.users == 0
-            && let Some(entry) = remove(&mut self.maps, at)
+            && let Some(map) = self.remove_map(at)
         {
-            push(&mut maps, entry.map)?;
+            push(&mut maps, map)?;
         }
         Ok(Removed { maps, ..Removed::default() })
     }
 
-    /// A connection has ended. The locks of maps are taken inside that of the objects.
-    pub(crate) fn end_flow(&self, flow: u64) {
-        self.maps.iter().for_each(|entry| entry.map.end_flow(flow));
+    /// The first map of an id greater than `after` that keeps something of connections.
+    pub(crate) fn storage_after(&self, after: Id) -> Option<Shared<Map>> {
+        self.storages.get(self.storages.partition_point(|map| map.id <= after)).cloned()
     }
 
     pub(crate) fn map_ids(&self, after: Id) -> IdList {
@@ -146,9 +161,9 @@ impl Objects {
             entry.users = entry.users.saturating_sub(1);
             if entry.users == 0
                 && !entry.held
-                && let Some(entry) = remove(&mut self.maps, at)
+                && let Some(map) = self.remove_map(at)
             {
-                push(&mut maps, entry.map)?;
+                push(&mut maps, map)?;
             }
         }
         Ok(Removed { maps, program: Some(program), ..Removed::default() })

@@ -111,6 +111,27 @@ fn each_connection_has_a_value_of_its_own_until_it_ends() {
 }
 
 #[test]
+fn an_end_takes_the_value_from_every_storage_whatever_maps_are_between() {
+    let bench = Bench::new(Config::default());
+    let storages = [0; 3].map(|_| {
+        bench.counter();
+        bench.storage(4)
+    });
+    for storage in storages {
+        // An edit ends the chain, so that each connection of a hook is seen by one link.
+        let link = bench.link_with(Hook::StreamV4, &asm::count_of_flow(0, 1), &[storage], OnError::Block);
+        let flow = bench.flow(Hook::StreamV4);
+        bench.sim.indicate(flow, Direction::Send, b"?");
+        bench.sim.settle();
+        assert_eq!(bench.entries(storage), 1);
+        bench.sim.close_flow(flow);
+        assert_eq!(bench.entries(storage), 0);
+        bench.detach(link);
+    }
+    bench.finish();
+}
+
+#[test]
 fn what_is_kept_of_connections_goes_with_the_driver_too() {
     let mut bench = Bench::new(Config::default());
     let storage = bench.storage(8);

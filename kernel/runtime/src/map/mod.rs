@@ -200,12 +200,10 @@ impl Map {
         }
     }
 
-    /// A connection has ended. IRQL <= `DISPATCH_LEVEL`.
+    /// A connection has ended. Of a flow storage only. IRQL <= `DISPATCH_LEVEL`.
     pub(crate) fn end_flow(&self, flow: u64) {
-        if self.def.kind == MapKind::FlowStorage {
-            // It may have none here.
-            let _ = self.remove(&flow.to_le_bytes());
-        }
+        // It may have none here.
+        let _ = self.remove(&flow.to_le_bytes());
     }
 
     /// For control requests: sets the value of `key`; of a per-CPU array, one for all processors or one for each.
