@@ -248,6 +248,40 @@ fn an_unload_ends_what_is_kept_by_the_link_s_rule() {
     }
 }
 
+/// Bytes come, and are kept back, while the contexts of their connection go on another thread.
+#[test]
+fn what_comes_while_an_unload_drains_passes_whole_or_is_reset() {
+    let data = b"0123456789".repeat(20);
+    for seed in 0..60 {
+        let on_error = if seed % 2 == 0 { OnError::Block } else { OnError::Permit };
+        let bench = Bench::new(Config::random(seed));
+        let hook = STREAMS[seed as usize / 2 % 2];
+        let (link, _) = pending(&bench, hook, on_error);
+        let flow = bench.flow(hook);
+        let direction = Direction::BOTH[seed as usize / 4 % 2];
+        let (first, rest) = data.split_at(10);
+        bench.sim.indicate(flow, direction, first);
+        assert_eq!(bench.held(link), Detached { flows: 1, bytes: 10 });
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                rest.chunks(10).for_each(|piece| bench.sim.indicate(flow, direction, piece));
+                bench.sim.fin(flow, direction);
+            });
+            let callouts = bench.callouts.as_ref().expect("registered");
+            while bench.sim.enter(|| callouts.drain()) > 0 {
+                bench.sim.settle();
+            }
+        });
+        bench.sim.settle();
+        let out = bench.sim.delivered(flow, direction);
+        match bench.sim.flow_state(flow) {
+            FlowState::Dropped => assert!(data.starts_with(&out.bytes) && !out.fin),
+            state => assert_eq!((&*out.bytes, out.fin), (&*data, true), "{seed}, {on_error:?}, {state:?}"),
+        }
+        bench.finish();
+    }
+}
+
 #[test]
 fn what_can_t_be_injected_stays_and_is_injected_later() {
     everywhere(|bench, hook, direction, on_error| {
