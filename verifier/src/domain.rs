@@ -162,7 +162,7 @@ impl<const W: u32> Scalar<W> {
     fn from_full(num: Num) -> Self {
         let mut this = Self::UNKNOWN;
         (this.bits, this.full) = (num.bits, num.range);
-        this.settle().unwrap_or(Self::UNKNOWN)
+        this.settled()
     }
 
     /// The lower half, the rest zero.
@@ -171,13 +171,19 @@ impl<const W: u32> Scalar<W> {
         this.bits = num.bits;
         this.full = Range { umin: num.range.umin, umax: num.range.umax, ..Range::unknown(W) };
         this.set_half(num.range);
-        this.settle().unwrap_or(Self::UNKNOWN)
+        this.settled()
+    }
+
+    /// What is known, settled; nothing when it contradicts itself.
+    fn settled(mut self) -> Self {
+        if self.settle().is_some() { self } else { Self::UNKNOWN }
     }
 
     /// Lets bits, bounds and widths learn from each other; `None` when they contradict, so that no number is left.
-    fn settle(mut self) -> Option<Self> {
+    #[inline(never)]
+    fn settle(&mut self) -> Option<()> {
         for _ in 0..3 {
-            let before = self;
+            let before = *self;
             let mut half = self.half();
             let mut low = self.bits.truncate(Self::HALF);
             // Within each width.
@@ -213,11 +219,11 @@ impl<const W: u32> Scalar<W> {
             low = self.bits.truncate(Self::HALF).intersect(Tnum::between(half.umin, half.umax))?;
             self.bits = self.bits.with_low(low, Self::HALF);
             self.set_half(half);
-            if self == before {
+            if *self == before {
                 break;
             }
         }
-        Some(self)
+        Some(())
     }
 
     /// What one or the other says.
@@ -226,7 +232,7 @@ impl<const W: u32> Scalar<W> {
         this.bits = self.bits.hull(other.bits);
         this.full = self.full.hull(&other.full);
         this.set_half(self.half().hull(&other.half()));
-        this.settle().unwrap_or(Self::UNKNOWN)
+        this.settled()
     }
 
     /// What both say; `None` when they contradict.
@@ -235,7 +241,8 @@ impl<const W: u32> Scalar<W> {
         this.bits = self.bits.intersect(other.bits)?;
         this.full = self.full.intersect(&other.full);
         this.set_half(self.half().intersect(&other.half()));
-        this.settle()
+        this.settle()?;
+        Some(this)
     }
 
     /// Arithmetic of RFC 9669 section 4.1; `signed` chooses between the two divisions. For what depends on the lower
@@ -248,7 +255,7 @@ impl<const W: u32> Scalar<W> {
             let low = Num::alu(op, signed, &a.low(), &b.low(), Self::HALF);
             this.set_half(low.range);
         }
-        this.settle().unwrap_or(Self::UNKNOWN)
+        this.settled()
     }
 
     /// Arithmetic on the lower halves; the upper half of the result is zero.
@@ -286,7 +293,7 @@ impl<const W: u32> Scalar<W> {
             this.full = Range { smin: self.smin32.into(), smax: self.smax32.into(), ..Range::unknown(W) };
             this.set_half(self.half());
             this.bits = Tnum::unknown(W).with_low(self.bits.truncate(width), width);
-            return this.settle().unwrap_or(Self::UNKNOWN);
+            return this.settled();
         }
         match self.bits.truncate(width).value() {
             Some(value) => Self::constant(sign_extend(value, width) as u64 & ones(W)),
@@ -313,24 +320,39 @@ impl<const W: u32> Scalar<W> {
 
     /// What is left of both after `a cmp b` was found true; `None` when it can't be.
     pub(crate) fn assume(cmp: Cmp, a: &Self, b: &Self) -> Option<(Self, Self)> {
-        let (x, y) = Num::assume(cmp, &a.full(), &b.full(), W)?;
-        let with = |this: &Self, num: Num| {
-            let mut this = *this;
-            (this.bits, this.full) = (num.bits, num.range);
-            this.settle()
-        };
-        Some((with(a, x)?, with(b, y)?))
+        let (mut a, mut b) = (*a, *b);
+        Self::learn(cmp, &mut a, &mut b)?;
+        Some((a, b))
     }
 
     /// The same for a comparison of the lower halves.
     pub(crate) fn assume32(cmp: Cmp, a: &Self, b: &Self) -> Option<(Self, Self)> {
-        let (x, y) = Num::assume(cmp, &a.low(), &b.low(), Self::HALF)?;
-        let with = |this: &Self, num: Num| {
-            let mut this = *this;
+        let (mut a, mut b) = (*a, *b);
+        Self::learn32(cmp, &mut a, &mut b)?;
+        Some((a, b))
+    }
+
+    /// Leaves of both what is possible after `a cmp b` was found true; `None` when it can't be.
+    #[inline(never)]
+    pub(crate) fn learn(cmp: Cmp, a: &mut Self, b: &mut Self) -> Option<()> {
+        let (mut x, mut y) = (a.full(), b.full());
+        Num::assume(cmp, &mut x, &mut y, W)?;
+        (a.bits, a.full) = (x.bits, x.range);
+        (b.bits, b.full) = (y.bits, y.range);
+        a.settle()?;
+        b.settle()
+    }
+
+    /// The same for a comparison of the lower halves.
+    #[inline(never)]
+    pub(crate) fn learn32(cmp: Cmp, a: &mut Self, b: &mut Self) -> Option<()> {
+        let (mut x, mut y) = (a.low(), b.low());
+        Num::assume(cmp, &mut x, &mut y, Self::HALF)?;
+        for (this, num) in [(&mut *a, x), (&mut *b, y)] {
             this.bits = this.bits.with_low(num.bits, Self::HALF);
             this.set_half(num.range);
-            this.settle()
-        };
-        Some((with(a, x)?, with(b, y)?))
+        }
+        a.settle()?;
+        b.settle()
     }
 }

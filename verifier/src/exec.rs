@@ -6,15 +6,16 @@ mod calls;
 mod memory_access;
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use tidegate_abi::helper::Capability;
-use tidegate_abi::insn::{class, jmp, pseudo, source};
+use tidegate_abi::insn::{alu, call, class, jmp, pseudo, source};
 use tidegate_abi::{Insn, MapDef, Verdict, Verdicts};
 
 use crate::Program;
 use crate::domain::Scalar;
 use crate::facts::Facts;
-use crate::memory::Memory;
+use crate::memory::{Memory, OutOfMemory};
 use crate::needs::Need;
 use crate::refusal::{Known, Leak, Reason};
 use crate::state::{State, Told};
@@ -37,6 +38,23 @@ pub(crate) enum Flow {
     Exit,
 }
 
+/// Why a walk can't go on. What an instruction lacked is written down in the machine: it is large, and would fill a kernel's
+/// stack on its way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Refused,
+    Endless,
+    Steps,
+    Cancelled,
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Stop {
+    fn from(OutOfMemory: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
 /// The abstract machine: everything about a run but its state.
 pub(crate) struct Machine<'a> {
     pub(crate) program: &'a Program<'a>,
@@ -50,6 +68,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) brought: u64,
     /// Frames that were in use at most.
     pub(crate) frames: u8,
+    /// What the last instruction that was refused lacked.
+    refused: Cell<Option<Reason>>,
     last_symbol: Symbol,
     last_anchor: Symbol,
 }
@@ -72,9 +92,22 @@ impl<'a> Machine<'a> {
             verdicts: Verdicts::default(),
             brought: 0,
             frames: 1,
+            refused: Cell::new(None),
             last_symbol: 0,
             last_anchor: ANCHOR,
         }
+    }
+
+    /// Writes down what is missing.
+    #[inline(never)]
+    fn refuse(&self, reason: Reason) -> Stop {
+        self.refused.set(Some(reason));
+        Stop::Refused
+    }
+
+    /// What was missing when the machine refused an instruction.
+    pub(crate) fn refused(&self) -> Option<Reason> {
+        self.refused.get()
     }
 
     /// A name that nothing has. A verification would need billions of steps to run out of them.
@@ -94,23 +127,24 @@ impl<'a> Machine<'a> {
         if num.value().is_some() { Value::number(num) } else { Value::number(num).named(self.fresh()) }
     }
 
-    fn map(&self, index: u8) -> Result<&'a MapDef, Reason> {
+    fn map(&self, index: u8) -> Result<&'a MapDef, Stop> {
         let maps = self.program.maps;
-        maps.get(usize::from(index)).ok_or(Reason::NoSuchMap { index: index.into(), maps: maps.len() as u32 })
+        maps.get(usize::from(index))
+            .ok_or_else(|| self.refuse(Reason::NoSuchMap { index: index.into(), maps: maps.len() as u32 }))
     }
 
     /// The value of a register that the instruction reads.
-    fn read(&self, state: &State, register: u8) -> Result<Value, Reason> {
+    fn read(&self, state: &State, register: u8) -> Result<Value, Stop> {
         let value = state.reg(register);
         match value.kind {
-            Kind::Nothing => Err(Reason::NotReadable { register }),
-            Kind::Released => Err(Reason::UsedAfterRelease { register, since: value.since }),
+            Kind::Nothing => Err(self.refuse(Reason::NotReadable { register })),
+            Kind::Released => Err(self.refuse(Reason::UsedAfterRelease { register, since: value.since })),
             _ => Ok(value),
         }
     }
 
     /// The second operand of arithmetic and jumps: a register, or the immediate with its sign extended.
-    pub(crate) fn operand(&self, state: &State, insn: Insn) -> Result<Value, Reason> {
+    pub(crate) fn operand(&self, state: &State, insn: Insn) -> Result<Value, Stop> {
         if insn.opcode & source::X == 0 {
             Ok(Value::constant(i64::from(insn.imm) as u64))
         } else {
@@ -134,12 +168,16 @@ impl<'a> Machine<'a> {
     }
 
     /// Runs the instruction at `slot` on `state`.
-    pub(crate) fn step(&mut self, state: &mut State, slot: usize) -> Result<Flow, Reason> {
-        let insn = self.structure.insn(slot).ok_or(Reason::FallThrough)?;
+    pub(crate) fn step(&mut self, state: &mut State, slot: usize) -> Result<Flow, Stop> {
+        let insn = self.structure.insn(slot).ok_or_else(|| self.refuse(Reason::FallThrough))?;
         self.facts.reached(slot, state);
         let next = slot + structure::width(insn);
         match insn.class() {
-            class::ALU | class::ALU64 => self.arithmetic(state, slot, insn)?,
+            class::ALU | class::ALU64 => match insn.opcode & 0xf0 {
+                alu::MOV => self.copy(state, slot, insn)?,
+                alu::END => self.swap(state, slot, insn)?,
+                _ => self.combine(state, slot, insn)?,
+            },
             class::LD => self.load_imm(state, slot, insn)?,
             class::LDX => self.load(state, slot, insn)?,
             class::ST | class::STX => self.store(state, slot, insn)?,
@@ -148,7 +186,8 @@ impl<'a> Machine<'a> {
         Ok(Flow::Go(next))
     }
 
-    fn load_imm(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Reason> {
+    #[inline(never)]
+    fn load_imm(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Stop> {
         let second = self.structure.insn(slot + 1).map_or(0, |second| second.imm as u32);
         let value = match insn.src() {
             pseudo::FUNC => {
@@ -166,14 +205,18 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn jump(&mut self, state: &mut State, slot: usize, insn: Insn, next: usize) -> Result<Flow, Reason> {
+    fn jump(&mut self, state: &mut State, slot: usize, insn: Insn, next: usize) -> Result<Flow, Stop> {
         let target = || {
             structure::jump_target(slot, insn)
                 .and_then(|target| usize::try_from(target).ok())
-                .ok_or(Reason::FallThrough)
+                .ok_or_else(|| self.refuse(Reason::FallThrough))
         };
         match (insn.class(), insn.opcode & 0xf0) {
             (_, jmp::JA) => Ok(Flow::Go(target()?)),
+            (class::JMP, jmp::CALL) if insn.opcode & source::X == 0 && insn.src() == call::HELPER => {
+                self.call_helper(state, slot, insn.imm as u32)?;
+                Ok(Flow::Go(next))
+            }
             (class::JMP, jmp::CALL) => self.call(state, slot, insn, next),
             (class::JMP, jmp::EXIT) => self.exit(state),
             _ => {
@@ -187,23 +230,24 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn exit(&mut self, state: &mut State) -> Result<Flow, Reason> {
+    #[inline(never)]
+    fn exit(&mut self, state: &mut State) -> Result<Flow, Stop> {
         if let Some(back) = state.leave() {
             return Ok(Flow::Go(back as usize));
         }
         if let Some(held) = state.held.first() {
-            return Err(Reason::StillHeld { resource: held.resource, since: held.since });
+            return Err(self.refuse(Reason::StillHeld { resource: held.resource, since: held.since }));
         }
         let verdict = self.read(state, 0)?;
         let known = Known::of(0, &verdict);
         if !verdict.is_number() {
-            return Err(Reason::PointerLeak { known, to: Leak::Verdict });
+            return Err(self.refuse(Reason::PointerLeak { known, to: Leak::Verdict }));
         }
         let program_type = self.program.program_type;
         let (least, most) = (verdict.num.umin(), verdict.num.umax());
         let few = most - least < Verdict::ALL.len() as u64;
         if !few || !(least..=most).all(|r0| Verdict::from_r0(program_type, r0).is_some()) {
-            return Err(Reason::NotAVerdict { known, program_type });
+            return Err(self.refuse(Reason::NotAVerdict { known, program_type }));
         }
         let bits = verdict.num.bits();
         let possible = (least..=most).filter(|r0| r0 & !bits.mask == bits.value);
@@ -214,14 +258,14 @@ impl<'a> Machine<'a> {
     }
 
     /// Holds a verdict against what happened before it.
-    fn ends_with(&mut self, state: &State, verdict: Verdict, known: Known) -> Result<(), Reason> {
+    fn ends_with(&mut self, state: &State, verdict: Verdict, known: Known) -> Result<(), Stop> {
         let injected = state.told.contains(Told::INJECTED);
         self.verdicts = self.verdicts.with(verdict);
         match verdict {
             Verdict::Block if injected => {}
-            _ if injected => return Err(Reason::Twice { known }),
+            _ if injected => return Err(self.refuse(Reason::Twice { known })),
             Verdict::NeedMoreData if state.told.contains(Told::NO_MORE_DATA) => {
-                return Err(Reason::NoMoreData { known });
+                return Err(self.refuse(Reason::NoMoreData { known }));
             }
             Verdict::Block | Verdict::DropConnection => self.capabilities.0 |= Capability::DROP.0,
             _ => {}

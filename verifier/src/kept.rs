@@ -4,8 +4,7 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
 use crate::domain::Scalar;
-use crate::memory::{Memory, append};
-use crate::refusal::Reason;
+use crate::memory::{Memory, OutOfMemory, append};
 use crate::state::{Entry, Held, REGISTER, Reach, Relation, SAVED, State, Sum, Told, copy};
 use crate::value::{ANY, Form, Kind, Symbol, Value, is_fixed};
 
@@ -47,7 +46,7 @@ impl Values {
         self.list.get(index as usize).copied().unwrap_or(Value::NOTHING)
     }
 
-    fn intern(&mut self, value: &Value, memory: &mut Memory) -> Result<u32, Reason> {
+    fn intern(&mut self, value: &Value, memory: &mut Memory) -> Result<u32, OutOfMemory> {
         if self.table.len() < 2 * self.list.len() + 2 {
             self.rehash(memory)?;
         }
@@ -79,7 +78,7 @@ impl Values {
         hasher.finish() as usize
     }
 
-    fn rehash(&mut self, memory: &mut Memory) -> Result<(), Reason> {
+    fn rehash(&mut self, memory: &mut Memory) -> Result<(), OutOfMemory> {
         let size = (self.table.len() * 2).max(64);
         memory.discard(core::mem::take(&mut self.table));
         self.table = memory.filled(size, FREE)?;
@@ -178,7 +177,13 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    fn count(&mut self, symbol: Symbol, count: u32, known: bool, memory: &mut Memory) -> Result<(), Reason> {
+    fn count(
+        &mut self,
+        symbol: Symbol,
+        count: u32,
+        known: bool,
+        memory: &mut Memory,
+    ) -> Result<(), OutOfMemory> {
         if symbol == 0 {
             return Ok(());
         }
@@ -225,7 +230,7 @@ impl Names {
 
 impl Kept {
     /// `state` as it is, to be gone on with later.
-    pub(crate) fn pack(state: &State, values: &mut Values, memory: &mut Memory) -> Result<Self, Reason> {
+    pub(crate) fn pack(state: &State, values: &mut Values, memory: &mut Memory) -> Result<Self, OutOfMemory> {
         let mut this = Self::default();
         this.fill(state, |value| *value, values, memory)?;
         this.reaches = copy(&state.reaches, memory)?;
@@ -238,7 +243,7 @@ impl Kept {
     }
 
     /// The state that was packed.
-    pub(crate) fn unpack(&self, values: &Values, memory: &mut Memory) -> Result<State, Reason> {
+    pub(crate) fn unpack(&self, values: &Values, memory: &mut Memory) -> Result<State, OutOfMemory> {
         let mut state = State::blank(memory)?;
         memory.reserve_exact(&mut state.entries, self.entries.len())?;
         for entry in &self.entries {
@@ -264,7 +269,7 @@ impl Kept {
         rename: impl Fn(&Value) -> Value,
         values: &mut Values,
         memory: &mut Memory,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         let live = (0..10).filter(|register| state.reg(*register).kind.is_readable()).count();
         memory.reserve_exact(&mut self.entries, live + state.entries.len())?;
         for register in 0..10 {
@@ -298,7 +303,7 @@ impl Kept {
         values: &mut Values,
         names: &mut Names,
         memory: &mut Memory,
-    ) -> Result<Self, Reason> {
+    ) -> Result<Self, OutOfMemory> {
         names.uses.clear();
         for value in state.values().filter(|value| value.kind.is_readable()) {
             let known = value.num.value().is_some() && value.form != Form::Remaining;
@@ -365,11 +370,13 @@ impl Kept {
         values: &Values,
         names: &mut Names,
         memory: &mut Memory,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, OutOfMemory> {
         let as_far = |pin: &Pin| state.at(pin.at).and_then(|now| Pin::of(pin.at, now)) == Some(*pin);
         if self.returns != state.returns
             || self.held.len() != state.held.len()
             || !self.told.contains(state.told)
+            // Where nothing was injected, BLOCK takes data away.
+            || self.told.contains(Told::INJECTED) != state.told.contains(Told::INJECTED)
             || !self.pins.iter().all(as_far)
         {
             return Ok(false);

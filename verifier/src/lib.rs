@@ -192,11 +192,21 @@ fn prove(
     mut watcher: Watcher<'_>,
 ) -> Result<Verified, Refusal> {
     let mut memory = memory::Memory::new(options.memory.min(limits::MAX_VERIFY_MEMORY));
-    let structure = Structure::check_within(program.code, program.maps, &mut memory)?;
-    let whole = |reason| Refusal::new(0, reason);
-    let maps = memory.collect(program.maps.iter().copied()).map_err(whole)?;
-    let mut facts = memory.filled(structure.insns().len(), Proven::default()).map_err(whole)?;
-    let told = Facts::new(&mut facts, &mut watcher);
-    let found = walk::explore(program, &structure, options, &mut memory, told)?;
-    Ok(Verified { program_type: program.program_type, structure, maps, facts, found })
+    let mut verified = Verified::unproven(program, &mut memory);
+    if let Ok(Verified { structure, facts, found, .. }) = &mut verified {
+        let facts = Facts::new(facts, &mut watcher);
+        walk::explore(program, structure, options, &mut memory, facts, found)?;
+    }
+    verified
+}
+
+impl Verified {
+    /// A program that is well formed, and of which nothing was proven yet.
+    #[inline(never)]
+    fn unproven(program: &Program<'_>, memory: &mut memory::Memory) -> Result<Self, Refusal> {
+        let structure = Structure::check_within(program.code, program.maps, memory)?;
+        let maps = memory.collect(program.maps.iter().copied())?;
+        let facts = memory.filled(structure.insns().len(), Proven::default())?;
+        Ok(Self { program_type: program.program_type, structure, maps, facts, found: Found::default() })
+    }
 }

@@ -13,8 +13,7 @@ use tidegate_abi::helper::{self, Arg};
 use tidegate_abi::insn::{alu, call, class, jmp, mode, size, source};
 use tidegate_abi::limits::STACK_FRAME;
 
-use crate::memory::Memory;
-use crate::refusal::Reason;
+use crate::memory::{Memory, OutOfMemory};
 use crate::structure::{self, AtomicOp, Structure};
 
 /// What may be needed from an instruction on; a bit for each register and for each 8-byte slot of the frame.
@@ -101,7 +100,7 @@ pub(crate) fn analyse(
     structure: &Structure,
     branches: Branches,
     memory: &mut Memory,
-) -> Result<Vec<Need>, Reason> {
+) -> Result<Vec<Need>, OutOfMemory> {
     let stack_pointers = stack_pointers(structure, memory)?;
     let loops = Loops::find(structure, memory)?;
     let len = structure.insns().len();
@@ -154,7 +153,7 @@ pub(crate) fn successors(slot: usize, insn: Insn) -> [Option<usize>; 2] {
 pub(crate) use loops::Loops;
 
 /// Registers that may point into the function's own frame, on entry to each instruction.
-fn stack_pointers(structure: &Structure, memory: &mut Memory) -> Result<Vec<u16>, Reason> {
+fn stack_pointers(structure: &Structure, memory: &mut Memory) -> Result<Vec<u16>, OutOfMemory> {
     const FRAME: u16 = 1 << 10;
     let len = structure.insns().len();
     let mut pointers = memory.filled(len, FRAME)?;

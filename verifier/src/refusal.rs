@@ -6,6 +6,7 @@ use tidegate_abi::helper::Resource;
 use tidegate_abi::map::MapDefError;
 use tidegate_abi::{ProgramType, Verdict, limits};
 
+use crate::memory::OutOfMemory;
 use crate::structure::FieldName;
 use crate::value::{Kind, Value};
 
@@ -134,6 +135,12 @@ pub struct Refusal {
     pub steps: u32,
 }
 
+impl From<OutOfMemory> for Refusal {
+    fn from(spent: OutOfMemory) -> Self {
+        Self::new(0, spent.into())
+    }
+}
+
 impl Refusal {
     pub(crate) fn new(insn: usize, reason: Reason) -> Self {
         Self { code: reason.code(), insn, reason, steps: 0 }
@@ -243,8 +250,8 @@ codes! {
         "Numbers can be added to and subtracted from pointers into memory, in 64 bits; nothing else keeps a pointer a pointer."
         "Compute the offset as a number first, then add it to the pointer."
     PointerCompare "TG0203" "A comparison that a pointer doesn't allow"
-        "Pointers compare with null, and with pointers into the same memory; other comparisons would tell addresses."
-        "Compare packet pointers with data_end or with each other, and lengths with lengths."
+        "Pointers compare with null, and with pointers into the same memory, while they are near it; else they would tell addresses."
+        "Compare packet pointers with data_end or with each other, and lengths with lengths; bound what a pointer is moved by."
     PointerLeak "TG0204" "A pointer goes where others could read it"
         "Addresses of the kernel are secret: they stay in registers and on the stack."
         "Store the number that the pointer leads to, or an offset, instead of the pointer."

@@ -17,8 +17,7 @@ use tidegate_abi::limits::{MAX_BUDGET, MAX_WINDOW};
 use crate::domain::Scalar;
 use crate::exec::Machine;
 use crate::kept::{Kept, Names, Values};
-use crate::memory::{Memory, append};
-use crate::refusal::Reason;
+use crate::memory::{OutOfMemory, append};
 use crate::state::{Reach, SAVED, State};
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
 
@@ -66,6 +65,18 @@ impl Steady {
         let steps = Scalar::between(0, rounds);
         let way = Scalar::alu(alu::MUL, false, &steps, &Scalar::constant(self.step as u64));
         Scalar::alu(alu::ADD, false, &self.first.num, &way)
+    }
+
+    /// The same; of the counter it is known besides that it is not beyond the last.
+    #[inline(never)]
+    fn within(&self, rounds: u64, is_counter: bool) -> Scalar {
+        let num = self.after(rounds);
+        if !is_counter {
+            return num;
+        }
+        let (last, first) = (self.last(rounds), &self.first.num);
+        let within = Scalar::signed_between(first.smin().min(last), first.smax().max(last));
+        num.intersect(&within).unwrap_or(num)
     }
 
     /// The last number that shows that control came back so many times at most.
@@ -133,16 +144,16 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     /// Nothing is claimed yet of a loop that is entered in a state.
-    pub(crate) fn new(entry: &State, bounds: Bounds, memory: &mut Memory) -> Result<Self, Reason> {
-        Ok(Self {
-            base: entry.try_clone(memory)?,
+    pub(crate) fn new(entry: State, bounds: Bounds) -> Self {
+        Self {
+            base: entry,
             steady: Vec::new(),
             bounds,
             guesses: Vec::new(),
             guess: Guess { rounds: 0, counter: 0 },
             kept: Kept::default(),
             tries: 0,
-        })
+        }
     }
 
     /// Claims what may be claimed when one round led to `back`; false when nothing counts the rounds.
@@ -153,7 +164,7 @@ impl Rounds {
         machine: &mut Machine<'_>,
         values: &mut Values,
         names: &mut Names,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, OutOfMemory> {
         let base = &self.base;
         if base.returns != back.returns || base.held != back.held || base.told != back.told {
             return Ok(false);
@@ -167,11 +178,12 @@ impl Rounds {
         Ok(true)
     }
 
-    pub(crate) fn discard(self, machine: &mut Machine<'_>) {
-        self.base.discard(machine.memory);
-        self.kept.discard(machine.memory);
-        machine.memory.discard(self.steady);
-        machine.memory.discard(self.guesses);
+    /// Gives the memory back.
+    pub(crate) fn discard(&mut self, machine: &mut Machine<'_>) {
+        core::mem::take(&mut self.base).discard(machine.memory);
+        core::mem::take(&mut self.kept).discard(machine.memory);
+        machine.memory.discard(core::mem::take(&mut self.steady));
+        machine.memory.discard(core::mem::take(&mut self.guesses));
     }
 
     /// Times that control comes back to the head at most, once a round keeps the claim.
@@ -185,18 +197,14 @@ impl Rounds {
     }
 
     /// The state to walk a round from.
-    pub(crate) fn state(&self, machine: &mut Machine<'_>) -> Result<State, Reason> {
-        let mut state = self.base.try_clone(machine.memory)?;
+    #[inline(never)]
+    pub(crate) fn state(&self, machine: &mut Machine<'_>) -> Result<State, OutOfMemory> {
+        let mut state = self.base.try_clone(machine.memory);
         for (index, steady) in self.steady.iter().enumerate() {
-            let Some(value) = state.at_mut(steady.at) else { continue };
-            value.num = steady.after(self.guess.rounds);
-            if index == self.guess.counter {
-                let (last, first) = (steady.last(self.guess.rounds), steady.first.num);
-                let within = Scalar::signed_between(first.smin().min(last), first.smax().max(last));
-                value.num = value.num.intersect(&within).unwrap_or(value.num);
-            }
+            let Some(value) = state.as_mut().ok().and_then(|state| state.at_mut(steady.at)) else { continue };
+            value.num = steady.within(self.guess.rounds, index == self.guess.counter);
         }
-        Ok(state)
+        state
     }
 
     /// Control comes back to the head in a state.
@@ -206,7 +214,7 @@ impl Rounds {
         machine: &mut Machine<'_>,
         values: &mut Values,
         names: &mut Names,
-    ) -> Result<Round, Reason> {
+    ) -> Result<Round, OutOfMemory> {
         let steady = |steady: &Steady| state.at(steady.at).is_some_and(|now| steady.is_step(now));
         if self.steady.iter().all(steady) {
             if !self.shows_bound(state) {
@@ -236,16 +244,18 @@ impl Rounds {
         Ok(Round::Changed)
     }
 
+    #[inline(never)]
     fn claim(
         &mut self,
         machine: &mut Machine<'_>,
         values: &mut Values,
         names: &mut Names,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         let state = self.state(machine)?;
-        let kept = Kept::new(&state, values, names, machine.memory)?;
+        let mut kept = Kept::new(&state, values, names, machine.memory)?;
         state.discard(machine.memory);
-        core::mem::replace(&mut self.kept, kept).discard(machine.memory);
+        core::mem::swap(&mut self.kept, &mut kept);
+        kept.discard(machine.memory);
         Ok(())
     }
 
@@ -263,27 +273,28 @@ impl Rounds {
     }
 
     /// Whether what comes back is within the claim. Steady values are, as long as the bound is shown.
+    #[inline(never)]
     fn keeps(
         &self,
         state: &State,
         machine: &mut Machine<'_>,
         values: &Values,
         names: &mut Names,
-    ) -> Result<bool, Reason> {
-        let claimed = self.state(machine)?;
+    ) -> Result<bool, OutOfMemory> {
         let mut back = state.try_clone(machine.memory)?;
-        for steady in &self.steady {
-            if let (Some(value), Some(now)) = (claimed.at(steady.at), back.at_mut(steady.at)) {
-                *now = *value;
+        for (index, steady) in self.steady.iter().enumerate() {
+            if let (Some(claimed), Some(now)) = (self.base.at(steady.at), back.at_mut(steady.at)) {
+                *now =
+                    Value { num: steady.within(self.guess.rounds, index == self.guess.counter), ..*claimed };
             }
         }
         let keeps = self.kept.covers(&back, values, names, machine.memory)?;
         back.discard(machine.memory);
-        claimed.discard(machine.memory);
         Ok(keeps)
     }
 
-    fn find_steady(&mut self, back: &State, machine: &mut Machine<'_>) -> Result<(), Reason> {
+    #[inline(never)]
+    fn find_steady(&mut self, back: &State, machine: &mut Machine<'_>) -> Result<(), OutOfMemory> {
         let count = self.base.places().count();
         machine.memory.reserve_exact(&mut self.steady, count)?;
         for (at, size, first) in self.base.places() {
@@ -310,7 +321,7 @@ impl Rounds {
         Ok(())
     }
 
-    fn make_guesses(&mut self, machine: &mut Machine<'_>) -> Result<(), Reason> {
+    fn make_guesses(&mut self, machine: &mut Machine<'_>) -> Result<(), OutOfMemory> {
         self.guesses.clear();
         for (counter, steady) in self.steady.iter().enumerate() {
             let Steady { first, step, .. } = steady;
@@ -343,7 +354,8 @@ impl Rounds {
     }
 
     /// Widens the claim to what came back. False when that is not possible.
-    fn widen(&mut self, back: &State, machine: &mut Machine<'_>) -> Result<bool, Reason> {
+    #[inline(never)]
+    fn widen(&mut self, back: &State, machine: &mut Machine<'_>) -> Result<bool, OutOfMemory> {
         let places = self.base.places().map(|(at, size, value)| (at, size, *value));
         let places = machine.memory.collect(places)?;
         let mut possible =
@@ -388,6 +400,7 @@ impl Rounds {
     }
 
     /// A value that is what it was, what it is now, or something between. `None` for a resource that is another one now.
+    #[inline(never)]
     fn either(&self, was: &Value, now: &Value, machine: &mut Machine<'_>) -> Option<Value> {
         if !was.kind.is_readable() || *was == (Value { since: was.since, ..*now }) {
             return Some(*was);

@@ -7,9 +7,8 @@ use tidegate_abi::insn::{REGISTERS, alu};
 use tidegate_abi::limits::{MAX_CALL_DEPTH, STACK_FRAME, STACK_SIZE};
 
 use crate::domain::Scalar;
-use crate::memory::{Memory, take};
+use crate::memory::{Memory, OutOfMemory, take};
 use crate::needs::Need;
-use crate::refusal::Reason;
 use crate::value::{Form, Kind, NAMED_LIMIT, Symbol, Value};
 
 /// A value in memory that the program owns: spilled to the stack, or a caller's register.
@@ -62,6 +61,10 @@ pub(crate) struct Held {
     pub(crate) since: u32,
 }
 
+/// A part of a pointer would be read.
+#[derive(Debug)]
+pub(crate) struct PointerBytes;
+
 /// Facts of one kind that a state keeps; older ones are forgotten first.
 const MAX_FACTS: usize = 64;
 /// Resources that may be held at a time.
@@ -106,24 +109,24 @@ pub(crate) struct State {
     pub(crate) told: Told,
 }
 
-pub(crate) fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, Reason> {
+pub(crate) fn copy<T: Copy>(from: &[T], memory: &mut Memory) -> Result<Vec<T>, OutOfMemory> {
     memory.collect(from.iter().copied())
 }
 
 impl State {
     /// A state that knows nothing.
-    pub(crate) fn blank(memory: &mut Memory) -> Result<Self, Reason> {
+    pub(crate) fn blank(memory: &mut Memory) -> Result<Self, OutOfMemory> {
         Ok(Self { regs: memory.filled(REGISTERS, Value::NOTHING)?, ..Self::default() })
     }
 
-    pub(crate) fn at_entry(memory: &mut Memory) -> Result<Self, Reason> {
+    pub(crate) fn at_entry(memory: &mut Memory) -> Result<Self, OutOfMemory> {
         let mut this = Self::blank(memory)?;
         this.set(1, Value::pointer(Kind::Context));
         this.set(10, Value::pointer(Kind::Stack(0)));
         Ok(this)
     }
 
-    pub(crate) fn try_clone(&self, memory: &mut Memory) -> Result<Self, Reason> {
+    pub(crate) fn try_clone(&self, memory: &mut Memory) -> Result<Self, OutOfMemory> {
         Ok(Self {
             regs: copy(&self.regs, memory)?,
             entries: copy(&self.entries, memory)?,
@@ -236,7 +239,7 @@ impl State {
         bytes: i64,
         since: u32,
         memory: &mut Memory,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         if bytes.abs_diff(0) > NAMED_LIMIT as u64 {
             return Ok(());
         }
@@ -268,7 +271,7 @@ impl State {
         b: Symbol,
         fresh: Symbol,
         memory: &mut Memory,
-    ) -> Result<Symbol, Reason> {
+    ) -> Result<Symbol, OutOfMemory> {
         if let Some(sum) = self.find_sum(a, b) {
             return Ok(sum);
         }
@@ -286,7 +289,7 @@ impl State {
         b: Symbol,
         fresh: Symbol,
         memory: &mut Memory,
-    ) -> Result<Symbol, Reason> {
+    ) -> Result<Symbol, OutOfMemory> {
         let known = self.sums.iter().find(|sum| sum.sum == a && sum.parts.contains(&b));
         if let Some(&Sum { parts: [x, y], .. }) = known {
             return Ok(if x == b { y } else { x });
@@ -298,7 +301,11 @@ impl State {
         Ok(fresh)
     }
 
-    pub(crate) fn learn_relation(&mut self, relation: Relation, memory: &mut Memory) -> Result<(), Reason> {
+    pub(crate) fn learn_relation(
+        &mut self,
+        relation: Relation,
+        memory: &mut Memory,
+    ) -> Result<(), OutOfMemory> {
         let Relation { low, high, gap, differs } = relation;
         if low == 0 || high == 0 || low == high || gap.abs_diff(0) > NAMED_LIMIT as u64 {
             return Ok(());
@@ -340,7 +347,7 @@ impl State {
         num: &Scalar,
         slot: u32,
         memory: &mut Memory,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, OutOfMemory> {
         let remaining = like.remaining();
         let named = remaining.is_some() || like.symbol != 0;
         if !named || !matches!(like.kind, Kind::Scalar | Kind::Window) {
@@ -397,7 +404,7 @@ impl State {
         number: i64,
         slot: u32,
         memory: &mut Memory,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         if number.abs_diff(0) > NAMED_LIMIT as u64 {
             return Ok(());
         }
@@ -434,11 +441,13 @@ impl State {
 
     // Resources.
 
-    pub(crate) fn acquire(&mut self, held: Held, memory: &mut Memory) -> Result<(), Reason> {
+    /// Holds a resource. False when too many are held.
+    pub(crate) fn acquire(&mut self, held: Held, memory: &mut Memory) -> Result<bool, OutOfMemory> {
         if self.held.len() >= MAX_HELD {
-            return Err(Reason::TooManyHeld);
+            return Ok(false);
         }
-        memory.push(&mut self.held, held)
+        memory.push(&mut self.held, held)?;
+        Ok(true)
     }
 
     /// Takes a resource back: every copy of it becomes unusable.
@@ -453,10 +462,11 @@ impl State {
 
     // Frames.
 
-    /// Enters a function: the caller's registers are kept for its return, and only the arguments are seen.
-    pub(crate) fn enter(&mut self, back: u32, memory: &mut Memory) -> Result<(), Reason> {
+    /// Enters a function: the caller's registers are kept for its return, and only the arguments are seen. False when it is
+    /// too deep.
+    pub(crate) fn enter(&mut self, back: u32, memory: &mut Memory) -> Result<bool, OutOfMemory> {
         if self.returns.len() + 1 >= MAX_CALL_DEPTH {
-            return Err(Reason::CallDepth);
+            return Ok(false);
         }
         let frame = u16::from(self.frame());
         for register in 6..10 {
@@ -470,7 +480,7 @@ impl State {
         self.set(0, Value::NOTHING);
         memory.push(&mut self.returns, back)?;
         self.set(10, Value::pointer(Kind::Stack(self.frame())));
-        Ok(())
+        Ok(true)
     }
 
     /// Leaves a function; pointers into its frame die with it. `None` when it was the entry function.
@@ -501,17 +511,22 @@ impl State {
     }
 
     /// What a load of `size` bytes gives: a value stored so, a piece of a known number, or some number.
-    pub(crate) fn stack_load(&self, frame: u8, offset: i64, size: u16) -> Result<Option<Value>, Reason> {
+    pub(crate) fn stack_load(
+        &self,
+        frame: u8,
+        offset: i64,
+        size: u16,
+    ) -> Result<Option<Value>, PointerBytes> {
         let at = Self::place(frame, offset);
         for entry in self.entries.iter().filter(|entry| entry.at < at + size && at < entry.end()) {
             if !entry.value.kind.is_readable() {
-                return Err(Reason::PointerBytes);
+                return Err(PointerBytes);
             }
             if entry.at == at && entry.size == size {
                 return Ok(Some(entry.value));
             }
             if !entry.value.is_number() {
-                return Err(Reason::PointerBytes);
+                return Err(PointerBytes);
             }
             if let Some(number) = entry.value.known()
                 && entry.at <= at
@@ -533,7 +548,7 @@ impl State {
         size: u16,
         value: Value,
         memory: &mut Memory,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         self.stack_clobber(frame, offset, offset + i64::from(size), true, memory)?;
         let at = Self::place(frame, offset);
         let index = self.entries.partition_point(|entry| entry.at < at);
@@ -549,7 +564,7 @@ impl State {
         end: i64,
         certain: bool,
         memory: &mut Memory,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         let (start, end) = (Self::place(frame, start), Self::place(frame, end));
         let mut index = 0;
         while let Some(&entry) = self.entries.get(index) {

@@ -52,11 +52,11 @@ impl Structure {
             map.check().map_err(|error| whole(Reason::MapDef { map: at as u32, error }))?;
         }
         let mut insns = Vec::new();
-        memory.reserve_exact(&mut insns, slots.len()).map_err(whole)?;
+        memory.reserve_exact(&mut insns, slots.len())?;
         for slot in slots {
-            append(&mut insns, slot).map_err(whole)?;
+            append(&mut insns, slot)?;
         }
-        let marks = memory.filled(insns.len(), 0).map_err(whole)?;
+        let marks = memory.filled(insns.len(), 0)?;
         let mut this = Self { insns, marks, functions: Vec::new() };
         this.check_each(maps)?;
         this.check_targets()?;

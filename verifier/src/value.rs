@@ -13,10 +13,11 @@ pub(crate) const FLAGS: Symbol = ANCHOR - 1;
 /// Names the one of them that tells that no more data can be had, as a number of flags.
 pub(crate) const NO_MORE_DATA: Symbol = ANCHOR - 2;
 
-/// Whether the symbol names the same number in every state: what is read again bears it again, so that it tells something even
-/// where one value bears it alone.
+/// Whether the symbol names the same number in every state that is compared: what is read again bears it again, so that it tells
+/// something even where one value bears it alone. What a round started with is one number for all of its paths: the bound of
+/// the loop rests on how far values are from it, whether they bear its name or only a sum tells.
 pub(crate) const fn is_fixed(symbol: Symbol) -> bool {
-    matches!(symbol, FLAGS | NO_MORE_DATA)
+    matches!(symbol, FLAGS | NO_MORE_DATA) || ANCHOR <= symbol && symbol < ANY
 }
 
 /// Stands for any symbol, in a kept state whose pointer shares its symbol with nothing.

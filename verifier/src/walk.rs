@@ -20,10 +20,10 @@ use tidegate_abi::helper::Capability;
 use tidegate_abi::insn::class;
 use tidegate_abi::{Verdicts, limits};
 
-use crate::exec::{Flow, Machine};
+use crate::exec::{Flow, Machine, Stop};
 use crate::facts::Facts;
 use crate::kept::{Kept, Key, Names, Values};
-use crate::memory::{Memory, append};
+use crate::memory::{Memory, OutOfMemory, append};
 use crate::needs::{self, Branches, Loops};
 use crate::refusal::{Reason, Refusal};
 use crate::rounds::{Bounds, Round, Rounds};
@@ -32,7 +32,7 @@ use crate::structure::{self, Structure};
 use crate::{Options, Program};
 
 /// What a walk found out about a program as a whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) most: Cost,
     pub(crate) verdicts: Verdicts,
@@ -230,20 +230,23 @@ impl Budget<'_> {
     }
 }
 
-/// Walks all paths of `program`.
+/// Walks all paths of `program`, and writes down what it finds out.
+#[inline(never)]
 pub(crate) fn explore(
     program: &Program<'_>,
     structure: &Structure,
     options: &Options<'_>,
     memory: &mut Memory,
     mut facts: Facts<'_>,
-) -> Result<Found, Refusal> {
+    found: &mut Found,
+) -> Result<(), Refusal> {
     let mut steps = 0;
-    let mut refused: Option<Refusal> = None;
+    let mut refused = Refusal::new(0, Reason::Steps { steps });
     let mut has_loops = false;
     let mut unfinished = [true; MANNERS.len()];
-    let tries = [true, false].into_iter().flat_map(|briefly| (0..).zip(MANNERS).map(move |to| (briefly, to)));
-    for (briefly, (index, manner)) in tries {
+    for turn in 0..2 * MANNERS.len() {
+        let (briefly, index) = (turn < MANNERS.len(), turn % MANNERS.len());
+        let Some(&manner) = MANNERS.get(index) else { continue };
         let Some(unfinished) = unfinished.get_mut(index).filter(|unfinished| **unfinished) else { continue };
         if !manner.loops_at_once && !has_loops {
             continue;
@@ -257,51 +260,51 @@ pub(crate) fn explore(
         let single = if manner == MANNERS[0] { left } else { steps_left };
         let budget = Budget { steps: steps_left, single, cancelled: options.cancelled };
         facts.clear();
-        let walked = attempt(program, structure, manner, budget, memory, facts.reborrow());
-        steps = options.steps.min(steps + walked.steps);
-        has_loops |= walked.has_loops;
-        let refusal = match walked.result {
-            Ok(found) => return Ok(Found { steps, ..found }),
-            Err(refusal) if matches!(refusal.reason, Reason::Cancelled) => {
-                return Err(Refusal { steps, ..refusal });
-            }
-            Err(refusal) => refusal,
-        };
+        let mut met = Met::default();
+        let walked = attempt(program, structure, manner, budget, memory, facts.reborrow(), &mut met, found);
+        steps = options.steps.min(steps + met.steps);
+        has_loops |= met.loops;
+        found.steps = steps;
+        let Err(refusal) = &walked else { return Ok(()) };
         *unfinished = matches!(refusal.reason, Reason::Steps { .. });
-        // A fact that was missing tells more than a cost that may be less on a closer look, and that more than a walk that didn't
-        // come to its end. Of equals the last one tells most: what looks endless where numbers are forgotten may only be long.
-        let tells = |refusal: &Refusal| match refusal.reason {
-            Reason::Steps { .. } | Reason::Memory | Reason::Endless => 0,
-            Reason::Costly { .. } => 1,
-            _ => 2,
-        };
-        if refused.is_none_or(|refused| tells(&refusal) >= tells(&refused)) {
-            refused = Some(refusal);
+        let limited = *unfinished || matches!(refusal.reason, Reason::Memory);
+        let cancelled = matches!(refusal.reason, Reason::Cancelled);
+        if cancelled || tells(refusal) >= tells(&refused) {
+            refused = *refusal;
         }
-        let limited = matches!(refusal.reason, Reason::Steps { .. } | Reason::Memory);
-        if limited && walked.has_one_path && manner == MANNERS[0] {
+        if cancelled || limited && met.one_path && manner == MANNERS[0] {
             break;
         }
     }
-    let refusal = refused.unwrap_or(Refusal::new(0, Reason::Steps { steps }));
-    let reason = match refusal.reason {
-        Reason::Steps { .. } => Reason::Steps { steps: options.steps },
-        reason => reason,
-    };
-    Err(Refusal { reason, steps, ..refusal })
+    if let Reason::Steps { steps } = &mut refused.reason {
+        *steps = options.steps;
+    }
+    refused.steps = steps;
+    Err(refused)
 }
 
-/// What came of one walk.
-struct Attempt {
-    result: Result<Found, Refusal>,
+/// A fact that was missing tells more than a cost that may be less on a closer look, and that more than a walk that didn't
+/// come to its end. Of equals the last one tells most: what looks endless where numbers are forgotten may only be long.
+fn tells(refusal: &Refusal) -> u8 {
+    match refusal.reason {
+        Reason::Steps { .. } | Reason::Memory | Reason::Endless => 0,
+        Reason::Costly { .. } => 1,
+        _ => 2,
+    }
+}
+
+/// What one walk met, whatever came of it.
+#[derive(Clone, Copy, Default)]
+struct Met {
     steps: u32,
-    /// Whether it met a loop that it walked at once, or tried to.
-    has_loops: bool,
-    /// Whether it had one path only in the end.
-    has_one_path: bool,
+    /// A loop that it walked at once, or tried to.
+    loops: bool,
+    /// It had one path only in the end.
+    one_path: bool,
 }
 
 #[inline(never)]
+#[expect(clippy::too_many_arguments, reason = "what a walk needs, and where it writes what it found")]
 fn attempt(
     program: &Program<'_>,
     structure: &Structure,
@@ -309,15 +312,40 @@ fn attempt(
     budget: Budget<'_>,
     memory: &mut Memory,
     mut facts: Facts<'_>,
-) -> Attempt {
+    met: &mut Met,
+    found: &mut Found,
+) -> Result<(), Refusal> {
     let left = memory.left();
-    let mut walk = Walk::new(program, structure, manner, budget, memory, facts.reborrow());
-    let result = walk.run();
-    let (steps, has_loops, has_one_path) = (walk.steps, walk.has_loops, walk.has_one_path());
-    // Everything that the attempt took is dropped with it.
-    drop(walk);
+    let walked = {
+        // Not on the stack: a kernel's is small.
+        let mut place = Vec::new();
+        memory.reserve_exact(&mut place, 1)?;
+        match set_up(&mut place, program, structure, manner, budget, memory, facts.reborrow()) {
+            Ok((walk, path)) => walk.run(path, met, found),
+            Err(spent) => Err(spent.into()),
+        }
+    };
+    // Everything that the attempt took was dropped with it.
     *memory = Memory::new(left);
-    Attempt { result, steps, has_loops, has_one_path }
+    walked
+}
+
+/// Puts a walk and the path that it begins with where there is room for them.
+#[inline(never)]
+fn set_up<'p, 'a>(
+    place: &'p mut Vec<(Walk<'a>, Path)>,
+    program: &'a Program<'a>,
+    structure: &'a Structure,
+    manner: Manner,
+    budget: Budget<'a>,
+    memory: &'a mut Memory,
+    facts: Facts<'a>,
+) -> Result<&'p mut (Walk<'a>, Path), OutOfMemory> {
+    let mut walk = Walk::new(program, structure, manner, budget, memory, facts);
+    let state = walk.prepare()?;
+    let path = Path { state, slot: 0, node: NONE, cost: Cost::default(), unkept: 0, begins: false };
+    append(place, (walk, path))?;
+    place.last_mut().ok_or(OutOfMemory)
 }
 
 /// The places where states are kept: where jumps lead, where loops are left and where functions start.
@@ -325,7 +353,7 @@ fn find_points(
     structure: &Structure,
     loops: &Loops,
     memory: &mut Memory,
-) -> Result<(Vec<Point>, Vec<u32>), Reason> {
+) -> Result<(Vec<Point>, Vec<u32>), OutOfMemory> {
     let mut points = Vec::new();
     let mut places = memory.filled(structure.insns().len(), NONE)?;
     let mut left = false;
@@ -350,6 +378,8 @@ struct Walk<'a> {
     stored: Vec<Option<Stored>>,
     free_stored: Vec<u32>,
     pending: Vec<Pending>,
+    /// The other way of the comparison that the path came to last.
+    other: State,
     /// Loops that are walked at once, the innermost last.
     regions: Vec<Region>,
     /// States that were walked since the outermost of them was entered, with their serials.
@@ -404,6 +434,7 @@ impl<'a> Walk<'a> {
             stored: Vec::new(),
             free_stored: Vec::new(),
             pending: Vec::new(),
+            other: State::default(),
             regions: Vec::new(),
             log: Vec::new(),
             names: Names::default(),
@@ -422,8 +453,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What is found out before the walk, and the state that it begins with.
-    #[inline(never)]
-    fn prepare(&mut self) -> Result<State, Reason> {
+    fn prepare(&mut self) -> Result<State, OutOfMemory> {
         let (structure, memory) = (self.machine.structure, &mut *self.machine.memory);
         self.machine.needs = needs::analyse(structure, self.manner.branches, memory)?;
         self.loops = Loops::find(structure, memory)?;
@@ -431,36 +461,47 @@ impl<'a> Walk<'a> {
         State::at_entry(memory)
     }
 
-    #[inline(never)]
-    fn run(&mut self) -> Result<Found, Refusal> {
-        let state = self.prepare().map_err(|reason| Refusal::new(0, reason))?;
-        let mut path = Path { state, slot: 0, node: NONE, cost: Cost::default(), unkept: 0, begins: false };
-        let most = self.walk(&mut path).map_err(|reason| Refusal::new(path.slot, reason))?;
+    fn reason(&self, stop: Stop) -> Reason {
+        match stop {
+            Stop::Refused => self.machine.refused().unwrap_or(Reason::Memory),
+            Stop::Endless => Reason::Endless,
+            Stop::Steps => Reason::Steps { steps: self.budget.steps },
+            Stop::Cancelled => Reason::Cancelled,
+            Stop::OutOfMemory => Reason::Memory,
+        }
+    }
+
+    /// Walks all paths from where `path` begins.
+    fn run(&mut self, path: &mut Path, met: &mut Met, found: &mut Found) -> Result<(), Refusal> {
+        let most = self.walk(path);
+        *met = Met { steps: self.steps, loops: self.has_loops, one_path: self.has_one_path() };
+        let most = most.map_err(|stop| Refusal::new(path.slot, self.reason(stop)))?;
         if most.insns > limits::MAX_BUDGET.into() {
             return Err(Refusal::new(0, Reason::Costly { insns: most.insns }));
         }
-        Ok(Found {
+        *found = Found {
             most,
             verdicts: self.machine.verdicts,
             capabilities: self.machine.capabilities,
             frames: self.machine.frames,
             steps: self.steps,
             states: self.most_states,
-        })
+        };
+        Ok(())
     }
 
     /// Walks a path and all that part from it. Returns the cost of the whole program, or what is missing where the path is.
     #[inline(never)]
-    fn walk(&mut self, path: &mut Path) -> Result<Cost, Reason> {
+    fn walk(&mut self, path: &mut Path) -> Result<Cost, Stop> {
         path.node = self.new_node(NONE, Cost::default(), 1)?;
         let mut most = Cost::default();
         loop {
             match self.advance(path) {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(reason) => {
-                    if !self.give_up(path, &reason).unwrap_or(false) {
-                        return Err(reason);
+                Err(stop) => {
+                    if !self.give_up(path, stop).unwrap_or(false) {
+                        return Err(stop);
                     }
                     continue;
                 }
@@ -474,7 +515,7 @@ impl<'a> Walk<'a> {
 
     /// Goes on with the path that waited last. False when none waits.
     #[inline(never)]
-    fn take_up(&mut self, path: &mut Path) -> Result<bool, Reason> {
+    fn take_up(&mut self, path: &mut Path) -> Result<bool, OutOfMemory> {
         let Some(next) = self.pop_pending() else { return Ok(false) };
         let Pending { state: packed, slot, node, cost, unkept, .. } = next;
         (self.parted, path.slot) = (self.steps, slot);
@@ -499,7 +540,7 @@ impl<'a> Walk<'a> {
         self.steps - self.parted > ALONE && self.regions.is_empty()
     }
 
-    fn push_pending(&mut self, mut pending: Pending) -> Result<(), Reason> {
+    fn push_pending(&mut self, mut pending: Pending) -> Result<(), OutOfMemory> {
         let last = self.pending.len() as u32;
         if let Some(point) = self.point_mut(pending.slot) {
             pending.before = point.waiting.replace(last);
@@ -510,7 +551,7 @@ impl<'a> Walk<'a> {
     /// Joins the path with those that wait where it is and differ in no more than numbers: they are covered when their turn
     /// comes.
     #[inline(never)]
-    fn join_waiting(&mut self, path: &mut Path, mut waiting: Option<u32>) -> Result<(), Reason> {
+    fn join_waiting(&mut self, path: &mut Path, mut waiting: Option<u32>) -> Result<(), OutOfMemory> {
         let Some(need) = self.machine.needs.get(path.slot) else { return Ok(()) };
         // Those outside of the loop wait for another state of it.
         let inside = self.regions.last().map_or(0, |region| region.pending);
@@ -532,7 +573,7 @@ impl<'a> Walk<'a> {
 
     /// Walks one instruction. False when the path is at its end.
     #[inline(never)]
-    fn advance(&mut self, path: &mut Path) -> Result<bool, Reason> {
+    fn advance(&mut self, path: &mut Path) -> Result<bool, Stop> {
         if !core::mem::take(&mut path.begins)
             && let Some(cost) = self.arrive(path)?
         {
@@ -541,14 +582,14 @@ impl<'a> Walk<'a> {
         }
         if self.steps >= self.budget.steps {
             if self.steps >= self.budget.single || !self.has_one_path() {
-                return Err(Reason::Steps { steps: self.budget.steps });
+                return Err(Stop::Steps);
             }
             self.budget.steps = self.budget.single;
         }
         if self.steps >= self.next_look {
             self.next_look = self.steps + STEPS_BETWEEN_LOOKS;
             if self.budget.are_cancelled() {
-                return Err(Reason::Cancelled);
+                return Err(Stop::Cancelled);
             }
         }
         self.steps += 1;
@@ -571,75 +612,79 @@ impl<'a> Walk<'a> {
 
     /// Takes both ways of a comparison, as far as they are possible.
     #[inline(never)]
-    fn fork(&mut self, path: &mut Path, next: usize, target: usize) -> Result<bool, Reason> {
+    fn fork(&mut self, path: &mut Path, next: usize, target: usize) -> Result<bool, Stop> {
         let slot = path.slot;
-        let Some(insn) = self.machine.structure.insn(slot) else { return Ok(false) };
-        let mut taken = path.state.try_clone(self.machine.memory)?;
-        let can_take = self.machine.assume(&mut taken, slot, insn, true)?;
-        let can_pass = self.machine.assume(&mut path.state, slot, insn, false)?;
-        match (can_pass, can_take) {
+        match self.assume_both(path)? {
             (true, true) => {
                 self.parted = self.steps;
                 path.slot = next;
                 let skipped = self.skip(path, target)?;
-                if skipped > 0 && self.join_at(path, &mut taken) {
+                if skipped > 0 && self.join_other(path) {
                     path.cost = path.cost.plus(Cost::insns(skipped));
-                    taken.discard(self.machine.memory);
-                    return Ok(true);
+                } else {
+                    self.part(path, slot, target, skipped)?;
                 }
-                self.part(path, slot, (taken, target), skipped)?;
-                return Ok(true);
             }
             (true, false) => path.slot = next,
             (false, true) => {
-                core::mem::swap(&mut path.state, &mut taken);
+                core::mem::swap(&mut path.state, &mut self.other);
                 path.slot = target;
             }
             // The state was impossible, which can only be seen here.
-            (false, false) => {
-                taken.discard(self.machine.memory);
-                return Ok(false);
-            }
+            (false, false) => return Ok(false),
         }
-        taken.discard(self.machine.memory);
         Ok(true)
     }
 
-    /// Goes on with one of the two ways behind `slot`; the other one waits. The path took the first one and `skipped` instructions
-    /// of it already.
+    /// Lets the path learn that the comparison it is at fails, and the other way that it holds. Returns which can be.
+    #[inline(never)]
+    fn assume_both(&mut self, path: &mut Path) -> Result<(bool, bool), Stop> {
+        self.copy_to_other(path)?;
+        let Some(insn) = self.machine.structure.insn(path.slot) else { return Ok((false, false)) };
+        let can_take = self.machine.assume(&mut self.other, path.slot, insn, true)?;
+        let can_pass = self.machine.assume(&mut path.state, path.slot, insn, false)?;
+        Ok((can_pass, can_take))
+    }
+
+    #[inline(never)]
+    fn copy_to_other(&mut self, path: &Path) -> Result<(), OutOfMemory> {
+        core::mem::take(&mut self.other).discard(self.machine.memory);
+        self.other = path.state.try_clone(self.machine.memory)?;
+        Ok(())
+    }
+
+    /// Goes on with one of the two ways behind `slot`; the other one, which leads to `target`, waits. The path took the first one
+    /// and `skipped` instructions of it already.
     #[inline(never)]
     fn part(
         &mut self,
         path: &mut Path,
         slot: usize,
-        mut later: (State, usize),
+        mut target: usize,
         skipped: u64,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         path.node = self.new_node(path.node, path.cost, 2)?;
         path.cost = Cost::insns(skipped);
         // At first the way into a loop, so that the ways out of it meet and are walked as one. When that is too
         // coarse, the way out: then what waits is one path, not one for every round.
         let inner_first = self.manner.branches == Branches::Loops;
-        let (next_stays, target_stays) = (self.loops.stays(slot, path.slot), self.loops.stays(slot, later.1));
+        let (next_stays, target_stays) = (self.loops.stays(slot, path.slot), self.loops.stays(slot, target));
         if skipped == 0 && next_stays != target_stays && next_stays != inner_first {
-            core::mem::swap(&mut path.state, &mut later.0);
-            core::mem::swap(&mut path.slot, &mut later.1);
+            core::mem::swap(&mut path.state, &mut self.other);
+            core::mem::swap(&mut path.slot, &mut target);
         }
-        let (mut state, slot) = later;
         // Behind plain jumps, where it may meet others.
-        let (slot, cost) = self.machine.pass_jumps(&state, slot);
+        let (slot, cost) = self.machine.pass_jumps(&self.other, target);
         if let Some(need) = self.machine.needs.get(slot) {
-            state.forget(need);
+            self.other.forget(need);
         }
-        let packed = Kept::pack(&state, &mut self.values, self.machine.memory)?;
-        state.discard(self.machine.memory);
+        let state = Kept::pack(&self.other, &mut self.values, self.machine.memory)?;
         let (node, cost, unkept) = (path.node, Cost::insns(cost), path.unkept);
-        self.push_pending(Pending { state: packed, slot, node, cost, unkept, before: None })
+        self.push_pending(Pending { state, slot, node, cost, unkept, before: None })
     }
 
     /// Walks a few instructions in a row that a jump to `target` would skip. Returns how many; 0 when it isn't so.
-    #[inline(never)]
-    fn skip(&mut self, path: &mut Path, target: usize) -> Result<u64, Reason> {
+    fn skip(&mut self, path: &mut Path, target: usize) -> Result<u64, Stop> {
         let structure = self.machine.structure;
         let distance = target.saturating_sub(path.slot);
         let straight = |slot: &usize| {
@@ -661,19 +706,19 @@ impl<'a> Walk<'a> {
         Ok(cost)
     }
 
-    /// Makes one path of two that meet where `path` is.
+    /// Makes one path of the two ways behind a comparison, which meet where `path` is.
     #[inline(never)]
-    fn join_at(&mut self, path: &mut Path, other: &mut State) -> bool {
+    fn join_other(&mut self, path: &mut Path) -> bool {
         let Some(need) = self.machine.needs.get(path.slot) else { return false };
         path.state.forget(need);
-        other.forget(need);
-        path.state.join(other, need)
+        self.other.forget(need);
+        path.state.join(&self.other, need)
     }
 
     /// Compares the path with the states kept where it is, and keeps it when it is new. Returns the cost of what is
     /// left when a kept state covers it.
     #[inline(never)]
-    fn arrive(&mut self, path: &mut Path) -> Result<Option<Cost>, Reason> {
+    fn arrive(&mut self, path: &mut Path) -> Result<Option<Cost>, Stop> {
         let place = self.places.get(path.slot).copied().unwrap_or(NONE);
         let Some(point) = self.points.get(place as usize) else { return Ok(None) };
         if let Some(need) = self.machine.needs.get(path.slot) {
@@ -687,7 +732,8 @@ impl<'a> Walk<'a> {
             if frame < region.frame
                 || frame == region.frame && !self.loops.contains(region.head as u32, path.slot)
             {
-                return self.leave(path).map(Some);
+                self.leave(path)?;
+                return Ok(Some(Cost::default()));
             }
         }
         if self.manner.branches == Branches::Loops {
@@ -731,7 +777,7 @@ impl<'a> Walk<'a> {
 
     /// Keeps the state of a path at a place, to be compared with others.
     #[inline(never)]
-    fn keep(&mut self, path: &mut Path, place: u32) -> Result<(), Reason> {
+    fn keep(&mut self, path: &mut Path, place: u32) -> Result<(), Stop> {
         let open = self.points.get(place as usize).and_then(|point| point.open);
         path.unkept = 0;
         let key = Key::of(&path.state, None);
@@ -740,7 +786,7 @@ impl<'a> Walk<'a> {
             && let Some(Some(before)) = self.stored.get(open as usize)
             && before.kept == kept
         {
-            return Err(Reason::Endless);
+            return Err(Stop::Endless);
         }
         let previous = open.unwrap_or(NONE);
         self.serial += 1;
@@ -775,7 +821,7 @@ impl<'a> Walk<'a> {
         self.points.get_mut(place as usize)
     }
 
-    fn new_node(&mut self, parent: u32, before: Cost, open: u32) -> Result<u32, Reason> {
+    fn new_node(&mut self, parent: u32, before: Cost, open: u32) -> Result<u32, OutOfMemory> {
         let (after, rounds) = (Cost::default(), Cost::default());
         let node = Node { parent, open, before, after, rounds, kept: NONE };
         if let Some(index) = self.free_nodes.pop()
@@ -794,7 +840,7 @@ impl<'a> Walk<'a> {
     /// Takes the cost of a path that is at its end up the tree. Returns the cost of the whole program when nothing is
     /// open any more.
     #[inline(never)]
-    fn finish(&mut self, path: &Path) -> Result<Option<Cost>, Reason> {
+    fn finish(&mut self, path: &Path) -> Result<Option<Cost>, OutOfMemory> {
         let (mut index, mut cost) = (path.node, path.cost);
         while let Some(node) = self.nodes.get_mut(index as usize) {
             node.after = node.after.or(cost);

@@ -2,6 +2,7 @@
 mod common;
 use common::{accepts, judge};
 use tidegate_abi::ProgramType;
+use tidegate_abi::helper::Capability;
 
 /// Two numbers that nobody knows (r7, r8), and a value of 64 bytes (r9); `rest` does what it likes with them.
 fn with_value(rest: &str) -> String {
@@ -621,4 +622,60 @@ fn what_is_far_from_the_end_of_what_is_shown_may_have_come_round() {
     refused(&far("0xffffff8000000000"));
     // More before the end than is ever shown: nothing lies there.
     accepts(&far("0xfffffffffff00000"));
+}
+
+/// A loop in which r1 is the index less a number that nobody knows, and then the index comes back as the sum of both and 1. On
+/// one of two ways r1 has gone `further` meanwhile; each round reads the byte at the index.
+fn summed(further: u32) -> String {
+    with_value(&format!(
+        "r5 = *(u32 *)(r6 + 44)\n r5 &= 7\n r5 |= 16\n r8 = 0\n top:\n r3 = r9\n r3 += r5\n r0 = *(u8 *)(r3 + 0)
+         r4 = *(u32 *)(r6 + 40)\n r1 = r5\n {}if r4 > 5 goto other\n r2 = 1\n r2 = 1\n r1 -= r7\n goto met
+         other:\n r1 += {further}\n r1 -= r7\n met:\n r5 = r1\n r5 += r7\n r5 += 1\n r8 += 1\n if r8 < 4 goto top",
+        "r2 = 1\n ".repeat(4)
+    ))
+}
+
+/// No value bears the name of what the round started with where the ways meet: only a sum tells of it.
+#[test]
+fn what_a_round_started_with_is_no_other_number_where_only_a_sum_tells_of_it() {
+    refused(&summed(100));
+    accepts(&summed(0));
+}
+
+/// Finds the greatest number that can be added to `pointer` so that it is not less then: all ones but for the address.
+#[test]
+fn no_comparison_tells_where_a_pointer_comes_round() {
+    let search = |pointer: &str, bits: u32| {
+        with_value(&format!(
+            "r7 = {pointer}\n r8 = 1\n r8 <<= {bits}\n r5 = 0\n r4 = 0\n top:\n r2 = r4\n r2 |= r8\n r3 = r7\n r3 += r2
+             if r3 < r7 goto round\n r4 = r2\n round:\n r8 >>= 1\n r5 += 1\n if r5 < 64 goto top
+             *(u64 *)(r9 + 0) = r4"
+        ))
+    };
+    for pointer in ["*(u64 *)(r6 + 0)", "r10", "r9"] {
+        refused(&search(pointer, 63));
+        accepts(&search(pointer, 15));
+    }
+    // One guess at an address, or at its lower half.
+    let guess = |rest: &str| with_value(&format!("r1 = *(u64 *)(r6 + 0)\n {rest}\n if r1 == 0 goto out"));
+    refused(&guess("r2 = 0x123456789abc ll\n r1 -= r2"));
+    refused(&guess("r1 = r9\n r1 += r7"));
+    refused(&guess("w1 = w1\n w1 -= 4096"));
+    accepts(&guess("r1 += 4096"));
+}
+
+/// A clone is injected on the first way; what is shown is dropped where the ways met, which takes data away on the other.
+#[test]
+fn what_is_dropped_in_place_of_a_clone_is_dropped_only_where_one_was_injected() {
+    let ways = |first: &str, second: &str| {
+        let long = "r3 = 1\n ".repeat(12);
+        format!(
+            "r6 = r1\n {long}r1 = r6\n call tidegate_clone_stream_data\n if r0 == 0 goto other\n r1 = r6\n r2 = r0\n {first}\n goto met
+             other:\n {second}\n met:\n {long}r0 = 2\n exit"
+        )
+    };
+    let inject = "r3 = 0\n call tidegate_stream_inject";
+    let powers = |text: &str| accepts(text).capabilities().0 & Capability::DROP.0;
+    assert_eq!(powers(&ways(inject, "r2 = 1")), Capability::DROP.0);
+    assert_eq!(powers(&ways(inject, "r0 = 1\n exit")), 0);
 }

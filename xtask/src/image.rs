@@ -191,11 +191,11 @@ impl Image {
         let mut circles = BTreeSet::new();
         for (name, roots, most) in [
             ("classify and completions take no more stack than 4 KiB", &DISPATCH[..], 4096),
-            ("a verification takes no more stack than 9 KiB", &[VERIFY], 9216),
+            ("a verification takes no more stack than 4 KiB", &[VERIFY], 4096),
             (
-                "a request takes no more stack than 12 KiB, of the kernel's 24",
+                "a request takes no more stack than 8 KiB, of the kernel's 24",
                 &["tidegate_sys::device::control"],
-                12288,
+                8192,
             ),
         ] {
             let mut broken = Vec::new();

@@ -77,7 +77,7 @@ pub enum Ret {
 }
 
 /// A power that a program uses, as an operator would grant it. Bits of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capability(pub u32);
 
 impl Capability {

@@ -266,64 +266,65 @@ impl Num {
         }
     }
 
-    /// What is left of `a` and `b` after `a cmp b` was found true; `None` when it can't be.
-    pub(crate) fn assume(cmp: Cmp, a: &Self, b: &Self, width: u32) -> Option<(Self, Self)> {
-        let (mut x, mut y) = (*a, *b);
+    /// Leaves of `a` and `b` what is possible after `a cmp b` was found true; `None` when it can't be.
+    #[inline(never)]
+    pub(crate) fn assume(cmp: Cmp, a: &mut Self, b: &mut Self, width: u32) -> Option<()> {
+        let (cmp, a, b) = match cmp {
+            Cmp::Lt | Cmp::Le | Cmp::SLt | Cmp::SLe => (cmp.mirrored(), b, a),
+            _ => (cmp, a, b),
+        };
         match cmp {
             Cmp::Eq => {
-                x.bits = a.bits.intersect(b.bits)?;
-                x.range = a.range.intersect(&b.range);
-                y = x;
+                a.bits = a.bits.intersect(b.bits)?;
+                a.range = a.range.intersect(&b.range);
+                *b = *a;
             }
             Cmp::Ne => {
-                if let (Some(v), Some(w)) = (a.value(), b.value())
-                    && v == w
-                {
+                let (x, y) = (a.value(), b.value());
+                if x.is_some() && x == y {
                     return None;
                 }
-                if let Some(value) = b.value() {
-                    x.range = x.range.without(value, width);
+                if let Some(value) = y {
+                    a.range = a.range.without(value, width);
                 }
-                if let Some(value) = a.value() {
-                    y.range = y.range.without(value, width);
+                if let Some(value) = x {
+                    b.range = b.range.without(value, width);
                 }
             }
-            Cmp::Gt => {
-                x.range.umin = x.range.umin.max(b.range.umin.checked_add(1)?);
-                y.range.umax = y.range.umax.min(a.range.umax.checked_sub(1)?);
+            Cmp::Gt | Cmp::Lt => {
+                a.range.umin = a.range.umin.max(b.range.umin.checked_add(1)?);
+                b.range.umax = b.range.umax.min(a.range.umax.checked_sub(1)?);
             }
-            Cmp::Ge => {
-                x.range.umin = x.range.umin.max(b.range.umin);
-                y.range.umax = y.range.umax.min(a.range.umax);
+            Cmp::Ge | Cmp::Le => {
+                a.range.umin = a.range.umin.max(b.range.umin);
+                b.range.umax = b.range.umax.min(a.range.umax);
             }
-            Cmp::SGt => {
-                x.range.smin = x.range.smin.max(b.range.smin.checked_add(1)?);
-                y.range.smax = y.range.smax.min(a.range.smax.checked_sub(1)?);
+            Cmp::SGt | Cmp::SLt => {
+                a.range.smin = a.range.smin.max(b.range.smin.checked_add(1)?);
+                b.range.smax = b.range.smax.min(a.range.smax.checked_sub(1)?);
             }
-            Cmp::SGe => {
-                x.range.smin = x.range.smin.max(b.range.smin);
-                y.range.smax = y.range.smax.min(a.range.smax);
-            }
-            Cmp::Lt | Cmp::Le | Cmp::SLt | Cmp::SLe => {
-                let (y, x) = Self::assume(cmp.mirrored(), b, a, width)?;
-                return Some((x, y));
+            Cmp::SGe | Cmp::SLe => {
+                a.range.smin = a.range.smin.max(b.range.smin);
+                b.range.smax = b.range.smax.min(a.range.smax);
             }
             Cmp::Set => {
-                x.bits = set_in(a.bits, b)?;
-                y.bits = set_in(b.bits, a)?;
+                let bits = set_in(a.bits, b.bits)?;
+                b.bits = set_in(b.bits, a.bits)?;
+                a.bits = bits;
             }
             Cmp::Clear => {
-                x.bits = clear_in(a.bits, b.bits)?;
-                y.bits = clear_in(b.bits, a.bits)?;
+                let bits = clear_in(a.bits, b.bits)?;
+                b.bits = clear_in(b.bits, a.bits)?;
+                a.bits = bits;
             }
         }
-        if x.range.is_empty() || y.range.is_empty() { None } else { Some((x, y)) }
+        (!a.range.is_empty() && !b.range.is_empty()).then_some(())
     }
 }
 
 /// The bits of a number that shares a set bit with `other`.
-fn set_in(bits: Tnum, other: &Num) -> Option<Tnum> {
-    let possible = (bits.value | bits.mask) & (other.bits.value | other.bits.mask);
+fn set_in(bits: Tnum, other: Tnum) -> Option<Tnum> {
+    let possible = (bits.value | bits.mask) & (other.value | other.mask);
     if possible == 0 {
         return None;
     }

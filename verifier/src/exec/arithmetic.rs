@@ -5,8 +5,9 @@ use tidegate_abi::Insn;
 use tidegate_abi::insn::{alu, class, source};
 use tidegate_abi::limits::MAX_WINDOW;
 
-use super::Machine;
+use super::{Machine, Stop};
 use crate::domain::{Cmp, Scalar};
+use crate::memory::OutOfMemory;
 use crate::refusal::{Known, Reason};
 use crate::state::{State, offset};
 use crate::value::{FLAGS, Form, Kind, NAMED_LIMIT, NO_MORE_DATA, Symbol, Value, WINDOW_LIMIT};
@@ -14,67 +15,58 @@ use crate::value::{FLAGS, Form, Kind, NAMED_LIMIT, NO_MORE_DATA, Symbol, Value, 
 const HALF: u64 = u32::MAX as u64;
 
 impl Machine<'_> {
-    pub(super) fn arithmetic(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Reason> {
+    #[inline(never)]
+    pub(super) fn combine(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Stop> {
         let wide = insn.class() == class::ALU64;
         let op = insn.opcode & 0xf0;
-        let value = match op {
-            // Compilers copy what was never set, when no path reads the copy.
-            alu::MOV if insn.opcode & source::X != 0 && state.reg(insn.src()).kind == Kind::Nothing => {
-                Value::NOTHING
+        let mut a = self.read(state, insn.dst())?;
+        let mut b = if op == alu::NEG { Value::constant(0) } else { self.operand(state, insn)? };
+        let value = match (a.is_number(), b.is_number()) {
+            (true, true) => self.numbers(state, op, insn.offset == 1, wide, &a, &b)?,
+            (false, true) if wide && op == alu::ADD => self.pointer_plus(state, insn.dst(), &a, &b)?,
+            (true, false) if wide && op == alu::ADD => self.pointer_plus(state, insn.src(), &b, &a)?,
+            (false, true) if wide && op == alu::SUB => self.pointer_minus(state, insn.dst(), &a, &b)?,
+            (false, false) if wide && op == alu::SUB => self.distance(state, insn, &a, &b)?,
+            (false, _) if !wide && matches!(op, alu::ADD | alu::SUB) => {
+                self.low(state, insn, op, &mut a, &mut b)?
             }
-            alu::MOV => {
-                let value = self.operand(state, insn)?;
-                self.moved(insn, value, wide)?
-            }
-            alu::END => {
-                let value = self.read(state, insn.dst())?;
-                let number = self.only_number(insn.dst(), &value)?;
-                let swaps = wide || insn.opcode & source::X != 0;
-                self.swapped(value, number, insn.imm as u32, swaps)
-            }
-            _ => {
-                let a = self.read(state, insn.dst())?;
-                let b = if op == alu::NEG { Value::constant(0) } else { self.operand(state, insn)? };
-                match (a.is_number(), b.is_number()) {
-                    (true, true) => self.numbers(state, op, insn.offset == 1, wide, &a, &b)?,
-                    (false, true) if wide && op == alu::ADD => {
-                        self.pointer_plus(state, insn.dst(), &a, &b)?
-                    }
-                    (true, false) if wide && op == alu::ADD => {
-                        self.pointer_plus(state, insn.src(), &b, &a)?
-                    }
-                    (false, true) if wide && op == alu::SUB => {
-                        self.pointer_minus(state, insn.dst(), &a, &b)?
-                    }
-                    (false, false) if wide && op == alu::SUB => self.distance(state, insn, &a, &b)?,
-                    (false, _) if !wide && matches!(op, alu::ADD | alu::SUB) => {
-                        self.low(state, insn, op, a, b)?
-                    }
-                    (false, _) => return Err(Reason::PointerMath { known: Known::of(insn.dst(), &a) }),
-                    (true, _) => return Err(Reason::PointerMath { known: Known::of(insn.src(), &b) }),
-                }
+            (is_number, _) => {
+                let (register, pointer) = if is_number { (insn.src(), &b) } else { (insn.dst(), &a) };
+                return Err(self.refuse(Reason::PointerMath { known: Known::of(register, pointer) }));
             }
         };
         self.write(state, insn.dst(), value, slot);
         Ok(())
     }
 
-    fn only_number(&self, register: u8, value: &Value) -> Result<Scalar, Reason> {
+    fn only_number(&self, register: u8, value: &Value) -> Result<Scalar, Stop> {
         if value.is_number() {
             Ok(value.num)
         } else {
-            Err(Reason::PointerMath { known: Known::of(register, value) })
+            Err(self.refuse(Reason::PointerMath { known: Known::of(register, value) }))
         }
     }
 
-    fn moved(&mut self, insn: Insn, value: Value, wide: bool) -> Result<Value, Reason> {
+    #[inline(never)]
+    pub(super) fn copy(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Stop> {
+        let value = self.copied(state, insn)?;
+        self.write(state, insn.dst(), value, slot);
+        Ok(())
+    }
+
+    fn copied(&mut self, state: &State, insn: Insn) -> Result<Value, Stop> {
+        let (wide, register) = (insn.class() == class::ALU64, insn.opcode & source::X != 0);
+        // Compilers copy what was never set, when no path reads the copy.
+        if register && state.reg(insn.src()).kind == Kind::Nothing {
+            return Ok(Value::NOTHING);
+        }
+        let value = self.operand(state, insn)?;
         if wide && insn.offset == 0 {
             return Ok(value);
         }
         if let (false, 0, Some(kind)) = (wide, insn.offset, value.kind.low()) {
             return Ok(Value { kind, ..value });
         }
-        let register = insn.opcode & source::X != 0;
         let number = self.only_number(if register { insn.src() } else { insn.dst() }, &value)?;
         let extended = match (wide, insn.offset) {
             (true, width) => number.sign_extend(width as u32),
@@ -94,14 +86,19 @@ impl Machine<'_> {
         Ok(if low { Value { form: Form::Low, num: extended, ..value } } else { self.number(extended) })
     }
 
-    fn swapped(&mut self, value: Value, number: Scalar, width: u32, swaps: bool) -> Value {
-        if swaps {
-            return self.number(number.swap_bytes(width));
-        }
-        let narrow = number.zero_extend(width);
-        if narrow == number { value } else { self.number(narrow) }
+    #[inline(never)]
+    pub(super) fn swap(&mut self, state: &mut State, slot: usize, insn: Insn) -> Result<(), Stop> {
+        let value = self.read(state, insn.dst())?;
+        let number = self.only_number(insn.dst(), &value)?;
+        let width = insn.imm as u32;
+        let swaps = insn.class() == class::ALU64 || insn.opcode & source::X != 0;
+        let swapped = if swaps { number.swap_bytes(width) } else { number.zero_extend(width) };
+        let value = if !swaps && swapped == number { value } else { self.number(swapped) };
+        self.write(state, insn.dst(), value, slot);
+        Ok(())
     }
 
+    #[inline(never)]
     fn numbers(
         &mut self,
         state: &mut State,
@@ -110,7 +107,7 @@ impl Machine<'_> {
         wide: bool,
         a: &Value,
         b: &Value,
-    ) -> Result<Value, Reason> {
+    ) -> Result<Value, OutOfMemory> {
         let num = if wide {
             Scalar::alu(op, signed, &a.num, &b.num)
         } else {
@@ -162,6 +159,7 @@ impl Machine<'_> {
     }
 
     /// The result of arithmetic that may have wrapped in 32 bits: it keeps its name when it is a step.
+    #[inline(never)]
     fn wrapped(&mut self, op: u8, a: &Value, b: &Value, num: Scalar) -> Value {
         let step = match (op, b.known()) {
             (alu::ADD, Some(step)) => step as i64,
@@ -176,12 +174,13 @@ impl Machine<'_> {
         Value { form: Form::Low, symbol: a.symbol, delta, ..Value::number(num) }
     }
 
+    #[inline(never)]
     fn sum_name(
         &mut self,
         state: &mut State,
         a: &Value,
         b: &Value,
-    ) -> Result<Option<(Form, Symbol, i64)>, Reason> {
+    ) -> Result<Option<(Form, Symbol, i64)>, OutOfMemory> {
         let (a, b) = if a.remaining().is_some() { (b, a) } else { (a, b) };
         if let Some((place, at)) = b.remaining() {
             // Fewer bytes remain behind an earlier place.
@@ -194,12 +193,13 @@ impl Machine<'_> {
         Ok(Some((Form::Plain, symbol, a_delta + b_delta)))
     }
 
+    #[inline(never)]
     fn difference_name(
         &mut self,
         state: &mut State,
         a: &Value,
         b: &Value,
-    ) -> Result<Option<(Form, Symbol, i64)>, Reason> {
+    ) -> Result<Option<(Form, Symbol, i64)>, OutOfMemory> {
         let Some((b_symbol, b_delta)) = b.plain() else { return Ok(None) };
         if let Some((place, at)) = a.remaining() {
             if !near(&b.num) {
@@ -220,13 +220,14 @@ impl Machine<'_> {
     }
 
     /// A pointer and a number.
+    #[inline(never)]
     fn pointer_plus(
         &mut self,
         state: &mut State,
         register: u8,
         pointer: &Value,
         number: &Value,
-    ) -> Result<Value, Reason> {
+    ) -> Result<Value, Stop> {
         self.may_move(register, pointer, number)?;
         let num = Scalar::alu(alu::ADD, false, &pointer.num, &number.num);
         let moved = Value { num, ..*pointer };
@@ -252,7 +253,7 @@ impl Machine<'_> {
         register: u8,
         pointer: &Value,
         number: &Value,
-    ) -> Result<Value, Reason> {
+    ) -> Result<Value, Stop> {
         if pointer.kind == Kind::WindowEnd
             && let Some((symbol, delta)) = number.remaining()
         {
@@ -286,10 +287,10 @@ impl Machine<'_> {
         Value { symbol, delta, ..pointer }
     }
 
-    fn may_move(&self, register: u8, pointer: &Value, number: &Value) -> Result<(), Reason> {
+    fn may_move(&self, register: u8, pointer: &Value, number: &Value) -> Result<(), Stop> {
         let known = Known::of(register, pointer);
         if pointer.nullable {
-            return Err(Reason::MaybeNull { known });
+            return Err(self.refuse(Reason::MaybeNull { known }));
         }
         // The end of what is shown stays near it: what is compared with it must not come round.
         let near =
@@ -298,34 +299,42 @@ impl Machine<'_> {
             Kind::Window | Kind::Stack(_) | Kind::MapValue(_) | Kind::Record(_) => Ok(()),
             Kind::Context if number.known().is_some() => Ok(()),
             Kind::WindowEnd if number.is_number() && near(number) && near(pointer) => Ok(()),
-            _ => Err(Reason::PointerMath { known }),
+            _ => Err(self.refuse(Reason::PointerMath { known })),
         }
     }
 
     /// Arithmetic on the lower halves of packet pointers: known steps, and the distance of two.
-    fn low(&mut self, state: &mut State, insn: Insn, op: u8, a: Value, b: Value) -> Result<Value, Reason> {
-        let known = Known::of(insn.dst(), &a);
-        let Some(low) = a.kind.low() else { return Err(Reason::PointerMath { known }) };
-        let a = Value { kind: a.kind.whole(), ..a };
-        if let Some(step) = b.known() {
-            let step = Value::constant(i64::from(step as i32) as u64);
-            let moved = if op == alu::ADD {
-                self.pointer_plus(state, insn.dst(), &a, &step)?
-            } else {
-                self.pointer_minus(state, insn.dst(), &a, &step)?
-            };
-            return Ok(Value { kind: low, ..moved });
-        }
-        if op != alu::SUB || b.kind.low().is_none() {
-            return Err(Reason::PointerMath { known });
-        }
-        let b = Value { kind: b.kind.whole(), ..b };
-        let distance = self.distance(state, insn, &a, &b)?;
-        Ok(if distance.num.umax() <= HALF { distance } else { self.number(distance.num.zero_extend32()) })
+    #[inline(never)]
+    fn low(
+        &mut self,
+        state: &mut State,
+        insn: Insn,
+        op: u8,
+        a: &mut Value,
+        b: &mut Value,
+    ) -> Result<Value, Stop> {
+        let known = Known::of(insn.dst(), a);
+        let low = a.kind.low().filter(|_| b.known().is_some() || op == alu::SUB && b.kind.low().is_some());
+        let Some(low) = low else { return Err(self.refuse(Reason::PointerMath { known })) };
+        a.kind = a.kind.whole();
+        let Some(step) = b.known() else {
+            b.kind = b.kind.whole();
+            let distance = self.distance(state, insn, a, b)?;
+            let fits = distance.num.umax() <= HALF;
+            return Ok(if fits { distance } else { self.number(distance.num.zero_extend32()) });
+        };
+        *b = Value::constant(i64::from(step as i32) as u64);
+        let mut moved = if op == alu::ADD {
+            self.pointer_plus(state, insn.dst(), a, b)?
+        } else {
+            self.pointer_minus(state, insn.dst(), a, b)?
+        };
+        moved.kind = low;
+        Ok(moved)
     }
 
     /// The distance between two pointers into the same memory.
-    fn distance(&mut self, state: &State, insn: Insn, a: &Value, b: &Value) -> Result<Value, Reason> {
+    fn distance(&mut self, state: &State, insn: Insn, a: &Value, b: &Value) -> Result<Value, Stop> {
         let num = Scalar::alu(alu::SUB, false, &a.num, &b.num);
         match (a.kind, b.kind) {
             (Kind::WindowEnd, Kind::Window) => {
@@ -361,7 +370,7 @@ impl Machine<'_> {
             {
                 Ok(self.number(num))
             }
-            _ => Err(Reason::PointerMath { known: Known::of(insn.dst(), a) }),
+            _ => Err(self.refuse(Reason::PointerMath { known: Known::of(insn.dst(), a) })),
         }
     }
 }
@@ -393,6 +402,7 @@ fn stepped(op: u8, wide: bool, a: &Value, b: &Value) -> Option<(Symbol, i64)> {
 }
 
 /// The difference `a - b`, with what is known of how the two lie to each other. In 32 bits both must fit.
+#[inline(never)]
 fn related(state: &State, a: &Value, b: &Value, num: Scalar, wide: bool) -> Scalar {
     let (Some((high, at)), Some((low, from))) = (a.plain(), b.plain()) else { return num };
     let step = at - from;
@@ -406,7 +416,10 @@ fn related(state: &State, a: &Value, b: &Value, num: Scalar, wide: bool) -> Scal
     }
     if state.differ(high, low, -step) {
         // Neither the whole nor, of two that fit, its lower half is zero.
-        known = Scalar::assume(Cmp::Ne, &known, &Scalar::constant(0)).map_or(known, |(known, _)| known);
+        let mut rest = known;
+        if Scalar::learn(Cmp::Ne, &mut rest, &mut Scalar::constant(0)).is_some() {
+            known = rest;
+        }
     }
     known
 }

@@ -4,9 +4,10 @@ use tidegate_abi::Insn;
 use tidegate_abi::insn::{class, jmp, source};
 use tidegate_abi::limits::MAX_WINDOW;
 
-use super::Machine;
 use super::arithmetic::near;
+use super::{Machine, Stop};
 use crate::domain::{Cmp, Scalar};
+use crate::memory::OutOfMemory;
 use crate::refusal::{Known, Reason};
 use crate::state::{Relation, State, Told};
 use crate::value::{FLAGS, Form, Kind, NAMED_LIMIT, NO_MORE_DATA, Value};
@@ -43,7 +44,8 @@ fn ordered<'v>(cmp: Cmp, a: &'v Value, b: &'v Value) -> Option<(&'v Value, &'v V
 
 impl Machine<'_> {
     /// The outcome of the comparison, when there is only one.
-    pub(super) fn decide(&self, state: &State, insn: Insn) -> Result<Option<bool>, Reason> {
+    #[inline(never)]
+    pub(super) fn decide(&self, state: &State, insn: Insn) -> Result<Option<bool>, Stop> {
         let a = self.read(state, insn.dst())?;
         let b = self.operand(state, insn)?;
         let cmp = comparison(insn);
@@ -60,23 +62,28 @@ impl Machine<'_> {
         })
     }
 
-    /// Whether a comparison with a pointer makes sense.
-    fn comparable(&self, insn: Insn, cmp: Cmp, a: &Value, b: &Value) -> Result<(), Reason> {
+    /// Whether a comparison with a pointer makes sense, and tells nothing of its address: how far a pointer must be moved to come
+    /// round is its address.
+    fn comparable(&self, insn: Insn, cmp: Cmp, a: &Value, b: &Value) -> Result<(), Stop> {
         let equality = matches!(cmp, Cmp::Eq | Cmp::Ne);
         let ordered = !matches!(cmp, Cmp::Set | Cmp::SGt | Cmp::SGe | Cmp::SLt | Cmp::SLe);
         let fine = insn.class() == class::JMP
             && ordered
             && match (a.kind, b.kind) {
-                (Kind::Window | Kind::WindowEnd, Kind::Window | Kind::WindowEnd) => true,
-                (Kind::Scalar, _) => equality && a.known() == Some(0),
-                (_, Kind::Scalar) => equality && b.known() == Some(0),
+                (Kind::Window | Kind::WindowEnd, Kind::Window | Kind::WindowEnd) => stays(a) && stays(b),
+                (Kind::Scalar, _) => equality && a.known() == Some(0) && stays(b),
+                (_, Kind::Scalar) => equality && b.known() == Some(0) && stays(a),
                 (Kind::Stack(_) | Kind::MapValue(_) | Kind::Record(_), _) => {
-                    a.kind == b.kind && !a.nullable && !b.nullable
+                    a.kind == b.kind && !a.nullable && !b.nullable && stays(a) && stays(b)
                 }
                 _ => false,
             };
         let (register, pointer) = if a.is_number() { (insn.src(), b) } else { (insn.dst(), a) };
-        if fine { Ok(()) } else { Err(Reason::PointerCompare { known: Known::of(register, pointer) }) }
+        if fine {
+            Ok(())
+        } else {
+            Err(self.refuse(Reason::PointerCompare { known: Known::of(register, pointer) }))
+        }
     }
 
     /// Lets the state learn that the comparison holds, or that it doesn't. Returns whether that is possible.
@@ -86,19 +93,20 @@ impl Machine<'_> {
         slot: usize,
         insn: Insn,
         holds: bool,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, Stop> {
         let a = self.read(state, insn.dst())?;
         let b = self.operand(state, insn)?;
         let cmp = if holds { comparison(insn) } else { comparison(insn).opposite() };
         match (a.kind, b.kind) {
-            (Kind::Scalar, Kind::Scalar) => self.assume_numbers(state, slot, insn, cmp, &a, &b),
+            (Kind::Scalar, Kind::Scalar) => Ok(self.assume_numbers(state, slot, insn, cmp, &a, &b)?),
             (Kind::Scalar, _) => Ok(assume_null(state, slot, cmp, &b)),
             (_, Kind::Scalar) => Ok(assume_null(state, slot, cmp, &a)),
-            (Kind::Window | Kind::WindowEnd, _) => self.assume_places(state, slot, cmp, &a, &b),
-            _ => Ok(same_base(&a, &b).is_none_or(|(a, b)| Scalar::assume(signed(cmp), &a, &b).is_some())),
+            (Kind::Window | Kind::WindowEnd, _) => Ok(self.assume_places(state, slot, cmp, &a, &b)?),
+            _ => Ok(may_compare(cmp, &a, &b)),
         }
     }
 
+    #[inline(never)]
     fn assume_numbers(
         &mut self,
         state: &mut State,
@@ -107,17 +115,20 @@ impl Machine<'_> {
         cmp: Cmp,
         a: &Value,
         b: &Value,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, OutOfMemory> {
         let wide = insn.class() == class::JMP;
-        let assumed =
-            if wide { Scalar::assume(cmp, &a.num, &b.num) } else { Scalar::assume32(cmp, &a.num, &b.num) };
-        let Some((x, y)) = assumed else { return Ok(false) };
         let since = slot as u32;
+        let learn = if wide { Scalar::learn } else { Scalar::learn32 };
+        let (mut x, mut y) = (a.num, b.num);
+        if learn(cmp, &mut x, &mut y).is_none() {
+            return Ok(false);
+        }
         if let Some((number, cmp, bound)) = wrap_check(cmp, a, b, wide) {
             // `x - c > x` asks whether `x < c`.
-            let Some((num, _)) = Scalar::assume(cmp, &number.num, &Scalar::constant(bound)) else {
+            let mut num = number.num;
+            if Scalar::learn(cmp, &mut num, &mut Scalar::constant(bound)).is_none() {
                 return Ok(false);
-            };
+            }
             return state.learn(number, &num, since, self.memory);
         }
         let (a, b) = (Value { num: x, since, ..*a }, Value { num: y, since, ..*b });
@@ -131,12 +142,12 @@ impl Machine<'_> {
             self.bounded(state, insn.src(), &b);
         }
         self.bounded(state, insn.dst(), &a);
-        if !state.learn(&a, &x, since, self.memory)? || !state.learn(&b, &y, since, self.memory)? {
+        if !state.learn(&a, &a.num, since, self.memory)? || !state.learn(&b, &b.num, since, self.memory)? {
             return Ok(false);
         }
         // Lower halves are ordered as the numbers are where these are no more than that, and have no sign there.
         let limit = if cmp.is_signed() { i32::MAX as u64 } else { u32::MAX.into() };
-        let whole = wide || x.umax() <= limit && y.umax() <= limit;
+        let whole = wide || a.num.umax() <= limit && b.num.umax() <= limit;
         if cmp == Cmp::Eq && whole {
             self.relate(state, since, &a, &b, 0)?;
             self.relate(state, since, &b, &a, 0)?;
@@ -168,6 +179,7 @@ impl Machine<'_> {
 
     /// `lower + gap <= upper`, read as numbers without sign: what reaches as far as `upper` reaches `lower` with more
     /// to spare.
+    #[inline(never)]
     fn relate(
         &mut self,
         state: &mut State,
@@ -175,7 +187,7 @@ impl Machine<'_> {
         lower: &Value,
         upper: &Value,
         gap: i64,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), OutOfMemory> {
         let Some((symbol, delta)) = lower.plain() else { return Ok(()) };
         if lower.num.smin() < 0 || upper.num.smin() < 0 || upper.num.smax() > NAMED_LIMIT {
             return Ok(());
@@ -211,6 +223,7 @@ impl Machine<'_> {
     }
 
     /// Comparisons of places in the packet, or with its end.
+    #[inline(never)]
     fn assume_places(
         &mut self,
         state: &mut State,
@@ -218,7 +231,7 @@ impl Machine<'_> {
         cmp: Cmp,
         a: &Value,
         b: &Value,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, OutOfMemory> {
         match (a.kind, b.kind) {
             (Kind::Window, Kind::WindowEnd) => self.assume_end(state, slot, cmp, a, b),
             (Kind::WindowEnd, Kind::Window) => self.assume_end(state, slot, cmp.mirrored(), b, a),
@@ -243,6 +256,7 @@ impl Machine<'_> {
     }
 
     /// `place cmp end`.
+    #[inline(never)]
     fn assume_end(
         &mut self,
         state: &mut State,
@@ -250,7 +264,7 @@ impl Machine<'_> {
         cmp: Cmp,
         place: &Value,
         end: &Value,
-    ) -> Result<bool, Reason> {
+    ) -> Result<bool, OutOfMemory> {
         // Neither the place nor what lies behind the end may be so far away that it came round.
         if !near(&place.num) || !near(&end.num) {
             return Ok(true);
@@ -327,6 +341,12 @@ fn inside(num: &Scalar) -> bool {
     num.smin() >= -OBJECT && num.smax() <= OBJECT
 }
 
+/// Whether two pointers that are no packet pointers may compare so.
+#[inline(never)]
+fn may_compare(cmp: Cmp, a: &Value, b: &Value) -> bool {
+    same_base(a, b).is_none_or(|(a, b)| Scalar::assume(signed(cmp), &a, &b).is_some())
+}
+
 /// The offsets of two pointers into one object, when they are in it and known to be in the same.
 fn same_base(a: &Value, b: &Value) -> Option<(Scalar, Scalar)> {
     let same = match a.kind {
@@ -336,6 +356,7 @@ fn same_base(a: &Value, b: &Value) -> Option<(Scalar, Scalar)> {
     (same && inside(&a.num) && inside(&b.num)).then_some((a.num, b.num))
 }
 
+#[inline(never)]
 fn assume_null(state: &mut State, slot: usize, cmp: Cmp, pointer: &Value) -> bool {
     let null = cmp == Cmp::Eq;
     if pointer.nullable {
@@ -343,11 +364,15 @@ fn assume_null(state: &mut State, slot: usize, cmp: Cmp, pointer: &Value) -> boo
         return true;
     }
     // A pointer is not null, unless it went so far that it came round.
-    let stays = match pointer.kind {
+    !null || !stays(pointer)
+}
+
+/// Whether a pointer can't have gone so far that it came round, and is no null therefore.
+fn stays(pointer: &Value) -> bool {
+    match pointer.kind {
         Kind::Window | Kind::WindowEnd => near(&pointer.num),
         // The lower half of an address may be zero.
         Kind::WindowLow | Kind::WindowEndLow => false,
         _ => inside(&pointer.num),
-    };
-    !null || !stays
+    }
 }

@@ -1,12 +1,12 @@
 //! Calls: of helpers, by the table's kinds of arguments, and of functions of the program.
 
 use tidegate_abi::helper::{self, Arg, Effect, Helper, Resource, Ret};
-use tidegate_abi::insn::{call, source};
+use tidegate_abi::insn::source;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{Insn, MapDef};
 
 use super::memory_access::Span;
-use super::{Flow, Machine};
+use super::{Flow, Machine, Stop};
 use crate::domain::Scalar;
 use crate::refusal::{Known, Leak, Reason};
 use crate::state::{Held, State, Told};
@@ -22,33 +22,32 @@ struct Given {
 }
 
 impl Machine<'_> {
+    /// Calls a function of the program.
+    #[inline(never)]
     pub(super) fn call(
         &mut self,
         state: &mut State,
         slot: usize,
         insn: Insn,
         next: usize,
-    ) -> Result<Flow, Reason> {
+    ) -> Result<Flow, Stop> {
         let target = if insn.opcode & source::X != 0 {
             let value = self.read(state, insn.dst())?;
             let known = Known::of(insn.dst(), &value);
             match value.kind {
                 Kind::Code(target) => target as usize,
-                _ => return Err(Reason::NotAFunction { known }),
+                _ => return Err(self.refuse(Reason::NotAFunction { known })),
             }
-        } else if insn.src() == call::LOCAL {
+        } else {
             structure::function_target(slot, insn)
                 .and_then(|target| usize::try_from(target).ok())
                 .unwrap_or(0)
-        } else {
-            self.call_helper(state, slot, insn.imm as u32)?;
-            return Ok(Flow::Go(next));
         };
         self.enter(state, next)?;
         Ok(Flow::Go(target))
     }
 
-    fn enter(&mut self, state: &mut State, back: usize) -> Result<(), Reason> {
+    fn enter(&mut self, state: &mut State, back: usize) -> Result<(), Stop> {
         let need = self.needs.get(back).copied().unwrap_or_default();
         for register in 6..10 {
             if need.live & 1 << register == 0 {
@@ -61,16 +60,19 @@ impl Machine<'_> {
         if !shared {
             state.forget_stack(&need);
         }
-        state.enter(back as u32, self.memory)?;
+        if !state.enter(back as u32, self.memory)? {
+            return Err(self.refuse(Reason::CallDepth));
+        }
         self.frames = self.frames.max(state.frame() + 1);
         Ok(())
     }
 
-    fn call_helper(&mut self, state: &mut State, slot: usize, number: u32) -> Result<(), Reason> {
-        let helper = helper::by_number(number).ok_or(Reason::NoSuchHelper { number })?;
+    #[inline(never)]
+    pub(super) fn call_helper(&mut self, state: &mut State, slot: usize, number: u32) -> Result<(), Stop> {
+        let helper = helper::by_number(number).ok_or_else(|| self.refuse(Reason::NoSuchHelper { number }))?;
         let program_type = self.program.program_type;
         if !helper.program_types.contains(program_type) {
-            return Err(Reason::HelperForbidden { helper: helper.name, program_type });
+            return Err(self.refuse(Reason::HelperForbidden { helper: helper.name, program_type }));
         }
         self.capabilities.0 |= helper.capability.0;
         let mut given = Given::default();
@@ -90,7 +92,8 @@ impl Machine<'_> {
     }
 
     /// What the call does to what is shown; its arguments were judged.
-    fn effect(&mut self, state: &mut State, helper: &'static Helper) -> Result<(), Reason> {
+    #[inline(never)]
+    fn effect(&mut self, state: &mut State, helper: &'static Helper) -> Result<(), Stop> {
         let number = |param: usize| state.reg(param as u8 + 1).num;
         match helper.effect() {
             Effect::None => {}
@@ -100,7 +103,7 @@ impl Machine<'_> {
                 let from = number(offset).umin();
                 let to = from.saturating_add(remove.map_or(0, |remove| number(remove).umin()));
                 if to > MAX_WINDOW as u64 {
-                    return Err(Reason::EditOutside { helper: helper.name, from, to });
+                    return Err(self.refuse(Reason::EditOutside { helper: helper.name, from, to }));
                 }
                 self.brought += size.map_or(0, |size| number(size).umax());
             }
@@ -114,30 +117,32 @@ impl Machine<'_> {
         helper: &'static Helper,
         index: usize,
         given: &mut Given,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Stop> {
         let Some(param) = helper.params.get(index) else { return Ok(()) };
         let register = index as u8 + 1;
         let value = self.read(state, register)?;
         let known = Known::of(register, &value);
         let wrong = |wanted| Reason::Argument { helper: helper.name, param: param.name, wanted, known };
-        let number = |wanted| if value.is_number() { Ok(value.num) } else { Err(wrong(wanted)) };
+        let number = |wanted| if value.is_number() { Ok(value.num) } else { Err(self.refuse(wrong(wanted))) };
         match param.arg {
             Arg::Context if value.kind == Kind::Context && value.num.value() == Some(0) => Ok(()),
-            Arg::Context => Err(wrong("the context, unchanged")),
-            Arg::Scalar if value.kind.is_pointer() => Err(Reason::PointerLeak { known, to: Leak::Helper }),
+            Arg::Context => Err(self.refuse(wrong("the context, unchanged"))),
+            Arg::Scalar if value.kind.is_pointer() => {
+                Err(self.refuse(Reason::PointerLeak { known, to: Leak::Helper }))
+            }
             Arg::Scalar => Ok(()),
             Arg::Flags(mask) => match number("flags that are known at load")?.value() {
                 Some(flags) if flags & !mask == 0 => Ok(()),
-                Some(_) => Err(wrong("flags that the helper knows")),
-                None => Err(wrong("flags that are known at load")),
+                Some(_) => Err(self.refuse(wrong("flags that the helper knows"))),
+                None => Err(self.refuse(wrong("flags that are known at load"))),
             },
             Arg::Map(kinds) => match value.kind {
                 Kind::Map(map) if kinds.contains(self.map(map)?.kind) => {
                     given.map = Some(map);
                     Ok(())
                 }
-                Kind::Map(_) => Err(wrong("a map of another kind")),
-                _ => Err(wrong("a map")),
+                Kind::Map(_) => Err(self.refuse(wrong("a map of another kind"))),
+                _ => Err(self.refuse(wrong("a map"))),
             },
             Arg::MapKey => {
                 let size = self.given_map(given)?.key_size;
@@ -152,13 +157,13 @@ impl Machine<'_> {
             Arg::Size { min, max } => {
                 let size = number("a size")?;
                 if size.umin() < min.into() || size.umax() > max.into() {
-                    return Err(Reason::ArgumentSize {
+                    return Err(self.refuse(Reason::ArgumentSize {
                         helper: helper.name,
                         param: param.name,
                         min,
                         max,
                         known,
-                    });
+                    }));
                 }
                 let memory = helper.params.get(index.wrapping_sub(1)).map(|param| param.arg);
                 let pointer = self.read(state, register - 1)?;
@@ -169,7 +174,7 @@ impl Machine<'_> {
                     given.size = size as u32;
                     Ok(())
                 }
-                _ => Err(wrong("a size above zero that is known at load")),
+                _ => Err(self.refuse(wrong("a size above zero that is known at load"))),
             },
             Arg::Borrow(resource) | Arg::Consume(resource) => {
                 let right = match resource {
@@ -177,13 +182,13 @@ impl Machine<'_> {
                     Resource::Clone => value.kind == Kind::Clone,
                 };
                 if value.nullable {
-                    return Err(Reason::MaybeNull { known });
+                    return Err(self.refuse(Reason::MaybeNull { known }));
                 }
                 if !right {
-                    return Err(wrong(match resource {
+                    return Err(self.refuse(wrong(match resource {
                         Resource::Record => "a record's start, as it was reserved",
                         Resource::Clone => "a clone",
-                    }));
+                    })));
                 }
                 if matches!(param.arg, Arg::Consume(_)) {
                     given.release = Some(value.symbol);
@@ -193,32 +198,34 @@ impl Machine<'_> {
         }
     }
 
-    fn given_map(&self, given: &Given) -> Result<&MapDef, Reason> {
+    fn given_map(&self, given: &Given) -> Result<&MapDef, Stop> {
         self.map(given.map.unwrap_or(u8::MAX))
     }
 
-    fn readable(&mut self, state: &State, register: u8, pointer: Value, size: u32) -> Result<(), Reason> {
+    #[inline(never)]
+    fn readable(&mut self, state: &State, register: u8, pointer: Value, size: u32) -> Result<(), Stop> {
         let span = Span { register, pointer, offset: 0, size, write: false };
         self.check_span(state, &span)?;
         self.no_pointers(state, &span)
     }
 
-    fn no_pointers(&self, state: &State, span: &Span) -> Result<(), Reason> {
+    fn no_pointers(&self, state: &State, span: &Span) -> Result<(), Stop> {
         let start = span.start();
         match span.pointer.kind {
             Kind::Stack(frame)
                 if state.stack_has_pointer(frame, start.smin(), start.smax() + i64::from(span.size)) =>
             {
-                Err(Reason::PointerLeak {
+                Err(self.refuse(Reason::PointerLeak {
                     known: Known::of(span.register, &span.pointer),
                     to: Leak::HelperMemory,
-                })
+                }))
             }
             _ => Ok(()),
         }
     }
 
     /// Memory with a size that may not be known exactly.
+    #[inline(never)]
     fn sized(
         &mut self,
         state: &mut State,
@@ -226,7 +233,7 @@ impl Machine<'_> {
         pointer: Value,
         size: &Value,
         write: bool,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Stop> {
         let most = size.num.umax() as u32;
         if most == 0 && pointer.is_number() && pointer.known() == Some(0) {
             return Ok(());
@@ -265,13 +272,14 @@ impl Machine<'_> {
         reach.is_some_and(|reach| pointer.delta + delta <= reach)
     }
 
+    #[inline(never)]
     fn result(
         &mut self,
         state: &mut State,
         slot: usize,
         helper: &'static Helper,
         given: &Given,
-    ) -> Result<Value, Reason> {
+    ) -> Result<Value, Stop> {
         let kind = match helper.ret {
             Ret::Scalar => return Ok(self.number(Scalar::UNKNOWN)),
             Ret::Range { min, max } => return Ok(self.number(Scalar::signed_between(min, max))),
@@ -282,7 +290,10 @@ impl Machine<'_> {
         };
         let symbol = self.fresh();
         if let Some(resource) = helper.acquires() {
-            state.acquire(Held { symbol, resource, since: slot as u32 }, self.memory)?;
+            let held = Held { symbol, resource, since: slot as u32 };
+            if !state.acquire(held, self.memory)? {
+                return Err(self.refuse(Reason::TooManyHeld));
+            }
         }
         Ok(Value { nullable: true, symbol, ..Value::pointer(kind) })
     }

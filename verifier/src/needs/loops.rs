@@ -5,8 +5,7 @@ use alloc::vec::Vec;
 use tidegate_abi::Insn;
 
 use super::successors;
-use crate::memory::Memory;
-use crate::refusal::Reason;
+use crate::memory::{Memory, OutOfMemory};
 use crate::structure::Structure;
 
 const NO_LOOP: u32 = u32::MAX;
@@ -30,7 +29,7 @@ struct Search {
 }
 
 impl Loops {
-    pub(crate) fn find(structure: &Structure, memory: &mut Memory) -> Result<Self, Reason> {
+    pub(crate) fn find(structure: &Structure, memory: &mut Memory) -> Result<Self, OutOfMemory> {
         let len = structure.insns().len();
         let loops = Self { around: memory.filled(len, NO_LOOP)?, heads: memory.filled(len, false)? };
         let mut search = Search { loops, place: memory.filled(len, 0)?, work: 0 };

@@ -24,7 +24,7 @@ impl Walk<'_> {
 
     /// A path is at the head of a loop, and its state was kept there.
     #[inline(never)]
-    pub(super) fn enter(&mut self, path: &Path) -> Result<(), Reason> {
+    pub(super) fn enter(&mut self, path: &Path) -> Result<(), OutOfMemory> {
         self.has_loops = true;
         let entry = Kept::pack(&path.state, &mut self.values, self.machine.memory)?;
         let region = Region {
@@ -43,7 +43,7 @@ impl Walk<'_> {
 
     /// A path comes back to the head: it is at its end, or the round begins anew with another claim.
     #[inline(never)]
-    pub(super) fn come_back(&mut self, path: &mut Path) -> Result<Cost, Reason> {
+    pub(super) fn come_back(&mut self, path: &mut Path) -> Result<Cost, Stop> {
         let claimed = self.regions.last().is_some_and(|region| region.rounds.is_some());
         match if claimed { self.next_round(path)? } else { self.first_round(path)? } {
             Round::Kept => {}
@@ -54,41 +54,51 @@ impl Walk<'_> {
     }
 
     #[inline(never)]
-    fn next_round(&mut self, path: &Path) -> Result<Round, Reason> {
+    fn next_round(&mut self, path: &Path) -> Result<Round, OutOfMemory> {
         let rounds = self.regions.last_mut().and_then(|region| region.rounds.as_mut());
         let Some(rounds) = rounds else { return Ok(Round::Kept) };
         rounds.back(&path.state, &mut self.machine, &mut self.values, &mut self.names)
     }
 
     #[inline(never)]
-    fn first_round(&mut self, path: &Path) -> Result<Round, Reason> {
-        let Some(region) = self.regions.last_mut() else { return Ok(Round::Kept) };
-        let entry = region.entry.unpack(&self.values, self.machine.memory)?;
-        if self.are_one(&entry, &path.state)? {
-            return Err(Reason::Endless);
+    fn first_round(&mut self, path: &Path) -> Result<Round, Stop> {
+        if self.nothing_moved(path)? {
+            return Err(Stop::Endless);
         }
-        let Some(region) = self.regions.last_mut() else { return Ok(Round::Kept) };
-        let rounds = region.rounds.insert(Rounds::new(&entry, region.bounds, self.machine.memory)?);
-        entry.discard(self.machine.memory);
+        self.claim_rounds()?;
+        let rounds = self.regions.last_mut().and_then(|region| region.rounds.as_mut());
+        let Some(rounds) = rounds else { return Ok(Round::Kept) };
         let counted = rounds.first(&path.state, &mut self.machine, &mut self.values, &mut self.names)?;
         Ok(if counted { Round::Changed } else { Round::Hopeless })
     }
 
-    /// Whether two states are one, but for their names.
+    /// Whether a path came back with the state that the loop was entered with, but for names.
     #[inline(never)]
-    fn are_one(&mut self, first: &State, again: &State) -> Result<bool, Reason> {
-        let again = Kept::new(again, &mut self.values, &mut self.names, self.machine.memory)?;
-        let first = Kept::new(first, &mut self.values, &mut self.names, self.machine.memory)?;
-        let are_one = again == first;
+    fn nothing_moved(&mut self, path: &Path) -> Result<bool, OutOfMemory> {
+        let Some(region) = self.regions.last() else { return Ok(false) };
+        let entry = region.entry.unpack(&self.values, self.machine.memory)?;
+        let first = Kept::new(&entry, &mut self.values, &mut self.names, self.machine.memory)?;
+        entry.discard(self.machine.memory);
+        let again = Kept::new(&path.state, &mut self.values, &mut self.names, self.machine.memory)?;
+        let nothing_moved = again == first;
         again.discard(self.machine.memory);
         first.discard(self.machine.memory);
-        Ok(are_one)
+        Ok(nothing_moved)
+    }
+
+    /// Claims nothing yet of every round.
+    #[inline(never)]
+    fn claim_rounds(&mut self) -> Result<(), OutOfMemory> {
+        let Some(region) = self.regions.last_mut() else { return Ok(()) };
+        let entry = region.entry.unpack(&self.values, self.machine.memory)?;
+        region.rounds = Some(Rounds::new(entry, region.bounds));
+        Ok(())
     }
 
     /// A path leaves the loop: it waits until the loop is closed.
     #[inline(never)]
-    pub(super) fn leave(&mut self, path: &mut Path) -> Result<Cost, Reason> {
-        let Some(region) = self.regions.last_mut() else { return Ok(Cost::default()) };
+    pub(super) fn leave(&mut self, path: &mut Path) -> Result<(), OutOfMemory> {
+        let Some(region) = self.regions.last_mut() else { return Ok(()) };
         let mut joined = false;
         if self.manner.branches == Branches::Loops
             && let Some(need) = self.machine.needs.get(path.slot)
@@ -118,12 +128,12 @@ impl Walk<'_> {
             };
             self.machine.memory.push(&mut region.exits, exit)?;
         }
-        Ok(Cost::default())
+        Ok(())
     }
 
     /// Every way of a round was walked: the loop is left. False when no path does.
     #[inline(never)]
-    pub(super) fn close(&mut self) -> Result<bool, Reason> {
+    pub(super) fn close(&mut self) -> Result<bool, OutOfMemory> {
         let Some(&Region { node, logged, .. }) = self.regions.last() else { return Ok(false) };
         self.forget_walked(logged);
         let Some(region) = self.regions.last_mut() else { return Ok(false) };
@@ -143,7 +153,7 @@ impl Walk<'_> {
 
     /// A path that left the loop waits with the others. False when there is none.
     #[inline(never)]
-    fn let_out(&mut self) -> Result<bool, Reason> {
+    fn let_out(&mut self) -> Result<bool, OutOfMemory> {
         let Some(region) = self.regions.last_mut() else { return Ok(false) };
         let Some(exit) = region.exits.pop() else { return Ok(false) };
         let mut state = exit.state.unpack(&self.values, self.machine.memory)?;
@@ -160,7 +170,7 @@ impl Walk<'_> {
 
     /// Forgets everything that was walked since the innermost loop was entered, and begins a round with its claim.
     #[inline(never)]
-    fn again(&mut self, path: &mut Path) -> Result<(), Reason> {
+    fn again(&mut self, path: &mut Path) -> Result<(), OutOfMemory> {
         self.abandon(path);
         let Some(region) = self.regions.last_mut() else { return Ok(()) };
         while let Some(exit) = region.exits.pop() {
@@ -176,7 +186,7 @@ impl Walk<'_> {
 
     /// The innermost loop can't be walked at once: walks it round by round.
     #[inline(never)]
-    fn fail(&mut self, path: &mut Path) -> Result<(), Reason> {
+    fn fail(&mut self, path: &mut Path) -> Result<(), OutOfMemory> {
         self.abandon(path);
         let Some(region) = self.regions.last() else { return Ok(()) };
         let state = region.entry.unpack(&self.values, self.machine.memory)?;
@@ -191,9 +201,9 @@ impl Walk<'_> {
     /// Something is missing: in a state that is claimed of every round of a loop, so that the loop is walked round by
     /// round, or in one that is real. Returns whether the walk goes on.
     #[inline(never)]
-    pub(super) fn give_up(&mut self, path: &mut Path, reason: &Reason) -> Result<bool, Reason> {
+    pub(super) fn give_up(&mut self, path: &mut Path, stop: Stop) -> Result<bool, OutOfMemory> {
         let claimed = self.regions.iter().rposition(|region| region.rounds.is_some());
-        let limit = matches!(reason, Reason::Steps { .. } | Reason::Memory);
+        let limit = matches!(stop, Stop::Steps | Stop::OutOfMemory | Stop::Cancelled);
         let Some(claimed) = claimed.filter(|_| !limit) else { return Ok(false) };
         while self.regions.len() > claimed + 1 {
             self.drop_region();
@@ -288,14 +298,15 @@ impl Walk<'_> {
 
     #[inline(never)]
     fn drop_region(&mut self) {
-        let Some(mut region) = self.regions.pop() else { return };
+        let Some(region) = self.regions.last_mut() else { return };
         while let Some(exit) = region.exits.pop() {
             exit.state.discard(self.machine.memory);
         }
-        self.machine.memory.discard(region.exits);
-        region.entry.discard(self.machine.memory);
-        if let Some(rounds) = region.rounds {
+        self.machine.memory.discard(core::mem::take(&mut region.exits));
+        core::mem::take(&mut region.entry).discard(self.machine.memory);
+        if let Some(rounds) = &mut region.rounds {
             rounds.discard(&mut self.machine);
         }
+        self.regions.truncate(self.regions.len().saturating_sub(1));
     }
 }
