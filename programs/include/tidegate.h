@@ -226,7 +226,8 @@ static void (*const bpf_ringbuf_discard)(void *data, __u64 flags) = (void *)133;
 static __u64 (*const bpf_ringbuf_query)(void *ringbuf, __u64 flags) = (void *)134;
 
 /* Replaces `remove` bytes from `offset` of what is shown with `data`. Offsets always speak of the bytes as
- * shown; edits come in the order of their offsets and don't overlap. */
+ * shown; edits come in the order of their offsets and don't overlap. -EOPNOTSUPP where the length of a TCP
+ * packet would change: use the stream layer for that. */
 static long (*const tidegate_replace)(void *ctx, __u64 offset, __u64 remove, const void *data, __u32 size) = (void *)0x10000;
 
 /* Inserts `data` before the byte at `offset` of what is shown; at its length: behind the last byte. */
@@ -291,7 +292,8 @@ static long (*const tidegate_set_remote)(struct tidegate_send *ctx, const void *
 static long (*const tidegate_set_tos)(struct tidegate_send *ctx, __u64 tos) = (void *)0x10023;
 
 /* Replaces `remove` bytes from `offset` of the clone with `data`; offsets speak of the bytes as shown, as
- * with tidegate_replace. Size 0 removes. */
+ * with tidegate_replace. Size 0 removes. -EOPNOTSUPP where the length of a TCP packet would change: use
+ * the stream layer for that. */
 static long (*const tidegate_clone_replace)(struct tidegate_clone *clone, __u64 offset, __u64 remove, const void *data, __u32 size) = (void *)0x10030;
 
 /* Gives a clone back without injecting it. */

@@ -275,7 +275,8 @@ helpers! {
     )
         -> STATUS, ProgramTypes::ALL, EDIT;
         "Replaces `remove` bytes from `offset` of what is shown with `data`. Offsets always speak of \
-         the bytes as shown; edits come in the order of their offsets and don't overlap."
+         the bytes as shown; edits come in the order of their offsets and don't overlap. -EOPNOTSUPP where the length of a \
+         TCP packet would change: use the stream layer for that."
     0x10001 INSERT tidegate_insert(
         CTX,
         p("offset", Arg::Scalar),
@@ -390,7 +391,8 @@ helpers! {
     )
         -> STATUS, ProgramTypes::ALL, EDIT;
         "Replaces `remove` bytes from `offset` of the clone with `data`; offsets speak of the bytes \
-         as shown, as with tidegate_replace. Size 0 removes."
+         as shown, as with tidegate_replace. Size 0 removes. -EOPNOTSUPP where the length of a TCP packet would change: \
+         use the stream layer for that."
     0x10031 CLONE_DISCARD tidegate_clone_discard(p("clone", Arg::Consume(Resource::Clone)))
         -> Ret::Void, ProgramTypes::ALL, NONE;
         "Gives a clone back without injecting it."

@@ -262,7 +262,7 @@ pub unsafe fn bpf_ringbuf_query(ringbuf: *mut c_void, flags: u64) -> u64 {
     call(ringbuf, flags)
 }
 
-/// Replaces `remove` bytes from `offset` of what is shown with `data`. Offsets always speak of the bytes as shown; edits come in the order of their offsets and don't overlap.
+/// Replaces `remove` bytes from `offset` of what is shown with `data`. Offsets always speak of the bytes as shown; edits come in the order of their offsets and don't overlap. -EOPNOTSUPP where the length of a TCP packet would change: use the stream layer for that.
 ///
 /// # Safety
 /// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
@@ -422,7 +422,7 @@ pub unsafe fn tidegate_set_tos(ctx: *mut SendContext, tos: u64) -> i64 {
     call(ctx, tos)
 }
 
-/// Replaces `remove` bytes from `offset` of the clone with `data`; offsets speak of the bytes as shown, as with tidegate_replace. Size 0 removes.
+/// Replaces `remove` bytes from `offset` of the clone with `data`; offsets speak of the bytes as shown, as with tidegate_replace. Size 0 removes. -EOPNOTSUPP where the length of a TCP packet would change: use the stream layer for that.
 ///
 /// # Safety
 /// The verifier holds every call against the rules of the helper; a call outside a program is undefined.
