@@ -8,7 +8,7 @@ mod wine;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// How long to abuse it
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Run everything so many times, each in a prefix of its own; print a line for each, and stop at the first that fails
+    #[arg(long, value_name = "TIMES", conflicts_with_all = ["json", "abuse"])]
+    repeat: Option<u32>,
 }
 
 /// Where the lab is in the file system that drivers and programs see.
@@ -56,11 +59,16 @@ fn folder() -> PathBuf {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let lab = Lab::prepare(options.json)?;
+    let built = Built::new(Pace::Fast)?;
+    let filter = options.filter.as_deref();
+    if let Some(times) = options.repeat {
+        return repeat(&built, times, filter);
+    }
+    let lab = Lab::start(&built, options.json)?;
     if options.abuse {
         return lab.abuse(options.seconds);
     }
-    let found = lab.run(options)?;
+    let found = lab.run(filter, true)?;
     if options.json {
         println!("{}", found.json());
     } else {
@@ -70,14 +78,69 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Runs everything again and again. What the run that fails leaves is kept.
+fn repeat(built: &Built, times: u32, filter: Option<&str>) -> Result<()> {
+    for run in 1..=times {
+        let begun = Instant::now();
+        let found = Lab::start(built, true).and_then(|lab| lab.run(filter, true));
+        let seconds = begun.elapsed().as_secs_f64();
+        let said = match found {
+            Ok(found) if found.holds() => {
+                println!("run {run} of {times}: {seconds:.1} s, {} passed", found.counts().0);
+                continue;
+            }
+            Ok(found) => found.json().to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        println!("run {run} of {times}: {seconds:.1} s, FAILED");
+        let log = folder().join("failed.log");
+        fs::copy(folder().join("wine.log"), &log)?;
+        bail!(
+            "{said}\n{} of {times} runs held, and then one failed; what drivers said is kept in {}",
+            run - 1,
+            log.display()
+        );
+    }
+    println!("ok: {times} runs in a row");
+    Ok(())
+}
+
+/// Builds what [`check`] runs.
+pub(crate) fn prepare() -> Result<Built> {
+    Built::new(Pace::Quick)
+}
+
 /// How many scenarios, and unloads, were as they must be, and how many were not.
-pub(crate) fn check() -> Result<(u64, u64)> {
-    let found = Lab::prepare(true)?.run(&Options { json: true, filter: None, abuse: false, seconds: 0 })?;
+pub(crate) fn check(built: &Built) -> Result<(u64, u64)> {
+    let found = Lab::start(built, true)?.run(None, false)?;
     let (passed, failed) = found.counts();
     if failed > 0 {
         println!("{}", found.json());
     }
     Ok((passed, failed))
+}
+
+/// How the programs of the lab are built. The driver is always the one that ships.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// To be compared with the driver in its speed.
+    Fast,
+    /// To be there soon: half of the work.
+    Quick,
+}
+
+/// What is built, before there is a prefix of Wine.
+pub(crate) struct Built {
+    image: PathBuf,
+    programs: PathBuf,
+}
+
+impl Built {
+    fn new(pace: Pace) -> Result<Self> {
+        setup::need(&[&setup::POLICIES, &setup::DRIVER, &setup::LAB])?;
+        programs::build()?;
+        Ok(Self { image: driver::build()?, programs: build(pace)? })
+    }
 }
 
 /// A prefix of Wine with everything in its place.
@@ -87,11 +150,7 @@ struct Lab {
 }
 
 impl Lab {
-    fn prepare(quiet: bool) -> Result<Self> {
-        setup::need(&[&setup::POLICIES, &setup::DRIVER, &setup::LAB])?;
-        programs::build()?;
-        let image = driver::build()?;
-        let built = build()?;
+    fn start(built: &Built, quiet: bool) -> Result<Self> {
         let prefix = folder().join("prefix");
         wine::make(&prefix)?;
         let drive = prefix.join("drive_c");
@@ -99,14 +158,14 @@ impl Lab {
         fs::create_dir_all(here.join("objects"))?;
         let system = drive.join("windows/system32");
         images::stage(
-            &image,
-            &built.join("fwpkclnt.dll"),
+            &built.image,
+            &built.programs.join("fwpkclnt.dll"),
             &here.join("tidegate.sys"),
             &system.join("drivers"),
         )?;
         fs::copy(shell::root().join("inf/tidegate.inf"), here.join("tidegate.inf"))?;
         for name in ["tidegate.exe", "traffic.exe"] {
-            fs::copy(built.join(name), here.join(name))?;
+            fs::copy(built.programs.join(name), here.join(name))?;
         }
         shell::run(
             shell::command(&["x86_64-w64-mingw32-gcc", "-O2", "-s", "-shared", "-o"])
@@ -148,7 +207,7 @@ impl Lab {
         printed.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
     }
 
-    fn run(&self, options: &Options) -> Result<Found> {
+    fn run(&self, filter: Option<&str>, speed: bool) -> Result<Found> {
         let objects = format!("{HERE}\\objects");
         self.tidegate(&["driver", "install", &format!("{HERE}\\tidegate.inf")])?;
         self.tidegate(&["driver", "start"])?;
@@ -159,14 +218,14 @@ impl Lab {
         let policies =
             format!("Z:{}", shell::root().join("programs").display().to_string().replace('/', "\\"));
         let mut words = vec!["scenarios", "--objects", &objects, &policies];
-        if let Some(filter) = &options.filter {
+        if let Some(filter) = filter {
             words.extend(["--filter", filter]);
         }
         let rows = self.traffic(&words)?;
         for row in &rows {
             self.say(&line_of(row));
         }
-        let speed = self.traffic(&["speed", &objects])?;
+        let speed = if speed { self.traffic(&["speed", &objects])? } else { Vec::new() };
 
         let mut unloads = Vec::new();
         self.traffic(&["leave", &objects])?;
@@ -247,36 +306,33 @@ impl Lab {
 }
 
 /// Builds the doubles and the programs for Windows; the folder that they are in.
-fn build() -> Result<PathBuf> {
+fn build(pace: Pace) -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-pc-windows-gnu";
     let target = folder().join("build");
-    shell::run(
-        shell::command(&[
-            "cargo",
-            "build",
-            "--locked",
-            "--quiet",
-            "--release",
-            "-Zbuild-std=std,panic_abort",
-        ])
-        .args(["--target", "x86_64-pc-windows-gnu", "--target-dir"])
-        .arg(&target)
-        .args([
-            "--package",
-            "tidegate",
-            "--package",
-            "tidegate-lab-traffic",
-            "--package",
-            "tidegate-lab-doubles",
-        ])
-        .env("RUSTC", "/usr/bin/rustc")
-        .env("RUSTC_BOOTSTRAP", "1")
-        // Quick to build: what is measured here is measured side by side.
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
-        .env_remove("RUSTFLAGS"),
-    )?;
-    Ok(target.join("x86_64-pc-windows-gnu/release"))
+    let mut cargo = shell::command(&["cargo", "build", "--locked", "--quiet", "-Zbuild-std=std,panic_abort"]);
+    cargo.args(["--target", TARGET, "--target-dir"]).arg(&target);
+    for package in ["tidegate", "tidegate-lab-traffic", "tidegate-lab-doubles"] {
+        cargo.args(["--package", package]);
+    }
+    cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS");
+    let profile = match pace {
+        Pace::Fast => {
+            // What is measured here is measured side by side.
+            cargo.arg("--release");
+            cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+            cargo.env("CARGO_PROFILE_RELEASE_PANIC", "abort");
+            "release"
+        }
+        Pace::Quick => {
+            // In the place of std's usual features: none that print backtraces, which would be half of std's work.
+            cargo.arg("-Zbuild-std-features=optimize_for_size");
+            cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0");
+            cargo.env("CARGO_PROFILE_DEV_PANIC", "abort").env("CARGO_INCREMENTAL", "0");
+            "debug"
+        }
+    };
+    shell::run(&mut cargo)?;
+    Ok(target.join(TARGET).join(profile))
 }
 
 fn holds(row: &Value) -> bool {

@@ -109,7 +109,8 @@ pub(crate) fn engine() -> Result<()> {
 
 /// Runs the driver in the lab.
 pub(crate) fn lab() -> Result<()> {
-    run_steps(vec![("lab", Box::new(|| lab::check().map(|(passed, failed)| Tally { passed, failed })))])
+    let check = || lab::check(&lab::prepare()?).map(|(passed, failed)| Tally { passed, failed });
+    run_steps(vec![("lab", Box::new(check))])
 }
 
 fn run_steps(steps: Vec<Step<'_>>) -> Result<()> {
