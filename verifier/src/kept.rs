@@ -103,23 +103,6 @@ struct Slim {
     value: u32,
 }
 
-/// A value that tells how far it is from where a round of a loop that is being walked started. A state that is covered must
-/// be as far: the bound of the loop rests on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pin {
-    at: u16,
-    form: Form,
-    anchor: Symbol,
-    delta: i64,
-}
-
-impl Pin {
-    fn of(at: u16, value: &Value) -> Option<Self> {
-        let anchor = value.anchor()?;
-        value.kind.is_readable().then_some(Self { at, form: value.form, anchor, delta: value.delta })
-    }
-}
-
 /// A state in compact form, for comparison or to be gone on with later.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -130,7 +113,6 @@ pub(crate) struct Kept {
     held: Vec<Held>,
     returns: Vec<u32>,
     told: Told,
-    pins: Vec<Pin>,
 }
 
 /// The numbers in registers that are known, to find a state that may cover another without a comparison in full.
@@ -348,7 +330,6 @@ impl Kept {
         }))?;
         this.returns = copy(&state.returns, memory)?;
         this.told = state.told;
-        this.pins = memory.collect(state.places().filter_map(|(at, _, value)| Pin::of(at, value)))?;
         Ok(this)
     }
 
@@ -359,7 +340,6 @@ impl Kept {
         memory.discard(self.relations);
         memory.discard(self.held);
         memory.discard(self.returns);
-        memory.discard(self.pins);
     }
 
     /// Whether everything that is possible in `state` is possible here, so that what was proven from here on holds
@@ -371,13 +351,11 @@ impl Kept {
         names: &mut Names,
         memory: &mut Memory,
     ) -> Result<bool, OutOfMemory> {
-        let as_far = |pin: &Pin| state.at(pin.at).and_then(|now| Pin::of(pin.at, now)) == Some(*pin);
         if self.returns != state.returns
             || self.held.len() != state.held.len()
             || !self.told.contains(state.told)
             // Where nothing was injected, BLOCK takes data away.
             || self.told.contains(Told::INJECTED) != state.told.contains(Told::INJECTED)
-            || !self.pins.iter().all(as_far)
         {
             return Ok(false);
         }
@@ -501,6 +479,10 @@ fn covers_value(kept: &Value, now: &Value, names: &mut Names) -> bool {
     if kept.kind != now.kind || now.nullable && !kept.nullable || !kept.num.covers(&now.num) {
         return false;
     }
+    // A state that is covered must be as far from where the round of a loop started: the bound of the loop rests on it.
+    if kept.origin != 0 && (now.origin, now.delta) != (kept.origin, kept.delta) {
+        return false;
+    }
     let name = (kept.symbol, kept.delta);
     match kept.kind {
         Kind::Scalar if kept.form == Form::Remaining => {
@@ -533,9 +515,6 @@ impl Names {
         let mut value = Value { symbol: uses.symbol, since: 0, ..*value };
         if !value.kind.is_readable() {
             return Value { kind: Kind::Nothing, ..Value::NOTHING };
-        }
-        if value.origin != 0 {
-            (value.origin, value.delta) = (0, 0);
         }
         let known = value.known().is_some() && value.form == Form::Plain && uses.known;
         if uses.symbol != 0 && uses.count == 1 || known {

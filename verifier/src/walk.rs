@@ -261,7 +261,8 @@ pub(crate) fn explore(
         let budget = Budget { steps: steps_left, single, cancelled: options.cancelled };
         facts.clear();
         let mut met = Met::default();
-        let walked = attempt(program, structure, manner, budget, memory, facts.reborrow(), &mut met, found);
+        let task = Task { program, structure, manner, budget };
+        let walked = attempt(task, memory, facts.reborrow(), &mut met, found);
         steps = options.steps.min(steps + met.steps);
         has_loops |= met.loops;
         found.steps = steps;
@@ -303,13 +304,18 @@ struct Met {
     one_path: bool,
 }
 
-#[inline(never)]
-#[expect(clippy::too_many_arguments, reason = "what a walk needs, and where it writes what it found")]
-fn attempt(
-    program: &Program<'_>,
-    structure: &Structure,
+/// What is walked, how, and for how long.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    program: &'a Program<'a>,
+    structure: &'a Structure,
     manner: Manner,
-    budget: Budget<'_>,
+    budget: Budget<'a>,
+}
+
+#[inline(never)]
+fn attempt(
+    task: Task<'_>,
     memory: &mut Memory,
     mut facts: Facts<'_>,
     met: &mut Met,
@@ -320,7 +326,7 @@ fn attempt(
         // Not on the stack: a kernel's is small.
         let mut place = Vec::new();
         memory.reserve_exact(&mut place, 1)?;
-        match set_up(&mut place, program, structure, manner, budget, memory, facts.reborrow()) {
+        match Walk::set_up(&mut place, task, memory, facts.reborrow()) {
             Ok((walk, path)) => walk.run(path, met, found),
             Err(spent) => Err(spent.into()),
         }
@@ -328,24 +334,6 @@ fn attempt(
     // Everything that the attempt took was dropped with it.
     *memory = Memory::new(left);
     walked
-}
-
-/// Puts a walk and the path that it begins with where there is room for them.
-#[inline(never)]
-fn set_up<'p, 'a>(
-    place: &'p mut Vec<(Walk<'a>, Path)>,
-    program: &'a Program<'a>,
-    structure: &'a Structure,
-    manner: Manner,
-    budget: Budget<'a>,
-    memory: &'a mut Memory,
-    facts: Facts<'a>,
-) -> Result<&'p mut (Walk<'a>, Path), OutOfMemory> {
-    let mut walk = Walk::new(program, structure, manner, budget, memory, facts);
-    let state = walk.prepare()?;
-    let path = Path { state, slot: 0, node: NONE, cost: Cost::default(), unkept: 0, begins: false };
-    append(place, (walk, path))?;
-    place.last_mut().ok_or(OutOfMemory)
 }
 
 /// The places where states are kept: where jumps lead, where loops are left and where functions start.
@@ -415,16 +403,17 @@ struct Path {
 }
 
 impl<'a> Walk<'a> {
-    fn new(
-        program: &'a Program<'a>,
-        structure: &'a Structure,
-        manner: Manner,
-        budget: Budget<'a>,
+    /// Puts a walk and the path that it begins with where there is room for them.
+    #[inline(never)]
+    fn set_up<'p>(
+        place: &'p mut Vec<(Self, Path)>,
+        task: Task<'a>,
         memory: &'a mut Memory,
         facts: Facts<'a>,
-    ) -> Self {
+    ) -> Result<&'p mut (Self, Path), OutOfMemory> {
+        let Task { program, structure, manner, budget } = task;
         let reserve = memory.left() / 4;
-        Self {
+        let mut walk = Self {
             machine: Machine::new(program, structure, Vec::new(), memory, facts),
             loops: Loops::default(),
             points: Vec::new(),
@@ -449,7 +438,11 @@ impl<'a> Walk<'a> {
             states: 0,
             most_states: 0,
             serial: 0,
-        }
+        };
+        let state = walk.prepare()?;
+        let path = Path { state, slot: 0, node: NONE, cost: Cost::default(), unkept: 0, begins: false };
+        append(place, (walk, path))?;
+        place.last_mut().ok_or(OutOfMemory)
     }
 
     /// What is found out before the walk, and the state that it begins with.

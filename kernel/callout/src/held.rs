@@ -349,19 +349,16 @@ fn end_wait(engine: &Engine, flow: &Flow) {
     }
 }
 
-/// What the worker does with the front of a queue.
-enum Next {
-    /// Nothing, until it is woken.
-    Rest,
-    /// Bytes or the end of a direction are to be asked about.
-    Asked {
-        front: Front,
-        end: bool,
-        hook: Hook,
-        context: StreamContext,
-        from: Option<Shared<Link>>,
-        failed: Id,
-    },
+/// What the links are asked about: the front of a queue.
+struct Asked {
+    front: Front,
+    /// It is the end of the direction.
+    end: bool,
+    hook: Hook,
+    context: StreamContext,
+    /// The link that keeps the front, when those before it are not to be asked again.
+    from: Option<Shared<Link>>,
+    failed: Id,
 }
 
 /// One decision about the front of a queue. False: there is nothing more to do now.
@@ -376,31 +373,31 @@ fn step(engine: Lent<'_, Engine>, flow: Lent<'_, Flow>, direction: usize) -> boo
         return false;
     };
     let desk = &mut *desk;
-    let next = flow.side(direction, &engine.platform, |side| {
+    // Nothing, until it is woken.
+    let asked = flow.side(direction, &engine.platform, |side| {
         let ahead = &mut side.ahead;
-        let Some(queue) = &mut side.queue else { return Next::Rest };
+        let queue = side.queue.as_mut()?;
         let removed = queue.len.min(usize::try_from(*ahead).unwrap_or(usize::MAX));
         queue.consume(removed);
         *ahead -= removed as u64;
         let front = queue.front(desk.window.get_mut(..MAX_WINDOW).unwrap_or_default());
         let end = front.is_none() && queue.end;
-        let Some(front) = front.or(end.then(|| queue.nothing())) else { return Next::Rest };
+        let front = front.or(end.then(|| queue.nothing()))?;
         let from = if queue.seen > 0 || (end && queue.holder.is_some()) {
             queue.holder.as_ref().map(|held| Shared::clone(held.link()))
         } else {
             None
         };
-        Next::Asked {
+        Some(Asked {
             front,
             end,
             hook: queue.hook,
             context: queue.context,
             from,
             failed: if queue.failed.0 > 0 { queue.failed.1 } else { 0 },
-        }
+        })
     });
-    let Next::Asked { front, end, hook, context, from, failed } = next else { return false };
-    Step { engine, flow, direction, front, end, hook, context, from, failed }.run(desk)
+    asked.is_some_and(|asked| Step { engine, flow, direction, asked }.run(desk))
 }
 
 impl Queue {
@@ -417,19 +414,13 @@ struct Step<'c> {
     engine: Lent<'c, Engine>,
     flow: Lent<'c, Flow>,
     direction: usize,
-    front: Front,
-    end: bool,
-    hook: Hook,
-    context: StreamContext,
-    /// The link that keeps the front, when those before it are not to be asked again.
-    from: Option<Shared<Link>>,
-    failed: Id,
+    asked: Asked,
 }
 
 impl Step<'_> {
     fn run(self, desk: &mut Desk) -> bool {
         let engine = self.engine;
-        let chain = engine.runtime.chain(self.hook);
+        let chain = engine.runtime.chain(self.asked.hook);
         let holder = self.holder();
         let closing = engine.is_closing();
         if let Some(link) = holder.as_ref().filter(|link| closing || link.is_overdue())
@@ -439,34 +430,37 @@ impl Step<'_> {
             abort(&engine, &self.flow);
             return false;
         }
-        let open = self.front.own || closing || self.flow.marks().has(Marks::ALLOWED);
+        let open = self.asked.front.own || closing || self.flow.marks().has(Marks::ALLOWED);
         let links = if open { &[][..] } else { chain.links() };
-        let first =
-            self.from.as_ref().map_or(0, |from| links.partition_point(|link| link.order() < from.order()));
+        let first = self
+            .asked
+            .from
+            .as_ref()
+            .map_or(0, |from| links.partition_point(|link| link.order() < from.order()));
         let Desk { window, stack, changes } = desk;
-        let window = window.get(..self.front.len).unwrap_or_default();
-        let mut context = self.context;
-        context.missed_bytes = self.front.missed;
+        let window = window.get(..self.asked.front.len).unwrap_or_default();
+        let mut context = self.asked.context;
+        context.missed_bytes = self.asked.front.missed;
         context.flags = STREAM_HELD;
         for (bits, flag) in [
             (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED, STREAM_EXPEDITED),
             (FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::SEND_NODELAY, STREAM_PUSH),
         ] {
-            if self.front.flags.has_any(bits) {
+            if self.asked.front.flags.has_any(bits) {
                 context.flags |= flag;
             }
         }
-        let end = if self.end { ask::disconnect(self.direction) } else { FWPS_STREAM_FLAG::NONE };
+        let end = if self.asked.end { ask::disconnect(self.direction) } else { FWPS_STREAM_FLAG::NONE };
         let ask = Ask {
             flow: self.flow,
-            flags: self.front.flags | end,
+            flags: self.asked.front.flags | end,
             len: window.len(),
             window,
             out: FWPS_CLASSIFY_OUT_FLAG::NONE,
-            may_wait: !self.ends() && self.from.is_none() && window.len() < MAX_WINDOW,
+            may_wait: !self.ends() && self.asked.from.is_none() && window.len() < MAX_WINDOW,
             kept: Kept::Copied,
             holder: holder.as_ref().map_or(0, |holder| holder.id()),
-            failed: self.failed,
+            failed: self.asked.failed,
             inline: false,
         };
         let rest = links.get(first..).unwrap_or_default();
@@ -522,7 +516,7 @@ impl Step<'_> {
 
     /// Lets the first bytes pass as they are, or the end; `half` when something was injected for them already.
     fn pass(&self, ask: &Ask<'_>, cover: usize, half: bool) -> bool {
-        if self.end {
+        if self.asked.end {
             return self.pass_end(ask, half);
         }
         let passed = ask.pass(cover).is_ok();
@@ -536,7 +530,7 @@ impl Step<'_> {
 
     /// Lets the end pass, when it is what is shown. True when there is more to decide on.
     fn pass_end(&self, ask: &Ask<'_>, half: bool) -> bool {
-        if !self.end {
+        if !self.asked.end {
             return true;
         }
         if ask.end().is_ok() {

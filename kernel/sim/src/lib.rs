@@ -38,6 +38,7 @@ mod current;
 mod engine;
 mod ffi;
 mod flow;
+pub mod heap;
 pub mod irql;
 pub mod locks;
 mod management;

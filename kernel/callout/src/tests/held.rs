@@ -3,7 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
-use fwps_sim::{Call, Config, Direction, FlowState, When};
+use fwps_sim::{Call, Config, Direction, FlowId, FlowState, When};
 use fwps_sys::{FWPS_STREAM_FLAG, NTSTATUS};
 use proptest::collection;
 use proptest::prelude::*;
@@ -22,6 +22,21 @@ fn pending(bench: &Bench, hook: Hook, on_error: OnError) -> (u32, u32) {
     let map = bench.counter();
     bench.set(map, PEND);
     (bench.link_with(hook, &asm::by_map(), &[map], on_error), map)
+}
+
+/// The same, and a connection of which it keeps bytes back.
+fn kept(
+    bench: &Bench,
+    hook: Hook,
+    direction: Direction,
+    on_error: OnError,
+    bytes: &[u8],
+) -> (u32, u32, FlowId) {
+    let (link, map) = pending(bench, hook, on_error);
+    let flow = bench.flow(hook);
+    bench.sim.indicate(flow, direction, bytes);
+    bench.sim.settle();
+    (link, map, flow)
 }
 
 /// Runs `check` for both families, directions and ways to fail, with everything else by chance.
@@ -108,10 +123,7 @@ fn an_edit_of_what_was_kept_back_is_made() {
 #[test]
 fn a_later_decision_to_drop_resets() {
     everywhere(|bench, hook, direction, on_error| {
-        let (link, map) = pending(bench, hook, on_error);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"bad");
-        bench.sim.settle();
+        let (link, map, flow) = kept(bench, hook, direction, on_error, b"bad");
         bench.set(map, Verdict::DropConnection as u64);
         assert_eq!(bench.out(flow, direction), b"");
         assert_eq!(bench.sim.flow_state(flow), FlowState::Dropped);
@@ -122,10 +134,7 @@ fn a_later_decision_to_drop_resets() {
 #[test]
 fn allowed_later_all_passes_and_nobody_is_asked_again() {
     everywhere(|bench, hook, direction, on_error| {
-        let (link, map) = pending(bench, hook, on_error);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"one ");
-        bench.sim.settle();
+        let (link, map, flow) = kept(bench, hook, direction, on_error, b"one ");
         bench.set(map, Verdict::AllowConnection as u64);
         bench.sim.settle();
         let runs = bench.counters(link).runs;
@@ -189,10 +198,7 @@ fn the_links_behind_the_one_that_keeps_are_asked_when_it_has_decided_and_those_b
 #[test]
 fn detaching_waits_for_what_the_link_keeps_and_shows_how_much_it_is() {
     everywhere(|bench, hook, direction, on_error| {
-        let (link, map) = pending(bench, hook, on_error);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"kept");
-        bench.sim.settle();
+        let (link, map, flow) = kept(bench, hook, direction, on_error, b"kept");
         assert_eq!(bench.detach(link), Detached { flows: 1, bytes: 4 });
         // It is shown nothing new.
         let runs = bench.counters(link).runs;
@@ -210,10 +216,7 @@ fn detaching_waits_for_what_the_link_keeps_and_shows_how_much_it_is() {
 #[test]
 fn a_detached_link_that_does_not_decide_in_time_has_failed() {
     everywhere(|bench, hook, direction, on_error| {
-        let (link, _) = pending(bench, hook, on_error);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"kept");
-        bench.sim.settle();
+        let (link, _, flow) = kept(bench, hook, direction, on_error, b"kept");
         bench.detach(link);
         bench.sim.settle();
         assert_eq!(bench.out(flow, direction), b"");
@@ -285,10 +288,7 @@ fn what_comes_while_an_unload_drains_passes_whole_or_is_reset() {
 #[test]
 fn what_can_t_be_injected_stays_and_is_injected_later() {
     everywhere(|bench, hook, direction, on_error| {
-        let (_, map) = pending(bench, hook, on_error);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"kept");
-        bench.sim.settle();
+        let (_, map, flow) = kept(bench, hook, direction, on_error, b"kept");
         for call in [Call::StreamInject, Call::NblAllocate, Call::MdlAllocate] {
             bench.sim.fail(call, When::Always, NTSTATUS::INSUFFICIENT_RESOURCES);
             bench.set(map, PERMIT);
@@ -553,10 +553,7 @@ proptest! {
 #[test]
 fn data_of_a_connection_that_is_allowed_is_not_its_end() {
     everywhere(|bench, hook, direction, on_error| {
-        let (_, map) = pending(bench, hook, on_error);
-        let flow = bench.flow(hook);
-        bench.sim.indicate(flow, direction, b"one ");
-        bench.sim.settle();
+        let (_, map, flow) = kept(bench, hook, direction, on_error, b"one ");
         bench.set(map, Verdict::AllowConnection as u64);
         bench.sim.settle();
         bench.sim.indicate(flow, direction, b"two ");

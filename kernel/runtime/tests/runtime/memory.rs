@@ -1,50 +1,14 @@
 //! A machine without memory: every allocation of every request fails once, which is an answer and nothing else.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::ptr::null_mut;
-
+use fwps_sim::heap::Heap;
 use tidegate_abi::control::*;
 use tidegate_abi::{Hook, MapDef, MapKind, ProgramType};
 use tidegate_runtime::Runtime;
 
 use crate::common::{call, code, dump, map_handle, message, name, platform, returning, runtime, status};
 
-/// The system's memory, counted and withheld by thread.
-struct Pool;
-
-thread_local! {
-    /// Allocations until the one that fails.
-    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
-    /// Bytes that this thread holds.
-    static HELD: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: the system's allocator answers, or nothing does.
-unsafe impl GlobalAlloc for Pool {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match LEFT.get() {
-            Some(0) => {
-                LEFT.set(None);
-                return null_mut();
-            }
-            Some(left) => LEFT.set(Some(left - 1)),
-            None => {}
-        }
-        HELD.set(HELD.get().wrapping_add(layout.size()));
-        // SAFETY: the caller's layout.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        HELD.set(HELD.get().wrapping_sub(layout.size()));
-        // SAFETY: the system gave it, for this layout.
-        unsafe { System.dealloc(memory, layout) };
-    }
-}
-
 #[global_allocator]
-static POOL: Pool = Pool;
+static HEAP: Heap = Heap;
 
 /// The code of a verification that had no memory.
 const NO_MEMORY: &str = "TG0901";
@@ -53,14 +17,14 @@ const NO_MEMORY: &str = "TG0901";
 /// no more: `failed` holds what came of it without memory. Returns what came of it in the end, and how often it failed.
 fn starving<T>(mut act: impl FnMut() -> T, failed: impl Fn(T)) -> (T, usize) {
     for left in 0.. {
-        let held = HELD.get();
-        LEFT.set(Some(left));
+        let held = Heap::held();
+        Heap::fail_behind(left);
         let result = act();
-        if LEFT.take().is_some() {
+        if Heap::heal() {
             return (result, left);
         }
         failed(result);
-        assert_eq!(HELD.get(), held, "what was taken before allocation {left} failed is given back");
+        assert_eq!(Heap::held(), held, "what was taken before allocation {left} failed is given back");
     }
     unreachable!("some number of allocations is enough")
 }
@@ -107,9 +71,9 @@ fn a_runtime_is_made_whole_or_not_at_all() {
 
 #[test]
 fn without_memory_every_request_is_refused_and_changes_nothing() {
-    let held = HELD.get();
+    let held = Heap::held();
     requests();
-    assert_eq!(HELD.get(), held, "all memory is given back");
+    assert_eq!(Heap::held(), held, "all memory is given back");
 }
 
 /// Makes and takes away one of everything.
