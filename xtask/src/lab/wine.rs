@@ -45,11 +45,13 @@ pub(crate) fn make(path: &Path) -> Result<()> {
         fs::remove_dir_all(path)?;
     }
     fs::create_dir_all(path)?;
+    // Services inherit the output: a pipe would never see its end.
+    let log = path.with_extension("log");
     let mut boot = command(path, PATIENCE, WINE);
-    boot.args(["wineboot", "--init"]).stdout(Stdio::null()).stderr(Stdio::null());
+    boot.args(["wineboot", "--init"]).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
     let made = shell::run(&mut boot);
     end(path)?;
-    made
+    made.with_context(|| format!("Wine said:\n{}", fs::read_to_string(&log).unwrap_or_default()))
 }
 
 /// Ends every process of a prefix.
