@@ -13,7 +13,7 @@ use tidegate::capture::Capture;
 use tidegate::flows::{self, Direction};
 use tidegate_abi::{Insn, MapDef, ProgramType};
 use tidegate_verifier::claims::{Claim, Claimed, Name, Place, Watch, What};
-use tidegate_verifier::{Options, Program, verify, verify_watched};
+use tidegate_verifier::{Argument, Options, Program, Verified, verify, verify_watched};
 
 use crate::generate::{self, Bytes, MAPS};
 use crate::reference::{self, Broken, Chance, ENTRIES, Machine};
@@ -230,7 +230,7 @@ pub fn embed(
         let window = window_of(&mut chance);
         let input = Chance(chance.any());
         let mut machine = Machine::new(program_type, verified.insns(), maps, initial, &window, input.clone());
-        match follow(&mut machine, &mut claims, verified.max_cost()) {
+        match follow(&mut machine, &mut claims, &verified) {
             Ok(states) => count.states += states,
             Err(broken) => panic!(
                 "at instruction {}: {broken}\nregisters {:#x?}\nwindow {window:02x?}\n{input:?}, proven cost {}\n{}",
@@ -245,12 +245,28 @@ pub fn embed(
     count
 }
 
+/// Whether a helper is given what it was proven to be given always.
+fn given(machine: &Machine<'_>, verified: &Verified) -> Result<(), Broken> {
+    for (index, register) in (1..6).enumerate() {
+        let proven = match verified.argument(machine.slot, index) {
+            Some(Argument::Number(number)) => number,
+            Some(Argument::Map(map)) => reference::map(map.into()),
+            None => continue,
+        };
+        if machine.registers[register] != proven {
+            return Err(format!("r{register} is not {proven:#x}, which it was proven to be always"));
+        }
+    }
+    Ok(())
+}
+
 /// Runs a machine to its end, or for long enough, and holds each of its states against the claims. Returns how many.
-fn follow(machine: &mut Machine<'_>, claims: &mut Claims, max_cost: u64) -> Result<u64, Broken> {
+fn follow(machine: &mut Machine<'_>, claims: &mut Claims, verified: &Verified) -> Result<u64, Broken> {
     for states in 1.. {
         admit(claims, machine)?;
+        given(machine, verified)?;
         let end = machine.step()?;
-        if machine.cost > max_cost {
+        if machine.cost > verified.max_cost() {
             return Err(format!("{} instructions are more than were proven", machine.cost));
         }
         if end.is_some() || machine.cost > LONG {
@@ -472,11 +488,11 @@ mod tests {
             &Options::default(),
             &mut claims,
         );
-        let max_cost = verified.expect("it is safe").max_cost();
+        let verified = verified.expect("it is safe");
         let insns = program(run);
         for seed in 0..64 {
             let mut machine = Machine::new(ProgramType::Stream, &insns, &[], &[], &[], Chance(seed));
-            follow(&mut machine, &mut claims, max_cost)?;
+            follow(&mut machine, &mut claims, &verified)?;
         }
         Ok(())
     }

@@ -103,6 +103,8 @@ fn a_dump_shows_the_source_the_names_and_on_request_the_bytes() {
     let ran = tidegate(&["prog", "dump", C, "opcodes", "--program", "watch"]);
     assert!(ran.out.contains("85 00 00 00 03 00 01 00"), "{}", ran.out);
     assert!(!ran.out.contains("program second"), "only the program that was asked for");
+    let ran = tidegate(&["prog", "dump", C, "proofs", "--program", "watch"]);
+    assert!(ran.out.contains("in every run map = map counts"), "{}{}", ran.out, ran.err);
     let document = json(&tidegate(&["-j", "prog", "dump", RUST]));
     assert_eq!(document["programs"][0]["functions"][1]["name"], "features::count");
 }

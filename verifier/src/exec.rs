@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 
 use tidegate_abi::helper::Capability;
-use tidegate_abi::insn::{alu, call, class, jmp, pseudo, source};
+use tidegate_abi::insn::{alu, class, jmp, pseudo, source};
 use tidegate_abi::{Insn, MapDef, Verdict, Verdicts};
 
 use crate::Program;
@@ -213,7 +213,7 @@ impl<'a> Machine<'a> {
         };
         match (insn.class(), insn.opcode & 0xf0) {
             (_, jmp::JA) => Ok(Flow::Go(target()?)),
-            (class::JMP, jmp::CALL) if insn.opcode & source::X == 0 && insn.src() == call::HELPER => {
+            (class::JMP, jmp::CALL) if insn.is_helper_call() => {
                 self.call_helper(state, slot, insn.imm as u32)?;
                 Ok(Flow::Go(next))
             }

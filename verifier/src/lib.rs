@@ -32,7 +32,7 @@ use tidegate_abi::{Insn, MapDef, ProgramType, Verdicts, limits};
 pub use refusal::{Code, Reason, Refusal};
 pub use structure::Structure;
 
-use facts::{Facts, Watcher};
+use facts::{Facts, Proofs, Watcher};
 use walk::Found;
 
 /// A program to be verified.
@@ -72,7 +72,7 @@ pub struct Verified {
     program_type: ProgramType,
     structure: Structure,
     maps: Vec<MapDef>,
-    facts: Vec<Proven>,
+    proofs: Proofs,
     found: Found,
 }
 
@@ -120,7 +120,13 @@ impl Verified {
 
     /// What was proven about the instruction at `slot` on every path.
     pub fn proven(&self, slot: usize) -> Proven {
-        self.facts.get(slot).copied().unwrap_or_default()
+        self.proofs.at(slot)
+    }
+
+    /// What the helper that the instruction at `slot` calls is given as its argument `index` (0 is r1), if that is the
+    /// same whenever a run comes there.
+    pub fn argument(&self, slot: usize, index: usize) -> Option<Argument> {
+        self.proofs.argument(slot, index)
     }
 
     /// Instructions that the verification walked.
@@ -159,6 +165,15 @@ impl Proven {
     }
 }
 
+/// What an argument of a helper's call always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// This number.
+    Number(u64),
+    /// The map of this index in [`Verified::maps`].
+    Map(u8),
+}
+
 /// Addresses of the windows for which proofs hold; others, such as an empty window's that is nowhere, must be run on an
 /// engine with checks. The arithmetic of packet pointers that this crate proves can't come round from there.
 pub const WINDOW_ADDRESSES: core::ops::Range<u64> = 1 << 34..0_u64.wrapping_sub(1 << 42);
@@ -193,8 +208,8 @@ fn prove(
 ) -> Result<Verified, Refusal> {
     let mut memory = memory::Memory::new(options.memory.min(limits::MAX_VERIFY_MEMORY));
     let mut verified = Verified::unproven(program, &mut memory);
-    if let Ok(Verified { structure, facts, found, .. }) = &mut verified {
-        let facts = Facts::new(facts, &mut watcher);
+    if let Ok(Verified { structure, proofs, found, .. }) = &mut verified {
+        let facts = Facts::new(proofs, &mut watcher);
         walk::explore(program, structure, options, &mut memory, facts, found)?;
     }
     verified
@@ -206,7 +221,7 @@ impl Verified {
     fn unproven(program: &Program<'_>, memory: &mut memory::Memory) -> Result<Self, Refusal> {
         let structure = Structure::check_within(program.code, program.maps, memory)?;
         let maps = memory.collect(program.maps.iter().copied())?;
-        let facts = memory.filled(structure.insns().len(), Proven::default())?;
-        Ok(Self { program_type: program.program_type, structure, maps, facts, found: Found::default() })
+        let proofs = Proofs::none(&structure, memory)?;
+        Ok(Self { program_type: program.program_type, structure, maps, proofs, found: Found::default() })
     }
 }

@@ -308,7 +308,7 @@ fn jump(insn: Insn, need: &mut Need, decisive: Use) {
             for register in 0..6 {
                 need.kill(register);
             }
-            if insn.opcode & source::X == 0 && insn.src() == call::HELPER {
+            if insn.is_helper_call() {
                 let params = helper::by_number(insn.imm as u32).map_or(&[][..], |helper| helper.params);
                 for (register, param) in (1..).zip(params) {
                     need.read(

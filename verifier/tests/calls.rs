@@ -4,7 +4,7 @@ use common::{accepts, judge};
 use core::sync::atomic::AtomicU8;
 use tidegate_abi::helper::{Arg, HELPERS};
 use tidegate_abi::{ProgramType, Verdict, limits};
-use tidegate_verifier::{Options, Program, verify};
+use tidegate_verifier::{Argument, Options, Program, verify};
 
 const KEY: &str = "*(u64 *)(r10 - 8) = 0\n r2 = r10\n r2 += -8\n r1 = map 0";
 const RESERVE: &str = "r1 = map 3\n r2 = 16\n r3 = 0\n call bpf_ringbuf_reserve";
@@ -73,6 +73,30 @@ fn every_kind_of_argument_is_demanded() {
     for context in ["r1 = r7", "r1 += 8", "r1 = r10", "r1 = 0"] {
         told(&remove(context), "TG0402");
     }
+}
+
+#[test]
+fn what_a_helper_is_given_on_every_path_is_told() {
+    // r4 is 0 on one path and 1 on the other, r3 points somewhere, and the map is the same.
+    let verified = accepts(&format!(
+        "r6 = *(u64 *)(r1 + 16)\n {KEY}\n r3 = r10\n r3 += -24\n *(u64 *)(r3 + 0) = 0\n *(u64 *)(r3 + 8) = 0\n r4 = 0\n call bpf_map_update_elem\n
+         {KEY}\n r3 = r10\n r3 += -24\n r4 = 0\n if r6 == 0 goto call\n r4 = 1\n call:\n call bpf_map_update_elem\n r0 = 0\n exit"
+    ));
+    let calls = verified.insns().iter().zip(0..).filter(|(insn, _)| insn.is_helper_call());
+    let told: Vec<_> =
+        calls.map(|(_, slot)| [0, 1, 2, 3].map(|index| verified.argument(slot, index))).collect();
+    let map = Some(Argument::Map(0));
+    assert_eq!(told, [[map, None, None, Some(Argument::Number(0))], [map, None, None, None]]);
+    // A call that no path reaches is given nothing; other instructions have no arguments.
+    let verified = accepts("r0 = 0\n if r0 == 0 goto out\n call bpf_ktime_get_ns\n r0 = 0\n out:\n exit");
+    assert_eq!([0, 1, 2].map(|slot| verified.argument(slot, 0)), [None; 3]);
+    // Rounds of a loop are paths.
+    let verified = accepts(&format!(
+        "r6 = 0\n top:\n {KEY}\n r3 = r10\n r3 += -24\n *(u64 *)(r3 + 0) = 0\n *(u64 *)(r3 + 8) = 0\n r4 = r6\n r4 &= 1\n r5 = 7\n call bpf_map_update_elem\n
+         r6 += 1\n if r6 < 9 goto top\n r0 = 0\n exit"
+    ));
+    let slot = verified.insns().iter().position(|insn| insn.is_helper_call()).unwrap();
+    assert_eq!([0, 3].map(|index| verified.argument(slot, index)), [map, None]);
 }
 
 #[test]

@@ -38,6 +38,11 @@ impl Insn {
         self.opcode & 0x07
     }
 
+    /// Whether it calls a helper by its number.
+    pub const fn is_helper_call(self) -> bool {
+        self.opcode == class::JMP | jmp::CALL && self.src() == call::HELPER
+    }
+
     /// Reads a slot in its little-endian wire form.
     pub const fn from_bytes(b: [u8; Self::SIZE]) -> Self {
         Self {

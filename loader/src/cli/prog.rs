@@ -10,8 +10,11 @@ use tidegate_abi::ProgramType;
 use tidegate_abi::control::{
     Id, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
 };
+use tidegate_abi::helper::{self, Param};
 
-use super::{Done, Report, live};
+use tidegate_verifier::{Argument, Proven, Verified};
+
+use super::{Done, Report, live, verify};
 use crate::client::Client;
 use crate::disasm;
 use crate::error::{Error, Exit};
@@ -61,6 +64,8 @@ pub(super) struct DumpOptions {
 enum Detail {
     /// The bytes of every instruction
     Opcodes,
+    /// What the verifier proved: instructions that no run comes to, and what a helper is given in every run
+    Proofs,
 }
 
 #[derive(Serialize)]
@@ -90,9 +95,18 @@ struct Row {
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     opcodes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<Proof>,
     /// Where it came from, when that is not where the instruction before it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<Source>,
+}
+
+#[derive(Serialize)]
+struct Proof {
+    reached: bool,
+    /// Arguments of a helper that are the same in every run.
+    arguments: Vec<String>,
 }
 
 #[derive(Serialize, PartialEq, Eq, Clone)]
@@ -105,9 +119,9 @@ struct Source {
 pub(super) fn dump(options: &DumpOptions) -> Result<Dump, Error> {
     let object = Object::read(&options.file)?;
     let wanted = |program: &&Program| options.program.as_ref().is_none_or(|name| *name == program.name);
-    let opcodes = options.detail == Some(Detail::Opcodes);
+    let programs = object.programs().iter().filter(wanted);
     let programs: Vec<_> =
-        object.programs().iter().filter(wanted).map(|program| list(&object, program, opcodes)).collect();
+        programs.map(|program| list(&object, program, options.detail)).collect::<Result<_, _>>()?;
     match &options.program {
         Some(name) if programs.is_empty() => {
             let known = object.programs().iter().map(|program| program.name.as_str()).collect::<Vec<_>>();
@@ -123,7 +137,15 @@ pub(super) fn dump(options: &DumpOptions) -> Result<Dump, Error> {
     }
 }
 
-fn list(object: &Object, program: &Program, opcodes: bool) -> Listing {
+fn list(object: &Object, program: &Program, detail: Option<Detail>) -> Result<Listing, Error> {
+    let proven = match detail {
+        Some(Detail::Proofs) => Some(verify::prove(object, program).map_err(|_| {
+            let message = format!("{} is refused: nothing is proven of it", program.name);
+            Error::new("program-refused", Exit::Refused, message)
+                .with_help("`tidegate verify` says what is missing")
+        })?),
+        _ => None,
+    };
     let mut functions: Vec<Function> = Vec::new();
     let mut shown = None;
     for instruction in disasm::program(object, program) {
@@ -135,18 +157,41 @@ fn list(object: &Object, program: &Program, opcodes: bool) -> Listing {
         let line = program.line(slot).map(Source::of);
         let source = line.clone().filter(|line| shown.as_ref() != Some(line));
         shown = line;
-        let opcodes =
-            opcodes.then(|| disasm::bytes(program.insns.get(slot..slot + slots).unwrap_or_default()));
+        let opcodes = (detail == Some(Detail::Opcodes))
+            .then(|| disasm::bytes(program.insns.get(slot..slot + slots).unwrap_or_default()));
+        let proof = proven.as_ref().map(|proven| Proof::of(object, program, proven, slot));
         if let Some(function) = functions.last_mut() {
-            function.instructions.push(Row { slot, text, opcodes, source });
+            function.instructions.push(Row { slot, text, opcodes, proof, source });
         }
     }
     let maps = program.maps.iter().filter_map(|index| object.maps().get(*index));
-    Listing {
+    Ok(Listing {
         name: program.name.clone(),
         program_type: program.program_type.name(),
         maps: maps.map(|map| map.name.clone()).collect(),
         functions,
+    })
+}
+
+impl Proof {
+    fn of(object: &Object, program: &Program, proven: &Verified, slot: usize) -> Self {
+        let helper = program.insns.get(slot).filter(|insn| insn.is_helper_call());
+        let helper = helper.and_then(|insn| helper::by_number(insn.imm as u32));
+        let params = helper.map_or(&[][..], |helper| helper.params);
+        let argument = |(index, param): (usize, &Param)| {
+            let value = match proven.argument(slot, index)? {
+                Argument::Number(number) => (number as i64).to_string(),
+                Argument::Map(map) => {
+                    let map = program.maps.get(usize::from(map)).and_then(|map| object.maps().get(*map));
+                    map.map_or_else(|| "a map".into(), |map| format!("map {}", map.name))
+                }
+            };
+            Some(format!("{} = {value}", param.name))
+        };
+        Self {
+            reached: proven.proven(slot).contains(Proven::REACHED),
+            arguments: params.iter().enumerate().filter_map(argument).collect(),
+        }
     }
 }
 
@@ -172,6 +217,13 @@ impl fmt::Display for Dump {
                     writeln!(f, "{:6}: {}", row.slot, row.text)?;
                     if let Some(opcodes) = &row.opcodes {
                         writeln!(f, "        {opcodes}")?;
+                    }
+                    match &row.proof {
+                        Some(Proof { reached: false, .. }) => writeln!(f, "        no run comes here")?,
+                        Some(Proof { arguments, .. }) if !arguments.is_empty() => {
+                            writeln!(f, "        in every run {}", arguments.join(", "))?;
+                        }
+                        _ => {}
                     }
                 }
                 writeln!(f)?;

@@ -112,11 +112,16 @@ fn verify_file(file: &Path) -> Result<Verified, Error> {
     Ok(Verified { file: file.display().to_string(), programs })
 }
 
-fn check(object: &Object, program: &Program) -> Checked {
+/// Verifies one program as the driver does.
+pub(super) fn prove(object: &Object, program: &Program) -> Result<verifier::Verified, verifier::Refusal> {
     let code = program.code();
     let defs = object.map_defs(program);
     let input = verifier::Program { program_type: program.program_type, code: &code, maps: &defs };
-    let outcome = match verifier::verify(&input, &verifier::Options::default()) {
+    verifier::verify(&input, &verifier::Options::default())
+}
+
+fn check(object: &Object, program: &Program) -> Checked {
+    let outcome = match prove(object, program) {
         Ok(verified) => Outcome::Accepted {
             max_cost: verified.max_cost(),
             steps: verified.steps(),

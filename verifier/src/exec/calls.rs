@@ -79,6 +79,7 @@ impl Machine<'_> {
         for index in 0..helper.params.len() {
             self.argument(state, helper, index, &mut given)?;
         }
+        self.facts.called(slot, state);
         self.effect(state, helper)?;
         if let Some(symbol) = given.release {
             state.release(symbol, slot as u32);
