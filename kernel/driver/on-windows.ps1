@@ -111,11 +111,11 @@ if ($Verifier) {
 }
 
 for ($round = 1; $round -le $Cycle; $round++) {
-    Invoke-Step "start $round" 'sc.exe' @('start', $Service)
-    Invoke-Step "version $round" $Loader @('driver', 'status')
+    # It waits until the filters stand, and fails when they do not.
+    Invoke-Step "start $round" $Loader @('driver', 'start')
     Stop-Driver
 }
-if ($Cycle -gt 0) { Write-Host "ok   $Cycle rounds of start, version and stop" }
+if ($Cycle -gt 0) { Write-Host "ok   $Cycle rounds of start and stop" }
 
 # What a listener at a port of this machine was sent, as text, while $Act ran. Nothing is answered: the client gives up.
 function Get-Sent([int] $Port, [scriptblock] $Act) {
@@ -161,7 +161,7 @@ if ($Traffic) {
         'tls_sni_allow.o'    = 'allowed.example.com=1'
         'dns_filter.o'       = "rules.blocked.example=['u32:1', 'str:']"
     }
-    Invoke-Step 'start' 'sc.exe' @('start', $Service)
+    Invoke-Step 'start' $Loader @('driver', 'start')
     foreach ($policy in $policies.Keys) {
         $object = Join-Path $Folder $policy
         Invoke-Step "load $policy" $Loader @('prog', 'load', $object, '--map', $policies[$policy], '--attach')

@@ -7,6 +7,7 @@ mod abi;
 mod completions;
 mod doctor;
 mod driver;
+mod event;
 mod feature;
 mod link;
 mod live;
@@ -79,6 +80,13 @@ enum Noun {
     /// Maps of the driver, by which programs and people exchange data: show, dump, lookup, update, delete
     #[command(subcommand, visible_alias = "m")]
     Map(map::Verb),
+    /// The records that programs leave in a ring buffer of the driver, as they come
+    #[command(
+        visible_alias = "e",
+        after_help = "With -j every line is a JSON document; the last one is the summary. Without --count or --once it goes on \
+            until it is interrupted. A record goes to one reader. The driver stops when the last of them has ended."
+    )]
+    Event(event::Options),
     /// The driver itself: install, start, stop, uninstall, status
     #[command(subcommand)]
     Driver(driver::Verb),
@@ -187,14 +195,20 @@ impl Output {
 /// Prints what a verb tells while it runs: a line of text, or with `-j` a document on a line of its own.
 struct Live(Output);
 
-impl proxy::Output for Live {
-    fn line(&mut self, line: &proxy::Line) {
+impl Live {
+    /// Prints a line. Whether it could be: nobody may be reading any more.
+    fn print(&self, line: &(impl Serialize + fmt::Display)) -> io::Result<()> {
         let lines = Output { pretty: false, ..self.0 };
         let text = if self.0.json() { lines.document(line) } else { Ok(line.to_string()) };
         let mut out = io::stdout().lock();
-        // Nobody may be reading any more: connections go on all the same.
-        let _ =
-            writeln!(out, "{}", text.unwrap_or_else(|error| error.to_string())).and_then(|()| out.flush());
+        writeln!(out, "{}", text.unwrap_or_else(|error| error.to_string())).and_then(|()| out.flush())
+    }
+}
+
+impl proxy::Output for Live {
+    fn line(&mut self, line: &proxy::Line) {
+        // Connections go on all the same.
+        let _ = self.print(line);
     }
 }
 
@@ -238,6 +252,11 @@ fn dispatch(
         Noun::Map(map::Verb::Lookup(entry)) => output.report(&map::lookup(&mut connect()?, &entry)?),
         Noun::Map(map::Verb::Update(update)) => output.report(&map::update(&mut connect()?, &update)?),
         Noun::Map(map::Verb::Delete(entry)) => output.report(&map::delete(&mut connect()?, &entry)?),
+        Noun::Event(options) => {
+            let live = Live(output);
+            let summary = event::watch(&mut connect()?, &options, |line| live.print(line))?;
+            Output { json: output.json(), pretty: false }.report(&summary)
+        }
         Noun::Driver(verb) => output.report(&driver::run(&verb)?),
         Noun::Test(options) => output.report(&test::run(&options)?),
         Noun::Proxy(options) => {
@@ -329,6 +348,7 @@ mod tests {
         assert_eq!(type_(&["map", "delete", "ports", "80"]), Ok("done\n".into()));
         assert_eq!(type_(&["map", "lookup", "ports", "80"]), Err("not-found"));
         assert_eq!(type_(&["map", "dump", "port"]).unwrap_err(), "not-found");
+        assert_eq!(type_(&["event", "ports"]), Err("map-kind"), "it has no records");
 
         let rows = attached.lines().filter(|line| !line.starts_with(' '));
         let links: Vec<_> = rows.filter_map(|line| line.split_once(": ")).collect();

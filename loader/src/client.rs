@@ -34,6 +34,14 @@ impl End {
             Self::Driver(device) => device.exchange(request, reply),
         }
     }
+
+    /// As [`exchange`](Self::exchange), where the driver answers only when there are events.
+    fn wait(&self, request: &[u8], reply: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Host(runtime) => Ok(runtime.handle(request, reply)),
+            Self::Driver(device) => device.wait(request, reply),
+        }
+    }
 }
 
 /// A request that was refused. It changed nothing.
@@ -63,6 +71,8 @@ impl std::error::Error for Refused {}
 
 /// Bytes of a message to start with. A longer one is tried again with more room.
 const ROOM: usize = 4096;
+/// Bytes of a reply with events, at least.
+const EVENTS: usize = 1 << 16;
 
 impl Client {
     /// A client of `runtime`.
@@ -153,8 +163,35 @@ impl Client {
         }
     }
 
-    /// Sends `request`, with room for it and for its reply. Returns the length of the reply.
+    /// As [`events`](Self::events), but waits until there are some; of the driver, without asking again and again.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn wait(&mut self, map: Id) -> Result<(Vec<Vec<u8>>, u64), Refused> {
+        loop {
+            // A reply has room for many: what does not fit is asked for next.
+            self.reply.resize(self.reply.len().max(EVENTS), 0);
+            let length = self.exchange_by(End::wait, &EventRead { map, max: u32::MAX })?;
+            let answer = control::parse_reply::<Events<'_>>(&self.reply[..length]);
+            let taken = answer.map(|events| (records(events.records), events.dropped));
+            let (records, dropped) = self.answer(taken, length)?;
+            if !records.is_empty() {
+                return Ok((records, dropped));
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     fn exchange<O: Operation>(&mut self, request: &O) -> Result<usize, Refused> {
+        self.exchange_by(End::exchange, request)
+    }
+
+    /// Sends `request` by `send`, with room for it and for its reply. Returns the length of the reply.
+    fn exchange_by<O: Operation>(
+        &mut self,
+        send: impl Fn(&End, &[u8], &mut [u8]) -> io::Result<usize>,
+        request: &O,
+    ) -> Result<usize, Refused> {
         let length = loop {
             match control::write_request(request, &mut self.request) {
                 Ok(length) => break length,
@@ -162,7 +199,7 @@ impl Client {
             }
         };
         loop {
-            let answered = self.end.exchange(&self.request[..length], &mut self.reply).map_err(|error| {
+            let answered = send(&self.end, &self.request[..length], &mut self.reply).map_err(|error| {
                 Refused { status: Status::Malformed, system: Some(error.to_string()), refusal: None }
             })?;
             let short = control::parse_reply::<()>(&self.reply[..answered]) == Err(Status::ReplyTooLarge);

@@ -46,6 +46,14 @@ impl Device {
         self.control(device::CHANGE, request, reply)
     }
 
+    /// Sends a request for events, which the driver answers when there are some.
+    ///
+    /// # Errors
+    /// As for [`exchange`](Self::exchange).
+    pub fn wait(&self, request: &[u8], reply: &mut [u8]) -> io::Result<usize> {
+        self.control(device::WAIT, request, reply)
+    }
+
     /// One request with a control code.
     #[cfg(windows)]
     #[expect(unsafe_code, reason = "a call of the system")]

@@ -256,6 +256,7 @@ impl Lab {
         let programs: Value = serde_json::from_str(&self.program("tidegate", &["-j", "prog", "show"])?)?;
         let programs = programs["programs"].as_array().cloned().unwrap_or_default();
         ensure!(programs.len() == 3, "three programs were loaded: {programs:?}");
+        self.events()?;
         self.tidegate(&["map", "dump", "allowed"])?;
         self.tidegate(&["map", "update", "allowed", "example.net", "1"])?;
         self.tidegate(&["map", "lookup", "allowed", "example.net"])?;
@@ -270,6 +271,21 @@ impl Lab {
         }
         let left = self.tidegate(&["map", "show"])?;
         ensure!(left.trim() == "0 maps", "maps are left: {left}");
+        Ok(())
+    }
+
+    /// A policy's records come to who waits for them, while a real client's connection is refused.
+    fn events(&self) -> Result<()> {
+        let program = format!("{HERE}\\tidegate.exe");
+        let words = ["event", "refused", "--count", "1"];
+        let waits = self.session.begin(60, &program, &words)?;
+        // Long enough that it waits; when it does not yet, the record waits for it.
+        sleep(Duration::from_millis(300));
+        let capture = shell::root().join("examples/captures/tls13.pcap");
+        self.traffic(&["replay", &format!("Z:{}", capture.display().to_string().replace('/', "\\"))])?;
+        let came = self.session.end_of(&program, &words, waits)?;
+        self.say(&format!("> tidegate {}\n  {}", words.join(" "), came.trim_end().replace('\n', "\n  ")));
+        ensure!(came.contains("refused: ") && came.contains("1 record, 0 dropped"), "no record came: {came}");
         Ok(())
     }
 

@@ -161,6 +161,7 @@ pub trait Operation: Serialize {
 
 operations! {
     0 Version {} -> VersionReply; "Asks what runs on the other side."
+    1 State {} -> StateReply; "Asks whether traffic is shown to it, and what it holds."
 
     10 MapCreate {
         /// Name, for people.
@@ -285,6 +286,7 @@ pub const fn changes(number: u16) -> bool {
     !matches!(
         number,
         Version::NUMBER
+            | State::NUMBER
             | MapLookup::NUMBER
             | MapNextKey::NUMBER
             | MapInfo::NUMBER
@@ -306,6 +308,38 @@ pub struct VersionReply {
     pub api: u16,
     /// Processors that maps have values for.
     pub processors: u32,
+}
+
+/// Reply to [`State`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReply {
+    /// The release that it is of.
+    pub release: String<32>,
+    /// What the filter engine was told.
+    pub filters: Filters,
+    /// Maps that exist.
+    pub maps: u32,
+    /// Programs that exist.
+    pub programs: u32,
+    /// Links that exist.
+    pub links: u32,
+}
+
+/// Whether the filter engine leads traffic to the links: by a filter for each hook, with its callout, in a sublayer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Filters {
+    /// Nobody told a filter engine anything: as in user space.
+    #[default]
+    None,
+    /// The base filtering engine does not run. They are added when it does.
+    Waiting,
+    /// The base filtering engine refused them, with this `NTSTATUS`.
+    Refused(i32),
+    /// They stand.
+    Standing {
+        /// They outlive the driver and a restart.
+        persistent: bool,
+    },
 }
 
 /// Reply to [`MapInfo`].

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::control::{
-    self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, Status, VersionReply,
+    self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, VersionReply,
 };
 use tidegate_abi::limits;
 use tidegate_vm::Shared;
@@ -51,6 +51,15 @@ impl Runtime {
                 let processors = self.platform.count() as u32;
                 control::write(OK, &VersionReply { api: tidegate_abi::API_VERSION, processors }, reply)
             }
+
+            Request::State(_) => apart(|| {
+                let (maps, programs, links) = self.objects(|objects| objects.counts());
+                let mut release = heapless::String::new();
+                // A release has a short name; one that had not would go without.
+                let _ = release.push_str(env!("CARGO_PKG_VERSION"));
+                let state = StateReply { release, filters: self.filters(), maps, programs, links };
+                control::write(OK, &state, reply)
+            }),
 
             Request::MapCreate(request) => apart(|| {
                 let id = self.new_id()?;

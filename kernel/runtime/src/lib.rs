@@ -38,7 +38,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use tidegate_abi::Hook;
-use tidegate_abi::control::{Id, Status};
+use tidegate_abi::control::{Filters, Id, Status};
 
 use crate::chain::Published;
 use crate::memory::room;
@@ -52,6 +52,7 @@ pub struct Runtime {
     /// By hook.
     chains: Vec<Published>,
     waker: Spin<Waker>,
+    filters: Spin<Filters>,
     newest: AtomicU32,
 }
 
@@ -83,6 +84,7 @@ impl Runtime {
             objects: Spin::new(Objects::new()?),
             chains,
             waker: Spin::new(Waker(None)),
+            filters: Spin::new(Filters::None),
             newest: AtomicU32::new(0),
         })
     }
@@ -115,6 +117,15 @@ impl Runtime {
         if let Some(wake) = self.waker.with(&self.platform, |waker| waker.0.clone()) {
             wake();
         }
+    }
+
+    /// Notes what the filter engine was told, for who asks. IRQL <= `DISPATCH_LEVEL`.
+    pub fn set_filters(&self, filters: Filters) {
+        self.filters.with(&self.platform, |known| *known = filters);
+    }
+
+    pub(crate) fn filters(&self) -> Filters {
+        self.filters.with(&self.platform, |known| *known)
     }
 
     /// A connection has ended: what flow storages keep of it goes. IRQL <= `DISPATCH_LEVEL`.

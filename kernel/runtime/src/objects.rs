@@ -68,6 +68,12 @@ impl Objects {
         })
     }
 
+    /// Maps, programs and links that there are.
+    pub(crate) fn counts(&self) -> (u32, u32, u32) {
+        let links: usize = self.links.iter().map(Vec::len).sum();
+        (self.maps.len() as u32, self.programs.len() as u32, links as u32)
+    }
+
     /// An id that was never given before. It is used up, whatever becomes of the object.
     pub(crate) fn new_id(&mut self) -> Result<Id, Status> {
         self.last = self.last.checked_add(1).ok_or(Status::Full)?;

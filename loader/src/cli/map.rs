@@ -161,7 +161,7 @@ fn all(client: &mut Client) -> Result<Vec<(Id, MapInfoReply)>, Error> {
     Ok(maps)
 }
 
-fn find(client: &mut Client, text: &str) -> Result<(Id, MapInfoReply), Error> {
+pub(super) fn find(client: &mut Client, text: &str) -> Result<(Id, MapInfoReply), Error> {
     let maps = all(client)?;
     let id = live::named("map", text, maps.iter().map(|(id, info)| (*id, info.name.as_str())))?;
     maps.into_iter()

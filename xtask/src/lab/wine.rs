@@ -138,9 +138,20 @@ impl Session {
 
     /// As [`run`](Self::run), with so many seconds until it is taken for hanging.
     pub(crate) fn run_for(&self, seconds: u64, program: &str, words: &[&str]) -> Result<String> {
+        self.end_of(program, words, self.begin(seconds, program, words)?)
+    }
+
+    /// Starts a program, which [`end_of`](Self::end_of) waits for.
+    pub(crate) fn begin(&self, seconds: u64, program: &str, words: &[&str]) -> Result<Child> {
         let mut command = command(&self.prefix, seconds, WINE);
         command.arg(program).args(words).env("WINEDEBUG", "-all,err+all");
-        let out = command.output().with_context(|| format!("cannot start {WINE}"))?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().with_context(|| format!("cannot start {WINE}"))
+    }
+
+    /// Waits for a program; what it printed. Fails when it does.
+    pub(crate) fn end_of(&self, program: &str, words: &[&str], running: Child) -> Result<String> {
+        let out = running.wait_with_output()?;
         let text = String::from_utf8_lossy(&out.stdout).replace('\r', "");
         if out.status.success() {
             return Ok(text);

@@ -177,7 +177,7 @@ impl Parts {
                 // SAFETY: as for the waits.
                 unsafe {
                     let place = (*device.extension()).filters.as_mut_ptr();
-                    Filters::begin(place, device.object(), &self.parameters, context)
+                    Filters::begin(place, device.object(), &self.parameters, context, self.runtime()?)
                 }
             }
             Step::Link => device::create_link(),

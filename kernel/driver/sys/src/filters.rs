@@ -6,17 +6,18 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use fwps_sys::{
     FWP_ACTION, FWP_BYTE_BLOB, FWP_VALUE0, FWPM_ACTION0, FWPM_CALLOUT0, FWPM_DISPLAY_DATA0, FWPM_FILTER0,
-    FWPM_FILTER0_CONTEXT, FWPM_PROVIDER0, FWPM_SERVICE_STATE, FWPM_SESSION0, FWPM_SUBLAYER0, FWPM_TXN,
-    FwpmBfeStateGet0, FwpmBfeStateSubscribeChanges0, FwpmBfeStateUnsubscribeChanges0, FwpmCalloutAdd0,
-    FwpmCalloutDeleteByKey0, FwpmEngineClose0, FwpmEngineOpen0, FwpmFilterAdd0, FwpmFilterDeleteByKey0,
-    FwpmProviderAdd0, FwpmProviderDeleteByKey0, FwpmSubLayerAdd0, FwpmSubLayerDeleteByKey0,
-    FwpmTransactionAbort0, FwpmTransactionBegin0, FwpmTransactionCommit0, GUID, HANDLE, NTSTATUS,
-    RPC_C_AUTHN_WINNT,
+    FWPM_FILTER0_CONTEXT, FWPM_PROVIDER0, FWPM_SERVICE_STATE, FWPM_SESSION_FLAG, FWPM_SESSION0,
+    FWPM_SUBLAYER0, FWPM_TXN, FwpmBfeStateGet0, FwpmBfeStateSubscribeChanges0,
+    FwpmBfeStateUnsubscribeChanges0, FwpmCalloutAdd0, FwpmCalloutDeleteByKey0, FwpmEngineClose0,
+    FwpmEngineOpen0, FwpmFilterAdd0, FwpmFilterDeleteByKey0, FwpmProviderAdd0, FwpmProviderDeleteByKey0,
+    FwpmSubLayerAdd0, FwpmSubLayerDeleteByKey0, FwpmTransactionAbort0, FwpmTransactionBegin0,
+    FwpmTransactionCommit0, GUID, HANDLE, NTSTATUS, RPC_C_AUTHN_WINNT,
 };
-use tidegate_abi::Hook;
+use tidegate_abi::{Hook, control};
 use tidegate_callout as callout;
 use tidegate_driver::objects::{self, Lifetime};
 use tidegate_driver::parameters::Parameters;
+use tidegate_runtime::{Runtime, Shared};
 
 use crate::os;
 use crate::text::wide;
@@ -33,6 +34,8 @@ pub(crate) struct Filters {
     /// What every filter carries, so that its callout finds its instance.
     context: u64,
     watch: AtomicPtr<c_void>,
+    /// Who is told how it stands.
+    runtime: Shared<Runtime>,
     /// The session, NULL while there is none. Only the work's routine touches it, and `end` after the work.
     session: AtomicPtr<c_void>,
     work: Work,
@@ -48,12 +51,15 @@ impl Filters {
         device: *mut c_void,
         parameters: &Parameters,
         context: u64,
+        runtime: Shared<Runtime>,
     ) -> Result<(), NTSTATUS> {
+        runtime.set_filters(control::Filters::Waiting);
         let filters = Self {
             lifetime: Lifetime::of(parameters),
             weight: parameters.sublayer_weight,
             context,
             watch: AtomicPtr::new(ptr::null_mut()),
+            runtime,
             session: AtomicPtr::new(ptr::null_mut()),
             work: Work::new(device, Some(follow))?,
         };
@@ -86,6 +92,7 @@ impl Filters {
         // SAFETY: dropping the work waits for its routine; nothing but the session is looked at after it.
         let session = unsafe {
             (&raw mut (*place).work).drop_in_place();
+            (&raw mut (*place).runtime).drop_in_place();
             (*session).load(Ordering::Acquire)
         };
         close(session);
@@ -102,6 +109,7 @@ impl Filters {
         if !runs {
             // The engine forgot everything of a dynamic session when it stopped.
             self.session.store(ptr::null_mut(), Ordering::Release);
+            self.runtime.set_filters(control::Filters::Waiting);
             return close(session);
         }
         for attempt in 0..ATTEMPTS {
@@ -111,9 +119,14 @@ impl Filters {
             match self.open() {
                 Ok(session) => {
                     self.session.store(session, Ordering::Release);
+                    let persistent = self.lifetime.session == FWPM_SESSION_FLAG::NONE;
+                    self.runtime.set_filters(control::Filters::Standing { persistent });
                     return trace::filters(NTSTATUS::SUCCESS);
                 }
-                Err(status) => trace::filters(status),
+                Err(status) => {
+                    self.runtime.set_filters(control::Filters::Refused(status.0));
+                    trace::filters(status);
+                }
             }
         }
     }

@@ -39,6 +39,11 @@ enum Verb {
         /// Folder with the compiled policies
         objects: PathBuf,
     },
+    /// Show the driver, as it is, what the connections of a capture carried
+    Replay {
+        /// A capture, pcap or pcapng
+        capture: PathBuf,
+    },
     /// What the doubles have found since they were last asked
     Report,
     /// Requests that no client makes, from many threads, while clients are killed and memory is short
@@ -67,6 +72,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Scenarios(options) => scenarios::run(options),
         Verb::Speed { objects } => speed::run(objects),
         Verb::Leave { objects } => scenarios::leave(objects),
+        Verb::Replay { capture } => scenarios::replay(capture),
         Verb::Report => line(&doubles::Doubles::connect()?.report()?),
         Verb::Abuse(options) => abuse::run(options),
         Verb::Victim { objects } => abuse::victim(objects),

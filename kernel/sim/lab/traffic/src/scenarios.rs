@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tidegate::capture::Transport;
-use tidegate::flows::{self, Direction};
+use tidegate::capture::{Capture, Transport};
+use tidegate::flows::{self, Connection, Direction};
 use tidegate::host::{Config, Machine, Session, Setup};
 use tidegate::object::Object;
 use tidegate::scenario::{PacketStep, Policy, Scenario, Stream, Traffic};
@@ -345,6 +345,19 @@ pub(crate) fn leave(objects: &Path) -> Result<()> {
     }
     let tally = driver.tally()?;
     anyhow::ensure!(tally.edited == 20, "20 requests were shown, and edited were {}", tally.edited);
+    line(&doubles.report()?)
+}
+
+/// Shows the driver the connections of a capture, whatever it has loaded.
+pub(crate) fn replay(capture: &Path) -> Result<()> {
+    let capture = Capture::parse(&std::fs::read(capture)?).map_err(anyhow::Error::msg)?;
+    let mut doubles = Doubles::connect()?;
+    for connection in flows::connections(&capture, &[]) {
+        let Connection { local, remote, opened, events, .. } = connection;
+        let steps = events.into_iter().map(|event| event.step).collect();
+        let stream = Stream { label: String::new(), local, remote, opened, steps };
+        doubles.stream(on_wire(&stream, &stream.steps, SEED))?;
+    }
     line(&doubles.report()?)
 }
 
