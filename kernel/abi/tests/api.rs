@@ -98,6 +98,13 @@ fn operations(all: &mut Fingerprint) {
     let (key, value): (&[u8], &[u8]) = (&[1, 2, 3], &[4; 130]);
 
     all.operation(&Version {}, &VersionReply { api: 1, processors: 300 });
+    let standing = [false, true].map(|persistent| Filters::Standing { persistent });
+    for filters in
+        [Filters::None, Filters::Waiting, Filters::Refused(-1_073_741_790)].into_iter().chain(standing)
+    {
+        let release = "0.1.0".try_into().expect("short");
+        all.operation(&State {}, &StateReply { release, filters, maps: 200, programs: 201, links: 202 });
+    }
     for kind in MapKind::ALL {
         all.operation(&MapCreate { name: name(), def: def(kind) }, &map);
     }
