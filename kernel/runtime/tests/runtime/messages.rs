@@ -34,6 +34,7 @@ fn messages() -> Vec<Vec<u8>> {
         LinkAttach { program: 4, hook: Hook::StreamV6, priority: 300, on_error, budget, snapshot: false };
     vec![
         message(&Version {}),
+        message(&State {}),
         message(&MapCreate { name: name("new"), def }),
         message(&MapRelease { map: 2 }),
         message(&MapUpdate { map: 1, key: b"key", value: b"other", flags: 1 }),
