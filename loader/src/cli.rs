@@ -246,6 +246,9 @@ fn dispatch(
         }
         Noun::Link(link::Verb::Attach(options)) => output.report(&link::attach(&mut connect()?, &options)?),
         Noun::Link(link::Verb::Show) => output.report(&link::show(&mut connect()?)?),
+        Noun::Link(link::Verb::Replace { link, program }) => {
+            output.report(&link::replace(&mut connect()?, link, &program)?)
+        }
         Noun::Link(link::Verb::Detach { link }) => output.report(&link::detach(&mut connect()?, link)?),
         Noun::Map(map::Verb::Show) => output.report(&map::show(&mut connect()?)?),
         Noun::Map(map::Verb::Dump { map }) => output.report(&map::dump(&mut connect()?, &map)?),
@@ -352,10 +355,20 @@ mod tests {
 
         let rows = attached.lines().filter(|line| !line.starts_with(' '));
         let links: Vec<_> = rows.filter_map(|line| line.split_once(": ")).collect();
+        type_(&["prog", "load", PROBES, "--prog", "by_port"]).unwrap();
+        let second = type_(&["prog", "show"]).unwrap();
+        let ids: Vec<_> = second.lines().filter_map(|line| line.split_once(": by_port")).collect();
+        let replaced = type_(&["link", "replace", links[0].0, ids[1].0]).unwrap();
+        assert!(replaced.contains(&format!("program {}", ids[1].0)), "{replaced}");
+        assert_eq!(type_(&["link", "replace", links[0].0, "nobody"]), Err("not-found"));
+        assert_eq!(type_(&["link", "replace", "77777", ids[0].0]), Err("not-found"));
+        assert_eq!(type_(&["prog", "unload", ids[1].0]), Err("driver-refused"), "it runs at the link now");
         for (link, _) in links {
             assert_eq!(type_(&["link", "detach", link]), Ok("done\n".into()));
         }
-        assert_eq!(type_(&["prog", "unload", "by_port"]), Ok("done\n".into()));
+        for (id, _) in ids {
+            assert_eq!(type_(&["prog", "unload", id]), Ok("done\n".into()));
+        }
         assert_eq!(type_(&["prog", "show"]).unwrap(), "0 programs\n");
     }
 

@@ -211,7 +211,7 @@ impl Lab {
         let objects = format!("{HERE}\\objects");
         self.tidegate(&["driver", "install", &format!("{HERE}\\tidegate.inf")])?;
         self.tidegate(&["driver", "start"])?;
-        self.tidegate(&["driver", "status"])?;
+        self.engine_restarts()?;
         self.command_line(&objects)?;
 
         self.say("\nscenarios: the driver beside the user-space host");
@@ -231,11 +231,42 @@ impl Lab {
         self.traffic(&["leave", &objects])?;
         unloads.push(self.stop("with injections pending")?);
         self.tidegate(&["driver", "start"])?;
-        self.tidegate(&["driver", "status"])?;
         self.tidegate(&["prog", "show"])?;
         unloads.push(self.stop("after a restart")?);
+
+        let parameters = r"HKLM\SYSTEM\CurrentControlSet\Services\tidegate\Parameters";
+        self.session.run(
+            "reg.exe",
+            &["add", parameters, "/v", "BootPersistent", "/t", "REG_DWORD", "/d", "1", "/f"],
+        )?;
+        let started = self.tidegate(&["driver", "start"])?;
+        ensure!(started.contains("outlive"), "its filters are persistent: {started}");
+        unloads.push(self.stop("with persistent filters")?);
         self.tidegate(&["driver", "uninstall"])?;
         Ok(Found { rows, speed, unloads })
+    }
+
+    /// The filters go and come with the base filtering engine, and the driver says so.
+    fn engine_restarts(&self) -> Result<()> {
+        let status = ["driver", "status"];
+        for (runs, code) in [("false", Some(3)), ("true", Some(0))] {
+            self.traffic(&["service", runs])?;
+            // The driver follows in a work item.
+            let mut last = (None, String::new());
+            for _ in 0..50 {
+                last = self.session.ask(&format!("{HERE}\\tidegate.exe"), &status)?;
+                if last.0 == code {
+                    break;
+                }
+            }
+            ensure!(last.0 == code, "the filter engine runs: {runs}, and the driver says {last:?}");
+            self.say(&format!(
+                "> tidegate {}\n  {}",
+                status.join(" "),
+                last.1.trim_end().replace('\n', "\n  ")
+            ));
+        }
+        Ok(())
     }
 
     /// Loads, shows and takes out policies as a user does.

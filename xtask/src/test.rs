@@ -37,7 +37,7 @@ impl std::ops::Add for Tally {
 pub(crate) enum Part {
     /// The simulator and the callouts in front of it, and that every rule of the contract was seen to be checked.
     Engine,
-    /// The driver in the lab. Not among the steps of `test`: what it builds takes minutes on a fresh machine.
+    /// The driver in the lab.
     Lab,
 }
 
@@ -47,17 +47,24 @@ type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
 /// Runs every step, stops at the first that fails, and closes with one line `N passed, N failed`.
 pub(crate) fn run() -> Result<()> {
     setup::rust_components()?;
-    setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::DRIVER])?;
+    setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::DRIVER, &setup::LAB])?;
     let licences = Licences::start()?;
     // Beside the tests, which leave a processor idle half of the time.
     thread::scope(|beside| {
-        let building = RefCell::new(None);
+        let building = Building::default();
         run_steps(steps(&building, beside, licences))
     })
 }
 
-/// The check of the driver, while it goes on.
-type Building<'s> = RefCell<Option<ScopedJoinHandle<'s, Result<(u64, u64)>>>>;
+/// The check of the driver, and then the build of what the lab runs with it.
+type Checked = (Result<(u64, u64)>, Result<lab::Built>);
+
+/// What goes on beside the tests, and what came of it for the lab.
+#[derive(Default)]
+struct Building<'s> {
+    check: RefCell<Option<ScopedJoinHandle<'s, Checked>>>,
+    lab: RefCell<Option<Result<lab::Built>>>,
+}
 
 fn steps<'a, 's: 'a>(
     building: &'a Building<'s>,
@@ -71,7 +78,7 @@ fn steps<'a, 's: 'a>(
         (
             "tests",
             Box::new(move || {
-                building.replace(Some(beside.spawn(driver::check)));
+                building.check.replace(Some(beside.spawn(|| (driver::check(), lab::prepare()))));
                 tests("cargo test --locked --workspace --no-fail-fast")
             }),
         ),
@@ -80,9 +87,18 @@ fn steps<'a, 's: 'a>(
         (
             "driver",
             Box::new(|| {
-                let check = building.take().context("the tests begin it")?;
-                let (passed, failed) =
-                    check.join().map_err(|_| anyhow!("it was not brought to its end"))??;
+                let check = building.check.take().context("the tests begin it")?;
+                let (driver, lab) = check.join().map_err(|_| anyhow!("it was not brought to its end"))?;
+                building.lab.replace(Some(lab));
+                let (passed, failed) = driver?;
+                Ok(Tally { passed, failed })
+            }),
+        ),
+        (
+            "lab",
+            Box::new(|| {
+                let built = building.lab.take().context("the driver's check begins it")??;
+                let (passed, failed) = lab::check(&built)?;
                 Ok(Tally { passed, failed })
             }),
         ),

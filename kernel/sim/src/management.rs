@@ -34,6 +34,17 @@ impl Default for Management {
     }
 }
 
+impl Management {
+    /// Forgets every session, what it has begun, and all objects but persistent ones.
+    pub(crate) fn end_sessions(&mut self) {
+        if let Some((_, before)) = self.transaction.take() {
+            self.objects = before;
+        }
+        self.sessions.clear();
+        self.objects.keep(|life| *life == Life::Persistent);
+    }
+}
+
 /// Who wants to hear of the engine's state.
 #[derive(Clone, Copy)]
 pub(crate) struct Subscription {
@@ -155,7 +166,10 @@ impl Objects {
 
     /// Removes what goes with a session.
     pub(crate) fn end_session(&mut self, session: usize) {
-        let stays = |life: &Life| *life != Life::Session(session);
+        self.keep(|life| *life != Life::Session(session));
+    }
+
+    fn keep(&mut self, stays: impl Fn(&Life) -> bool) {
         self.filters.retain(|_, (life, _)| stays(life));
         self.callouts.retain(|_, life| stays(life));
         self.sublayers.retain(|_, (life, _)| stays(life));

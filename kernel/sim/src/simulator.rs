@@ -13,6 +13,7 @@ use crate::current::{self, Reason};
 use crate::engine::filters::{self, Filter};
 use crate::engine::{self, ale, complete, send, stream};
 use crate::flow::{Delivered, Direction, FlowId, FlowSpec, FlowState};
+use crate::management::enforce;
 use crate::memory::{self, Kind};
 use crate::packet::{Packet, SendId, SendOutcome, Sent};
 use crate::rules::{self, Violation};
@@ -83,13 +84,19 @@ impl Simulator {
         filters::remove(&self.inner, id);
     }
 
-    /// Starts or stops the base filtering engine, and tells those who subscribed.
+    /// Starts or stops the base filtering engine, and tells those who subscribed. When it does not run it has no sessions, and
+    /// of the objects those that are persistent.
     pub fn set_service_state(&self, service: FWPM_SERVICE_STATE) {
         let told: Vec<_> = {
             let mut state = self.inner.lock();
             state.management.state = service;
+            if service != FWPM_SERVICE_STATE::RUNNING {
+                state.management.end_sessions();
+            }
             state.management.subscriptions.values().copied().collect()
         };
+        // Filters are taken out of force: no callout can refuse that.
+        let _ = enforce(&self.inner);
         for subscription in told {
             let Some(callback) = subscription.callback else { continue };
             current::enter(&self.inner, Reason::Notify, || {

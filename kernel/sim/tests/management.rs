@@ -135,6 +135,32 @@ fn another_session_leaves_them_until_they_are_deleted_in_order() {
 }
 
 #[test]
+fn an_engine_that_stops_ends_its_sessions_and_takes_all_but_persistent_objects_along() {
+    for flags in [FWPM_SESSION_FLAG::DYNAMIC, FWPM_SESSION_FLAG::NONE] {
+        let sim = Simulator::new(Config::default());
+        let engine = sim.enter(|| open(flags)).expect("a session");
+        assert_eq!(sim.enter(|| add_all(engine)), Ok(()));
+        // SAFETY: an open session.
+        assert!(sim.enter(|| unsafe { FwpmTransactionBegin0(engine, FWPM_TXN::NONE) }.ok()).is_ok());
+        sim.set_service_state(FWPM_SERVICE_STATE::STOPPED);
+        assert!(!blocks(&sim));
+        assert_eq!(sim.enter(|| open(flags)), Err(NTSTATUS::EPT_NT_NOT_REGISTERED));
+        sim.set_service_state(FWPM_SERVICE_STATE::RUNNING);
+        assert!(!blocks(&sim));
+        assert_eq!(
+            sim.enter(|| add_all(engine)),
+            Err(NTSTATUS::FWP_SESSION_ABORTED),
+            "it is closed, if not yet by its owner"
+        );
+        let next = sim.enter(|| open(flags)).expect("a session");
+        assert_eq!(sim.enter(|| add_all(next)), Ok(()));
+        assert!(blocks(&sim));
+        sim.enter(|| [engine, next].map(close));
+        sim.finish();
+    }
+}
+
+#[test]
 fn a_transaction_is_in_force_when_it_is_committed_and_never_in_part() {
     let sim = Simulator::new(Config::default());
     let engine = sim.enter(|| open(FWPM_SESSION_FLAG::DYNAMIC)).expect("a session");

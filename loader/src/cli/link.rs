@@ -1,10 +1,10 @@
-//! `tidegate link attach|show|detach`.
+//! `tidegate link attach|show|replace|detach`.
 
 use std::fmt;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tidegate_abi::control::{Detached, Id, LinkAttach, LinkInfo, LinkList, OnError};
+use tidegate_abi::control::{Detached, Id, LinkAttach, LinkInfo, LinkList, LinkReplace, OnError};
 use tidegate_abi::{Hook, limits};
 
 use super::{Report, live, prog};
@@ -19,6 +19,13 @@ pub(super) enum Verb {
     Attach(Attach),
     /// Show the links of every hook, in the order that they run
     Show,
+    /// Run another program of the same type at a link from now on, in one step: nothing passes unseen meanwhile
+    Replace {
+        /// Id of the link, as `link show` has it
+        link: Id,
+        /// The program, by its id or its name
+        program: String,
+    },
     /// End a link: its program does not run there any more
     Detach {
         /// Id of the link, as `link show` has it
@@ -116,6 +123,14 @@ pub(super) fn show(client: &mut Client) -> Result<Links, Error> {
         }
     }
     Ok(Links { links })
+}
+
+pub(super) fn replace(client: &mut Client, link: Id, program: &str) -> Result<Links, Error> {
+    let (id, _) = prog::find(client, program)?;
+    client
+        .call(&LinkReplace { link, program: id })
+        .map_err(|refused| live::refused(&format!("run `{program}` at link {link}"), &refused))?;
+    Ok(Links { links: vec![row(client, link)?] })
 }
 
 pub(super) fn detach(client: &mut Client, link: Id) -> Result<super::Done, Error> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,15 @@ const PATIENCE: u64 = 120;
 /// What the program says that holds a session open.
 const HOLDING: &str = "holding";
 
+/// What a program of Wine is started with. Debian's loader lies at 0x7d000000, Linux puts a program's heap up to 1 GiB behind it,
+/// and Wine wants the page at 0x7ffe0000 for itself: every few thousandth process could not start ("failed to map the shared
+/// user data"). So addresses are not drawn by lot, unless this machine forbids to ask for that.
+static STILL: LazyLock<&[&str]> = LazyLock::new(|| {
+    let still: &[&str] = &["setarch", "--addr-no-randomize"];
+    let allowed = Command::new(still[0]).args(&still[1..]).arg("true").stderr(Stdio::null()).status();
+    if allowed.is_ok_and(|status| status.success()) { still } else { &[] }
+});
+
 /// Gives a command the environment of a prefix.
 fn environment(mut command: Command, prefix: &Path) -> Command {
     command
@@ -34,7 +44,7 @@ fn environment(mut command: Command, prefix: &Path) -> Command {
 /// A command in a prefix, with so many seconds until it is taken for hanging.
 fn command(prefix: &Path, seconds: u64, program: &str) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", &seconds.to_string(), program]);
+    command.args(["--kill-after=10", &seconds.to_string()]).args(*STILL).arg(program);
     environment(command, prefix)
 }
 
@@ -105,8 +115,14 @@ impl Session {
     pub(crate) fn start(prefix: &Path, log: &Path, holder: &[&str]) -> Result<Self> {
         // Services inherit the output of the first process: a pipe would never see its end.
         let file = fs::File::create(log)?;
-        let mut first = environment(Command::new(WINE), prefix);
-        first.args(holder).stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
+        let mut first = environment(Command::new("env"), prefix);
+        first
+            .args(*STILL)
+            .arg(WINE)
+            .args(holder)
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone()?)
+            .stderr(file);
         let holder = first.spawn().with_context(|| format!("cannot start {WINE}"))?;
         let mut session = Self { prefix: prefix.to_owned(), log: log.to_owned(), holder };
         let start = Instant::now();
@@ -147,6 +163,12 @@ impl Session {
         command.arg(program).args(words).env("WINEDEBUG", "-all,err+all");
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().with_context(|| format!("cannot start {WINE}"))
+    }
+
+    /// Runs a program to its end; its exit code, and what it printed.
+    pub(crate) fn ask(&self, program: &str, words: &[&str]) -> Result<(Option<i32>, String)> {
+        let out = self.begin(PATIENCE, program, words)?.wait_with_output()?;
+        Ok((out.status.code(), String::from_utf8_lossy(&out.stdout).replace('\r', "")))
     }
 
     /// Waits for a program; what it printed. Fails when it does.

@@ -97,6 +97,10 @@ pub unsafe extern "system" fn FwpmEngineOpen0(
     if !serverName.is_null() {
         return NTSTATUS::INVALID_PARAMETER;
     }
+    // SAFETY: no argument.
+    if unsafe { FwpmBfeStateGet0() } != FWPM_SERVICE_STATE::RUNNING {
+        return NTSTATUS::EPT_NT_NOT_REGISTERED;
+    }
     match new_handle(Kind::Session, Call::Management, "FwpmEngineOpen0", false) {
         Ok(handle) => {
             // SAFETY: the caller's promise.

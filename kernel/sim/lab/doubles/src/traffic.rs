@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use fwps_sim::{Completion, Config, Direction, FlowId, FlowSpec, FlowState, Packet, SendOutcome};
-use fwps_sys::FWPS_STREAM_FLAG;
+use fwps_sys::{FWPM_SERVICE_STATE, FWPS_STREAM_FLAG};
 use tidegate_lab_wire::{
     self as wire, Delivery, End, Fate, Kind, PORT_FILE, Reply, Report, Request, Sent, UNLOADED_FILE,
 };
@@ -102,6 +102,11 @@ fn answer(request: &Request) -> Reply {
         }
         Request::FailPool { per_mille } => {
             pool::fail(*per_mille);
+            Reply::Report(report())
+        }
+        Request::Service { runs } => {
+            let state = if *runs { FWPM_SERVICE_STATE::RUNNING } else { FWPM_SERVICE_STATE::STOPPED };
+            simulator().set_service_state(state);
             Reply::Report(report())
         }
         Request::Report => Reply::Report(report()),

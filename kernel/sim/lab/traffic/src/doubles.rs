@@ -68,6 +68,10 @@ impl Doubles {
         self.reported(&Request::FailPool { per_mille })
     }
 
+    pub(crate) fn service(&mut self, runs: bool) -> Result<Report> {
+        self.reported(&Request::Service { runs })
+    }
+
     pub(crate) fn report(&mut self) -> Result<Report> {
         self.reported(&Request::Report)
     }

@@ -44,6 +44,12 @@ enum Verb {
         /// A capture, pcap or pcapng
         capture: PathBuf,
     },
+    /// Start or stop the base filtering engine
+    Service {
+        /// true: it runs
+        #[arg(action = clap::ArgAction::Set)]
+        runs: bool,
+    },
     /// What the doubles have found since they were last asked
     Report,
     /// Requests that no client makes, from many threads, while clients are killed and memory is short
@@ -73,6 +79,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Speed { objects } => speed::run(objects),
         Verb::Leave { objects } => scenarios::leave(objects),
         Verb::Replay { capture } => scenarios::replay(capture),
+        Verb::Service { runs } => line(&doubles::Doubles::connect()?.service(*runs)?),
         Verb::Report => line(&doubles::Doubles::connect()?.report()?),
         Verb::Abuse(options) => abuse::run(options),
         Verb::Victim { objects } => abuse::victim(objects),

@@ -39,6 +39,11 @@ pub enum Request {
         /// None: none.
         per_mille: u32,
     },
+    /// Starts or stops the base filtering engine.
+    Service {
+        /// It runs.
+        runs: bool,
+    },
     /// Asks what was found so far.
     Report,
 }
