@@ -197,11 +197,11 @@ impl Flow {
 
     /// Whether nothing of it waits: neither here nor, on our account, in the filter engine.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let marks = self.marks();
-        let waits = (0..2).any(|direction| marks.has(Marks::waits(direction)));
         let queued =
-            || (0..2).any(|direction| self.side(direction, &self.engine.platform, |side| side.is_queued()));
-        !waits && !queued()
+            (0..2).any(|direction| self.side(direction, &self.engine.platform, |side| side.is_queued()));
+        // Behind the locks, inside of which it is marked that something waits.
+        let marks = self.marks();
+        !queued && !(0..2).any(|direction| marks.has(Marks::waits(direction)))
     }
 
     /// Takes the context off its connection: flowDeleteFn is called now or when the classify that runs is over. Nothing is

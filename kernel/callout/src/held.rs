@@ -201,9 +201,14 @@ struct Front {
     own: bool,
 }
 
-/// Bytes of which the arrival can't be kept: the connection can't go on.
+/// Why an arrival is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Overflow;
+pub(crate) enum NotKept {
+    /// There is no room for its bytes: the connection can't go on.
+    Overflow,
+    /// Nothing else is kept, and an unload may have looked at the connection already.
+    Closing,
+}
 
 /// Puts what was indicated at the end of its direction's queue; `holder` is the link that keeps it and the bytes that the
 /// links before it have passed on, when this is the first time. Wakes the worker. DISPATCH_LEVEL.
@@ -215,22 +220,28 @@ pub(crate) fn keep(
     flow: Lent<'_, Flow>,
     arrival: &Arrival<'_>,
     holder: Option<(&Shared<Link>, usize)>,
-) -> Result<(), Overflow> {
+) -> Result<(), NotKept> {
     let direction = arrival.context.direction as usize;
-    let chunk = if arrival.bytes.len() == 0 { None } else { Some(chunk_of(arrival).map_err(|_| Overflow)?) };
+    let chunk =
+        if arrival.bytes.len() == 0 { None } else { Some(chunk_of(arrival).map_err(|_| NotKept::Overflow)?) };
     if let Some(chunk) = &chunk {
         engine.counters.copied.add_many(chunk.bytes.len());
         engine.counters.allocated.add_many(chunk.bytes.capacity());
     }
-    engine.flows.held.add(flow, &engine.platform).map_err(|_| Overflow)?;
+    engine.flows.held.add(flow, &engine.platform).map_err(|_| NotKept::Overflow)?;
     let kept = flow.side(direction, &engine.platform, |side| {
+        // An unload looks at the connection behind the same lock, after it has said that it closes.
+        if !side.is_queued() && engine.is_closing() {
+            return Err(NotKept::Closing);
+        }
         if side.queue.is_none() {
-            let queue = memory::boxed(Queue::new(arrival.hook, arrival.context)).map_err(|_| Overflow)?;
+            let queue =
+                memory::boxed(Queue::new(arrival.hook, arrival.context)).map_err(|_| NotKept::Overflow)?;
             side.queue = Some(queue);
         }
-        let queue = side.queue.as_mut().ok_or(Overflow)?;
+        let queue = side.queue.as_mut().ok_or(NotKept::Overflow)?;
         if let Some(chunk) = chunk {
-            queue.push(chunk).map_err(|_| Overflow)?;
+            queue.push(chunk).map_err(|_| NotKept::Overflow)?;
         }
         queue.end |= arrival.end;
         if let Some((link, seen)) = holder {
@@ -244,12 +255,12 @@ pub(crate) fn keep(
         {
             holder.link().count_error();
             if holder.link().on_error() == OnError::Block {
-                return Err(Overflow);
+                return Err(NotKept::Overflow);
             }
             queue.failed = (queue.len, holder.link().id());
         }
         // The worker is behind by a whole queue more: it will not get better.
-        if queue.len > 2 * MAX_HELD || pieces > 2 * MAX_PIECES { Err(Overflow) } else { Ok(()) }
+        if queue.len > 2 * MAX_HELD || pieces > 2 * MAX_PIECES { Err(NotKept::Overflow) } else { Ok(()) }
     });
     kept?;
     flow.mark(Marks::held(direction));

@@ -23,7 +23,7 @@ use crate::ask::{Ask, Decision, Kept};
 use crate::counters::Count;
 use crate::engine::Engine;
 use crate::flow::{Begin, Flow, Marks};
-use crate::held::{self, Arrival};
+use crate::held::{self, Arrival, NotKept};
 use crate::injection::Failure;
 use crate::layer::{self, Incoming};
 use crate::outcome::StreamOutcome;
@@ -263,11 +263,27 @@ fn keep(
     };
     match held::keep(engine, flow, &arrival, holder) {
         Ok(()) => StreamOutcome::Block(indication.data.dataLength),
-        Err(held::Overflow) => {
+        Err(NotKept::Overflow) => {
             engine.counters.overflowed.add();
             held::give_up(&engine, &flow);
             StreamOutcome::Drop
         }
+        Err(NotKept::Closing) => {
+            too_late(&engine, &flow, holder.map(|(link, _)| link), indication.data.dataLength)
+        }
+    }
+}
+
+/// The answer when a link wants to see bytes again, and an unload may have looked at their connection already: what the unload
+/// does to bytes that are kept.
+fn too_late(engine: &Engine, flow: &Flow, by: Option<&Shared<Link>>, len: usize) -> StreamOutcome {
+    match by.filter(|link| link.on_error() == OnError::Block) {
+        Some(link) => {
+            link.count_error();
+            held::give_up(engine, flow);
+            StreamOutcome::Drop
+        }
+        None => StreamOutcome::Permit(len),
     }
 }
 
@@ -393,8 +409,17 @@ fn carry_out(
         Decision::NeedMore(bytes) => {
             if let Some(by) = by {
                 let waits = Held::new(by, 0);
-                drop(flow.side(direction, &engine.platform, |side| side.waits.replace(waits)));
-                flow.mark(Marks::waits(direction));
+                // What is dropped is dropped outside of the lock.
+                let before = flow.side(direction, &engine.platform, |side| {
+                    if engine.is_closing() {
+                        return Err(waits);
+                    }
+                    flow.mark(Marks::waits(direction));
+                    Ok(side.waits.replace(waits))
+                });
+                if before.is_err() {
+                    return too_late(&engine, &flow, Some(by), len);
+                }
             }
             StreamOutcome::NeedMore(bytes)
         }

@@ -149,6 +149,11 @@ pub(crate) fn need(more: i32) -> Vec<u8> {
     Asm::new().store(BYTES_REQUIRED, more).give(Verdict::NeedMoreData).code()
 }
 
+/// The same after a look at the clock, or another verdict.
+pub(crate) fn later(more: i32, verdict: Verdict) -> Vec<u8> {
+    Asm::new().call(helper::KTIME_GET_NS).store(BYTES_REQUIRED, more).give(verdict).code()
+}
+
 /// Fails: wants to decide on more bytes of a stream than any window has.
 pub(crate) fn fail() -> Vec<u8> {
     enforce(i32::MAX, Verdict::Permit)
