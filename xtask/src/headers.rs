@@ -52,7 +52,9 @@ pub(crate) fn check() -> Result<u64> {
     let mut facts = layouts(&layout, &MANAGEMENT, &mut management);
     facts += layouts(&layout, &KERNEL, &mut kernel);
     for (name, value) in constants(&status, "statuses! {").filter(|(name, _)| !LACKING.contains(name)) {
-        let _ = writeln!(kernel, "_Static_assert(STATUS_{name} == (NTSTATUS){value}, \"{name}\");");
+        // The statuses of remote calls carry the prefix of their facility instead.
+        let prefix = if name.starts_with("EPT_NT_") { "" } else { "STATUS_" };
+        let _ = writeln!(kernel, "_Static_assert({prefix}{name} == (NTSTATUS){value}, \"{name}\");");
         facts += 1;
     }
     for (name, value) in constants(&packet, "MDL_FLAG: i16 {") {
