@@ -114,8 +114,8 @@ rules! {
     ASSOCIATE "S3.6-01" "a context is not 0, its callout has a flowDeleteFn, and one that is there already stays: OBJECT_NAME_EXISTS" shown;
     REMOVE_STATUS "S3.6-02" "removing a context answers SUCCESS when flowDeleteFn has run, PENDING when it waits for a classify, UNSUCCESSFUL without context" shown;
 
-    MANAGEMENT "S3.7-01" "Fwpm* functions run at PASSIVE_LEVEL and need the base filtering engine running" unchecked "the simulator has no management side: filters are added with Simulator::add_filter";
-    DELETE_ORDER "S3.7-02" "filters go first, then callouts, sublayer and provider" unchecked "the simulator has no management side";
+    MANAGEMENT "S3.7-01" "Fwpm* functions run at PASSIVE_LEVEL and need the base filtering engine running" shown;
+    DELETE_ORDER "S3.7-02" "filters go first, then callouts, sublayer and provider" shown;
 
     NULL_NDIS_HANDLE "S3.8-01" "pools of NBLs are made for an NDIS object, or for none" shown;
     NB_POOLS "S3.8-02" "pools of NBs and generic objects are made and freed like pools of NBLs" shown;
@@ -269,7 +269,7 @@ rules! {
     DELETED_ONCE "S4.12-08" "flowDeleteFn is called once for each context, however its flow ends" shown;
     REMOVE_RACE "S4.12-09" "removing a context of a flow that has ended is UNSUCCESSFUL: flowDeleteFn has had it" shown;
     LOCK_REMOVE "S4.12-10" "no spin lock is held across FwpsFlowRemoveContext0, which calls flowDeleteFn";
-    DYNAMIC_SESSION "S4.12-11" "closing a dynamic session removes its objects; others stay and block without their callout" unchecked "the simulator has no management side; filters without a callout are S4.6-10";
+    DYNAMIC_SESSION "S4.12-11" "closing a dynamic session removes its objects; others stay and block without their callout" shown;
     FAILED_START "S4.12-12" "a start that fails leaves no callout registered" like "S4.12-05";
 }
 

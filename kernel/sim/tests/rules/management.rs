@@ -1,9 +1,8 @@
-//! The management functions: what a session adds is in force when it should be, and goes when it should.
+//! 3.7: what a session adds is in force when it should be, and goes when it should.
 
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 
-use fwps_sim::{Call, Config, Packet, SendOutcome, Simulator, When};
-use fwps_sys::*;
+use super::*;
 
 const PROVIDER: GUID = GUID::from_u128(1);
 const SUBLAYER: GUID = GUID::from_u128(2);
@@ -95,68 +94,65 @@ fn blocks(sim: &Simulator) -> bool {
     sim.outcome(sim.send(&packet)) == Some(SendOutcome::Blocked)
 }
 
-#[test]
-fn a_dynamic_session_takes_its_objects_with_it() {
-    let sim = Simulator::new(Config::default());
-    for _ in 0..2 {
-        let engine = sim.enter(|| open(FWPM_SESSION_FLAG::DYNAMIC)).expect("a session");
-        assert_eq!(sim.enter(|| add_all(engine)), Ok(()));
-        assert!(blocks(&sim));
-        assert_eq!(sim.enter(|| add_all(engine)), Err(NTSTATUS::FWP_ALREADY_EXISTS));
-        sim.enter(|| close(engine));
-        assert!(!blocks(&sim));
-    }
-    sim.finish();
-}
-
-#[test]
-fn another_session_leaves_them_until_they_are_deleted_in_order() {
-    let sim = Simulator::new(Config::default());
-    sim.enter(|| {
-        let engine = open(FWPM_SESSION_FLAG::NONE).expect("a session");
-        assert_eq!(add_all(engine), Ok(()));
-        close(engine);
-    });
-    assert!(blocks(&sim));
-    sim.enter(|| {
-        let engine = open(FWPM_SESSION_FLAG::NONE).expect("a session");
-        // SAFETY: an open session, and keys.
-        unsafe {
-            assert_eq!(FwpmSubLayerDeleteByKey0(engine, &SUBLAYER), NTSTATUS::FWP_IN_USE);
-            assert_eq!(FwpmCalloutDeleteByKey0(engine, &CALLOUT), NTSTATUS::FWP_IN_USE);
-            assert_eq!(FwpmFilterDeleteByKey0(engine, &FILTER), NTSTATUS::SUCCESS);
-            assert_eq!(FwpmFilterDeleteByKey0(engine, &FILTER), NTSTATUS::FWP_FILTER_NOT_FOUND);
-            assert_eq!(FwpmSubLayerDeleteByKey0(engine, &SUBLAYER), NTSTATUS::SUCCESS);
-        }
-        close(engine);
-    });
-    assert!(!blocks(&sim));
-    sim.finish();
-}
-
-#[test]
-fn an_engine_that_stops_ends_its_sessions_and_takes_all_but_persistent_objects_along() {
-    for flags in [FWPM_SESSION_FLAG::DYNAMIC, FWPM_SESSION_FLAG::NONE] {
+shows! {
+    a_dynamic_session_takes_its_objects_with_it DYNAMIC_SESSION {
         let sim = Simulator::new(Config::default());
-        let engine = sim.enter(|| open(flags)).expect("a session");
-        assert_eq!(sim.enter(|| add_all(engine)), Ok(()));
-        // SAFETY: an open session.
-        assert!(sim.enter(|| unsafe { FwpmTransactionBegin0(engine, FWPM_TXN::NONE) }.ok()).is_ok());
-        sim.set_service_state(FWPM_SERVICE_STATE::STOPPED);
-        assert!(!blocks(&sim));
-        assert_eq!(sim.enter(|| open(flags)), Err(NTSTATUS::EPT_NT_NOT_REGISTERED));
-        sim.set_service_state(FWPM_SERVICE_STATE::RUNNING);
-        assert!(!blocks(&sim));
-        assert_eq!(
-            sim.enter(|| add_all(engine)),
-            Err(NTSTATUS::FWP_SESSION_ABORTED),
-            "it is closed, if not yet by its owner"
-        );
-        let next = sim.enter(|| open(flags)).expect("a session");
-        assert_eq!(sim.enter(|| add_all(next)), Ok(()));
-        assert!(blocks(&sim));
-        sim.enter(|| [engine, next].map(close));
+        for _ in 0..2 {
+            let engine = sim.enter(|| open(FWPM_SESSION_FLAG::DYNAMIC)).expect("a session");
+            assert_eq!(sim.enter(|| add_all(engine)), Ok(()));
+            assert!(blocks(&sim));
+            assert_eq!(sim.enter(|| add_all(engine)), Err(NTSTATUS::FWP_ALREADY_EXISTS));
+            sim.enter(|| close(engine));
+            assert!(!blocks(&sim));
+        }
         sim.finish();
+    }
+    another_session_leaves_them_until_they_are_deleted_in_order DELETE_ORDER {
+        let sim = Simulator::new(Config::default());
+        sim.enter(|| {
+            let engine = open(FWPM_SESSION_FLAG::NONE).expect("a session");
+            assert_eq!(add_all(engine), Ok(()));
+            close(engine);
+        });
+        assert!(blocks(&sim));
+        sim.enter(|| {
+            let engine = open(FWPM_SESSION_FLAG::NONE).expect("a session");
+            // SAFETY: an open session, and keys.
+            unsafe {
+                assert_eq!(FwpmSubLayerDeleteByKey0(engine, &SUBLAYER), NTSTATUS::FWP_IN_USE);
+                assert_eq!(FwpmCalloutDeleteByKey0(engine, &CALLOUT), NTSTATUS::FWP_IN_USE);
+                assert_eq!(FwpmFilterDeleteByKey0(engine, &FILTER), NTSTATUS::SUCCESS);
+                assert_eq!(FwpmFilterDeleteByKey0(engine, &FILTER), NTSTATUS::FWP_FILTER_NOT_FOUND);
+                assert_eq!(FwpmSubLayerDeleteByKey0(engine, &SUBLAYER), NTSTATUS::SUCCESS);
+            }
+            close(engine);
+        });
+        assert!(!blocks(&sim));
+        sim.finish();
+    }
+    an_engine_that_stops_ends_its_sessions_and_takes_all_but_persistent_objects_along MANAGEMENT {
+        for flags in [FWPM_SESSION_FLAG::DYNAMIC, FWPM_SESSION_FLAG::NONE] {
+            let sim = Simulator::new(Config::default());
+            let engine = sim.enter(|| open(flags)).expect("a session");
+            assert_eq!(sim.enter(|| add_all(engine)), Ok(()));
+            // SAFETY: an open session.
+            assert!(sim.enter(|| unsafe { FwpmTransactionBegin0(engine, FWPM_TXN::NONE) }.ok()).is_ok());
+            sim.set_service_state(FWPM_SERVICE_STATE::STOPPED);
+            assert!(!blocks(&sim));
+            assert_eq!(sim.enter(|| open(flags)), Err(NTSTATUS::EPT_NT_NOT_REGISTERED));
+            sim.set_service_state(FWPM_SERVICE_STATE::RUNNING);
+            assert!(!blocks(&sim));
+            assert_eq!(
+                sim.enter(|| add_all(engine)),
+                Err(NTSTATUS::FWP_SESSION_ABORTED),
+                "it is closed, if not yet by its owner"
+            );
+            let next = sim.enter(|| open(flags)).expect("a session");
+            assert_eq!(sim.enter(|| add_all(next)), Ok(()));
+            assert!(blocks(&sim));
+            sim.enter(|| [engine, next].map(close));
+            sim.finish();
+        }
     }
 }
 
