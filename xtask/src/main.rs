@@ -10,6 +10,7 @@ mod headers;
 mod image;
 mod lab;
 mod matrix;
+mod mutate;
 mod programs;
 mod refusals;
 mod rules;
@@ -90,6 +91,8 @@ enum Verb {
     Programs,
     /// Verify every policy as clang 14, 16 and 19 compile it at -O1, -O2 and -Os, and as rustc does.
     Matrix,
+    /// Change every comparison and constant of the policies, one at a time: do their scenarios notice?
+    Mutate(mutate::Options),
     /// Write docs/refusals.md, and what users are shown for mistakes planted in policies.
     Refusals,
     /// Run one fuzz target for a while; a finding is an error.
@@ -196,6 +199,7 @@ fn run(verb: Verb) -> Result<()> {
             anyhow::ensure!(tally.failed == 0, "{} cells are not as they were", tally.failed);
             Ok(())
         }
+        Verb::Mutate(options) => mutate::run(&options),
         Verb::Refusals => refusals::write(),
         Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Verb::Captures { inside: false } => captures::enter_namespace(),

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -28,40 +28,76 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
     }
 
     let mut objects = Vec::new();
-    for folder in folders(&programs)? {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let newest = newest(&folder)?.max(shared);
-        for (source, object, compile) in [
-            (folder.join(format!("{name}.c")), out.join(format!("{name}.o")), compile_c as Compile),
-            (folder.join(format!("{name}.rs")), out.join(format!("{name}-rs.o")), compile_rust as Compile),
-        ] {
-            if !source.exists() {
-                continue;
-            }
-            if is_stale(&object, newest) {
-                compile(&source, &object).with_context(|| format!("cannot compile {}", source.display()))?;
-                eprintln!("compiled {}", object.strip_prefix(shell::root())?.display());
-            }
-            objects.push(object);
+    for source in sources()? {
+        if is_stale(&source.object, newest(source.source.parent().unwrap_or(&programs))?.max(shared)) {
+            source.compile()?;
+            eprintln!("compiled {}", source.object.strip_prefix(shell::root())?.display());
         }
+        objects.push(source.object);
     }
     Ok(objects)
 }
 
-type Compile = fn(&Path, &Path) -> Result<()>;
+/// The source of a policy, and what it is compiled into.
+pub(crate) struct Source {
+    pub(crate) source: PathBuf,
+    pub(crate) object: PathBuf,
+    /// The commands that compile a source into an object.
+    steps: fn(&Path, &Path) -> Vec<Command>,
+}
 
-fn compile_c(source: &Path, object: &Path) -> Result<()> {
-    compile_c_with("clang-19", "-O2", source, object)
+impl Source {
+    fn compile(&self) -> Result<()> {
+        let mut steps = (self.steps)(&self.source, &self.object);
+        let compiled = steps.iter_mut().try_for_each(shell::run);
+        compiled.with_context(|| format!("cannot compile {}", self.source.display()))
+    }
+
+    /// Whether another source compiles in the same way, into another object. Compilers say nothing.
+    pub(crate) fn compiles(&self, source: &Path, object: &Path) -> Result<bool> {
+        for mut step in (self.steps)(source, object) {
+            if !step.stderr(Stdio::null()).status()?.success() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Every source of every policy.
+pub(crate) fn sources() -> Result<Vec<Source>> {
+    let out = shell::root().join("target/programs");
+    let mut sources = Vec::new();
+    for folder in folders(&shell::root().join("programs"))? {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let c = Source {
+            source: folder.join(format!("{name}.c")),
+            object: out.join(format!("{name}.o")),
+            steps: c,
+        };
+        let rust = Source {
+            source: folder.join(format!("{name}.rs")),
+            object: out.join(format!("{name}-rs.o")),
+            steps: rust,
+        };
+        sources.extend([c, rust].into_iter().filter(|source| source.source.exists()));
+    }
+    Ok(sources)
+}
+
+fn c(source: &Path, object: &Path) -> Vec<Command> {
+    vec![clang("clang-19", "-O2", source, object)]
 }
 
 /// Compiles with a clang and an optimisation of the caller's choice.
 pub(crate) fn compile_c_with(clang: &str, level: &str, source: &Path, object: &Path) -> Result<()> {
-    shell::run(
-        shell::command(&[clang, "-target", "bpf", "-mcpu=v3", "-g", level, "-Wall", "-Werror"])
-            .args(["-I", "programs/include", "-c", "-o"])
-            .arg(object)
-            .arg(source),
-    )
+    shell::run(&mut self::clang(clang, level, source, object))
+}
+
+fn clang(clang: &str, level: &str, source: &Path, object: &Path) -> Command {
+    let mut command = shell::command(&[clang, "-target", "bpf", "-mcpu=v3", "-g", level, "-Wall", "-Werror"]);
+    command.args(["-I", "programs/include", "-c", "-o"]).arg(object).arg(source);
+    command
 }
 
 /// A call of the Rust compiler that has a `core` for BPF: by its path, since a `rustc` found by name would be rustup's.
@@ -80,18 +116,16 @@ fn compile_sdk(library: &Path) -> Result<()> {
     )
 }
 
-fn compile_rust(source: &Path, object: &Path) -> Result<()> {
+fn rust(source: &Path, object: &Path) -> Vec<Command> {
     let library = object.with_file_name("libtidegate_sdk.rlib");
     let bitcode = object.with_extension("bc");
     let external = format!("tidegate_sdk={}", library.display());
     // For this target an "object" of rustc's is LLVM bitcode.
-    shell::run(
-        rustc()
-            .args(["--crate-type", "lib", "--emit=obj", "--extern", &external, "-o"])
-            .arg(&bitcode)
-            .arg(source),
-    )?;
-    shell::run(shell::command(&["llc-22", "-mcpu=v3", "-filetype=obj", "-o"]).arg(object).arg(bitcode))
+    let mut rustc = rustc();
+    rustc.args(["--crate-type", "lib", "--emit=obj", "--extern", &external, "-o"]).arg(&bitcode).arg(source);
+    let mut llc = shell::command(&["llc-22", "-mcpu=v3", "-filetype=obj", "-o"]);
+    llc.arg(object).arg(bitcode);
+    vec![rustc, llc]
 }
 
 pub(crate) fn folders(of: &Path) -> Result<Vec<PathBuf>> {

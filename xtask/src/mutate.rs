@@ -1,0 +1,306 @@
+//! Whether the scenarios of a policy notice when it changes: each comparison and each constant of its source is changed, one at a
+//! time, and the policy compiled and tested.
+//!
+//! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a scenario tells from the policy, is caught.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::{programs, shell};
+
+/// What the scenarios of each policy must notice, in percent.
+const GOAL: usize = 90;
+
+/// What `cargo xtask mutate` was asked to do.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    json: bool,
+    /// Only the policy in this folder of programs/
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
+}
+
+/// One change of a source.
+#[derive(Debug, PartialEq, Eq)]
+struct Mutation {
+    /// Bytes of the source that are replaced.
+    at: std::ops::Range<usize>,
+    by: String,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is no program, or no other one.
+    None,
+    Caught,
+    Survived,
+}
+
+/// What came of one source.
+struct Row {
+    policy: String,
+    mutants: usize,
+    caught: usize,
+    /// Where nothing noticed, and what was changed.
+    survived: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    programs::build()?;
+    shell::run(&mut shell::command(&[
+        "cargo",
+        "build",
+        "--locked",
+        "--quiet",
+        "--release",
+        "--package",
+        "tidegate",
+    ]))?;
+    let mut rows = Vec::new();
+    for source in programs::sources()? {
+        let folder = source.source.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        if options.policy.as_ref().is_none_or(|wanted| *wanted == folder) {
+            let row = mutate(&source)?;
+            if !options.json {
+                print!("{}", row.text());
+            }
+            rows.push(row);
+        }
+    }
+    ensure!(!rows.is_empty(), "no policy of that name");
+    if options.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| json!({"policy": row.policy, "mutants": row.mutants, "caught": row.caught, "survived": row.survived}))
+            .collect();
+        println!("{}", json!({"schema": 1, "rows": rows}));
+    }
+    let few: Vec<_> =
+        rows.iter().filter(|row| row.caught * 100 < row.mutants * GOAL).map(|row| &*row.policy).collect();
+    ensure!(few.is_empty(), "the scenarios of {} notice less than {GOAL} % of the changes", few.join(", "));
+    Ok(())
+}
+
+fn mutate(source: &programs::Source) -> Result<Row> {
+    let text = fs::read_to_string(&source.source)?;
+    let policy = source.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let left = Mutex::new(mutations(&text).into_iter());
+    let row = Mutex::new(Row { policy, mutants: 0, caught: 0, survived: Vec::new() });
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers)
+            .map(|worker| {
+                let (left, row, text) = (&left, &row, &text);
+                scope.spawn(move || -> Result<()> {
+                    let place = Place::new(source, worker)?;
+                    loop {
+                        let Some(mutation) = left.lock().expect("no worker panics").next() else {
+                            return Ok(());
+                        };
+                        let fate = place.fate(&mutation.apply(text))?;
+                        let mut row = row.lock().expect("no worker panics");
+                        row.mutants += usize::from(fate != Fate::None);
+                        row.caught += usize::from(fate == Fate::Caught);
+                        if fate == Fate::Survived {
+                            row.survived.push(mutation.shown(text));
+                        }
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+    })?;
+    let mut row = row.into_inner().expect("no worker panics");
+    row.survived.sort();
+    Ok(row)
+}
+
+impl Row {
+    fn text(&self) -> String {
+        let percent =
+            if self.mutants == 0 { 100.0 } else { 100.0 * self.caught as f64 / self.mutants as f64 };
+        let head =
+            format!("{}: {} of {} changes caught, {percent:.1} %\n", self.policy, self.caught, self.mutants);
+        self.survived.iter().fold(head, |text, survived| text + "  not noticed: " + survived + "\n")
+    }
+}
+
+/// Where one worker compiles and tests.
+struct Place<'a> {
+    policy: &'a programs::Source,
+    /// The changed source, under its own name.
+    source: PathBuf,
+    object: PathBuf,
+    folder: PathBuf,
+    /// What the source as it is compiles to here.
+    unchanged: Vec<u8>,
+}
+
+impl<'a> Place<'a> {
+    fn new(policy: &'a programs::Source, worker: usize) -> Result<Self> {
+        let folder = shell::root().join("target/mutants").join(worker.to_string());
+        // Beside the changed object there are those that the scenario file tests too, and what they are compiled against.
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        for made in fs::read_dir(shell::root().join("target/programs"))? {
+            let made = made?.path();
+            if made.is_file() {
+                fs::copy(&made, folder.join(made.file_name().unwrap_or_default()))?;
+            }
+        }
+        let name = |path: &Path| folder.join(path.file_name().unwrap_or_default());
+        let (source, object) = (name(&policy.source), name(&policy.object));
+        fs::copy(&policy.source, &source)?;
+        ensure!(policy.compiles(&source, &object)?, "{} does not compile", source.display());
+        Ok(Self { policy, unchanged: fs::read(&object)?, source, object, folder })
+    }
+
+    fn fate(&self, text: &str) -> Result<Fate> {
+        fs::write(&self.source, text)?;
+        if !self.policy.compiles(&self.source, &self.object)? || fs::read(&self.object)? == self.unchanged {
+            return Ok(Fate::None);
+        }
+        // The cuts that the scenarios give first: most changes need no more.
+        for runs in ["1", "1000"] {
+            if !self.passes(runs)? {
+                return Ok(Fate::Caught);
+            }
+        }
+        Ok(Fate::Survived)
+    }
+
+    fn passes(&self, runs: &str) -> Result<bool> {
+        let mut tidegate = Command::new(shell::root().join("target/release/tidegate"));
+        tidegate.args(["test", "--runs", runs, "--objects"]).arg(&self.folder);
+        tidegate.arg(self.policy.source.with_extension("toml"));
+        let status =
+            tidegate.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot start tidegate")?;
+        Ok(status.success())
+    }
+}
+
+impl Mutation {
+    fn apply(&self, text: &str) -> String {
+        [&text[..self.at.start], &self.by, &text[self.at.end..]].concat()
+    }
+
+    /// Line and change, for people.
+    fn shown(&self, text: &str) -> String {
+        let line = text[..self.at.start].matches('\n').count();
+        let source = text.lines().nth(line).unwrap_or_default().trim();
+        format!("line {:3}: {} becomes {} in `{source}`", line + 1, &text[self.at.clone()], self.by)
+    }
+}
+
+/// Every comparison with another one in its place, and every whole number with the next one, outside of comments, strings and
+/// lines that include something.
+fn mutations(text: &str) -> Vec<Mutation> {
+    const COMPARISONS: [(&str, &str); 6] = [
+        (" <= ", " < "),
+        (" >= ", " > "),
+        (" < ", " <= "),
+        (" > ", " >= "),
+        (" == ", " != "),
+        (" != ", " == "),
+    ];
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let skipped = skipped(rest);
+        if skipped > 0 {
+            at += skipped;
+            continue;
+        }
+        if let Some((from, by)) = COMPARISONS.iter().find(|(from, _)| rest.starts_with(from)) {
+            found.push(Mutation { at: at..at + from.len(), by: (*by).into() });
+        }
+        let word =
+            rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
+        if let Some(by) = next(&rest[..word]) {
+            found.push(Mutation { at: at..at + word, by });
+        }
+        at += word.max(rest.chars().next().map_or(1, char::len_utf8));
+    }
+    found
+}
+
+/// Bytes at the start of `rest` that are no code.
+fn skipped(rest: &str) -> usize {
+    let until = |end: &str| rest[1..].find(end).map_or(rest.len(), |found| found + 1 + end.len());
+    if rest.starts_with("//") || rest.starts_with("#include") {
+        return until("\n");
+    }
+    if rest.starts_with("/*") {
+        return until("*/");
+    }
+    if let Some(inside) = rest.strip_prefix('"') {
+        let mut escaped = false;
+        let end = inside.find(|c| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        return end.map_or(rest.len(), |end| end + 2);
+    }
+    // A character: 'x' or '\x'. A lifetime is no character.
+    let mut quoted = rest.char_indices().skip(1);
+    match (rest.starts_with('\''), quoted.next(), quoted.next(), quoted.next()) {
+        (true, Some((_, '\\')), _, Some((at, '\''))) => at + 1,
+        (true, Some(_), Some((at, '\'')), _) => at + 1,
+        _ => 0,
+    }
+}
+
+/// The number after the one that `word` is, written like it, with its suffix.
+fn next(word: &str) -> Option<String> {
+    if !word.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let (prefix, digits, radix) = match word.strip_prefix("0x") {
+        Some(digits) => ("0x", digits, 16),
+        None => ("", word, 10),
+    };
+    let end = digits.find(|c: char| !c.is_digit(radix) && c != '_').unwrap_or(digits.len());
+    let number = u64::from_str_radix(&digits[..end].replace('_', ""), radix).ok()?.checked_add(1)?;
+    let suffix = &digits[end..];
+    Some(if radix == 16 { format!("{prefix}{number:x}{suffix}") } else { format!("{number}{suffix}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(text: &str) -> Vec<String> {
+        mutations(text).iter().map(|mutation| mutation.apply(text)).collect()
+    }
+
+    #[test]
+    fn comparisons_and_numbers_are_changed_one_at_a_time() {
+        assert_eq!(all("a < 2"), ["a <= 2", "a < 3"]);
+        assert_eq!(all("x1 != 0xff"), ["x1 == 0xff", "x1 != 0x100"]);
+        assert_eq!(all("n << 10u"), ["n << 11u"]);
+        assert_eq!(all("1_000u32 >= n"), ["1001u32 >= n", "1_000u32 > n"]);
+    }
+
+    #[test]
+    fn what_is_no_code_stays() {
+        for text in
+            ["// 1 < 2", "/* 1 */", "\"a\\\"1 == 2\"", "#include <a1.h>", "'1'", "'\\0'", "uint8_t x2"]
+        {
+            assert_eq!(all(text), [""; 0], "{text}");
+        }
+        assert_eq!(all("// 1\n2"), ["// 1\n3"]);
+        assert_eq!(all("&'a 1"), ["&'a 2"]);
+    }
+}
