@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tidegate_runtime::Platform;
 
-/// This process as a platform. Threads stand for processors, as many as the machine has; there are no interrupt levels.
+/// This process as a platform. Threads stand for processors; there are no interrupt levels.
 pub(crate) fn platform() -> Platform {
     Platform { now_ns, random, processor, processors: processors(), raise: || 0, lower: |_| {}, wake: || {} }
 }
@@ -24,9 +24,11 @@ fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
+/// As many as the machine has, and at least so many as tests have threads: no interrupt level keeps one that is in the middle of a
+/// classify from losing its processor to the next.
 fn processors() -> u32 {
     static COUNT: OnceLock<u32> = OnceLock::new();
-    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, |count| count.get() as u32))
+    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, |count| count.get() as u32).max(8))
 }
 
 /// Threads are dealt out to processors in turn.
