@@ -84,7 +84,7 @@ enum Noun {
     #[command(
         visible_alias = "e",
         after_help = "With -j every line is a JSON document; the last one is the summary. Without --count or --once it goes on \
-            until it is interrupted. A record goes to one reader. The driver stops when the last of them has ended."
+            until it is interrupted. A record goes to one reader. While it waits it holds the driver's device open."
     )]
     Event(event::Options),
     /// The driver itself: install, start, stop, uninstall, status

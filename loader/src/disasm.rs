@@ -57,8 +57,8 @@ struct Names<'a> {
 
 impl Names<'_> {
     fn map(&self, own: i32) -> Option<&str> {
-        let index = self.program.maps.get(usize::try_from(own).ok()?)?;
-        Some(&self.object.maps().get(*index)?.name)
+        let map = self.object.maps_of(self.program).nth(usize::try_from(own).ok()?)?;
+        Some(&map.name)
     }
 
     fn function(&self, slot: usize, distance: i32) -> String {

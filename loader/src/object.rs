@@ -129,9 +129,14 @@ impl Object {
         &self.maps
     }
 
-    /// The definitions of the maps of `program`, in the order of its own list.
+    /// The maps of `program`, in the order of its own list, by whose indexes its instructions name them.
+    pub fn maps_of<'o>(&'o self, program: &'o Program) -> impl Iterator<Item = &'o Map> {
+        program.maps.iter().filter_map(|at| self.maps.get(*at))
+    }
+
+    /// Their definitions.
     pub fn map_defs(&self, program: &Program) -> Vec<MapDef> {
-        program.maps.iter().filter_map(|at| self.maps.get(*at)).map(|map| map.def).collect()
+        self.maps_of(program).map(|map| map.def).collect()
     }
 }
 

@@ -62,7 +62,8 @@ pub(crate) struct Proofs {
     calls: Vec<Call>,
 }
 
-/// What a helper is given on every path that was walked to its call. Small, because a program may be nothing but calls. An argument is a number or a map where its bit is set.
+/// What a helper is given on every path that was walked to its call. Small, because a program may be nothing but calls. An
+/// argument is a number or a map where its bit is set.
 #[derive(Clone, Copy, Debug)]
 struct Call {
     slot: u32,

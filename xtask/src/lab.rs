@@ -54,6 +54,11 @@ struct Unload {
     violations: Vec<String>,
 }
 
+/// What a file of the project is called by programs in the lab.
+fn here(path: &str) -> String {
+    format!("Z:{}", shell::root().join(path).display().to_string().replace('/', "\\"))
+}
+
 fn folder() -> PathBuf {
     shell::root().join("target/lab")
 }
@@ -196,9 +201,13 @@ impl Lab {
     /// A command of `tidegate.exe`, shown with its answer.
     fn tidegate(&self, words: &[&str]) -> Result<String> {
         let answer = self.program("tidegate", words)?;
-        self.say(&format!("> tidegate {}", words.join(" ")));
-        self.say(&answer.trim_end().lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"));
+        self.show(words, &answer);
         Ok(answer)
+    }
+
+    /// Shows a command of `tidegate.exe` with its answer.
+    fn show(&self, words: &[&str], answer: &str) {
+        self.say(&format!("> tidegate {}\n  {}", words.join(" "), answer.trim_end().replace('\n', "\n  ")));
     }
 
     /// Lines of JSON that the traffic printed.
@@ -215,8 +224,7 @@ impl Lab {
         self.command_line(&objects)?;
 
         self.say("\nscenarios: the driver beside the user-space host");
-        let policies =
-            format!("Z:{}", shell::root().join("programs").display().to_string().replace('/', "\\"));
+        let policies = here("programs");
         let mut words = vec!["scenarios", "--objects", &objects, &policies];
         if let Some(filter) = filter {
             words.extend(["--filter", filter]);
@@ -260,11 +268,7 @@ impl Lab {
                 }
             }
             ensure!(last.0 == code, "the filter engine runs: {runs}, and the driver says {last:?}");
-            self.say(&format!(
-                "> tidegate {}\n  {}",
-                status.join(" "),
-                last.1.trim_end().replace('\n', "\n  ")
-            ));
+            self.show(&status, &last.1);
         }
         Ok(())
     }
@@ -312,10 +316,9 @@ impl Lab {
         let waits = self.session.begin(60, &program, &words)?;
         // Long enough that it waits; when it does not yet, the record waits for it.
         sleep(Duration::from_millis(300));
-        let capture = shell::root().join("examples/captures/tls13.pcap");
-        self.traffic(&["replay", &format!("Z:{}", capture.display().to_string().replace('/', "\\"))])?;
+        self.traffic(&["replay", &here("examples/captures/tls13.pcap")])?;
         let came = self.session.end_of(&program, &words, waits)?;
-        self.say(&format!("> tidegate {}\n  {}", words.join(" "), came.trim_end().replace('\n', "\n  ")));
+        self.show(&words, &came);
         ensure!(came.contains("refused: ") && came.contains("1 record, 0 dropped"), "no record came: {came}");
         Ok(())
     }

@@ -1,7 +1,8 @@
-//! Whether the scenarios of a policy notice when it changes: each comparison and each constant of its source is changed, one at a
-//! time, and the policy compiled and tested.
+//! Whether the scenarios of a policy notice when it changes: each comparison and each constant of its source is changed, one
+//! at a time, and the policy compiled and tested.
 //!
-//! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a scenario tells from the policy, is caught.
+//! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a
+//! scenario tells from the policy, is caught.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -87,10 +87,7 @@ impl<'c> Ask<'c> {
     ) -> (Decision, Option<&'l Shared<Link>>) {
         // Bytes that may be decided on: those that every link before has seen enough of.
         let mut open = self.window.len();
-        let mut asked = links
-            .iter()
-            .filter(|link| (!link.is_draining() || self.may_end(link)) && link.id() != self.failed);
-        let Some(mut link) = asked.next() else {
+        let Some(first) = links.first() else {
             changes.clear();
             return (Decision::Next(open), None);
         };
@@ -98,8 +95,11 @@ impl<'c> Ask<'c> {
         if !self.may_wait {
             flags |= STREAM_NO_MORE_DATA;
         }
-        let mut host = PacketHost::new(Calls::new(link), About::Stream(self), changes);
-        loop {
+        let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
+        for link in links {
+            if (link.is_draining() && !self.may_end(link)) || link.id() == self.failed {
+                continue;
+            }
             // A program writes to its context what it wants: the next one finds nothing of that.
             context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
             (context.bytes_enforced, context.bytes_required) = (0, 0);
@@ -107,7 +107,7 @@ impl<'c> Ask<'c> {
             let wants_more = host.changes().is_touched() || context.bytes_enforced != 0;
             let decision = match verdict {
                 // What `judge` says too.
-                Some(Verdict::Continue) if !wants_more => Decision::Next(open),
+                Some(Verdict::Continue) if !wants_more => continue,
                 Some(Verdict::Permit) if !wants_more => Decision::Permit(open),
                 Some(Verdict::Block) if !wants_more && !self.ends() => Decision::Block(open),
                 verdict => self.decide(link, verdict, context, open, &mut host),
@@ -116,10 +116,8 @@ impl<'c> Ask<'c> {
                 Decision::Next(cover) => open = cover,
                 decision => return (decision, Some(link)),
             }
-            let Some(next) = asked.next() else { return (Decision::Next(open), None) };
-            link = next;
-            host.turn_to(link);
         }
+        (Decision::Next(open), None)
     }
 
     /// Whose flow it is.

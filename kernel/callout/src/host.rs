@@ -66,14 +66,7 @@ impl<'r> PacketHost<'r> {
         Self { calls, about, changes, clone: Clone::None, scan_left: limits::MAX_SCAN }
     }
 
-    /// Goes over to the next run, of `link`. What the run before wanted changed was forgotten.
-    #[inline]
-    pub(crate) fn turn_to(&mut self, link: &'r Link) {
-        self.calls.turn_to(link);
-        self.scan_left = limits::MAX_SCAN;
-    }
-
-    /// Runs the link that it was made for or has turned to, which is shown `window`.
+    /// Runs a link, which is shown `window`. What the run before wanted changed was forgotten.
     #[inline(always)]
     pub(crate) fn run<C: Context>(
         &mut self,
@@ -82,6 +75,8 @@ impl<'r> PacketHost<'r> {
         context: &mut C,
         window: &'r [u8],
     ) -> Result<Verdict, RunError> {
+        self.calls.turn_to(link);
+        self.scan_left = limits::MAX_SCAN;
         link.run(self, stack, context, window)
     }
 

@@ -24,8 +24,8 @@ fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// As many as the machine has, and at least so many as tests have threads: no interrupt level keeps one that is in the middle of a
-/// classify from losing its processor to the next.
+/// As many as the machine has, and at least so many as tests have threads: no interrupt level keeps one that is in the
+/// middle of a classify from losing its processor to the next.
 fn processors() -> u32 {
     static COUNT: OnceLock<u32> = OnceLock::new();
     *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, |count| count.get() as u32).max(8))

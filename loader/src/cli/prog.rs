@@ -164,11 +164,10 @@ fn list(object: &Object, program: &Program, detail: Option<Detail>) -> Result<Li
             function.instructions.push(Row { slot, text, opcodes, proof, source });
         }
     }
-    let maps = program.maps.iter().filter_map(|index| object.maps().get(*index));
     Ok(Listing {
         name: program.name.clone(),
         program_type: program.program_type.name(),
-        maps: maps.map(|map| map.name.clone()).collect(),
+        maps: object.maps_of(program).map(|map| map.name.clone()).collect(),
         functions,
     })
 }
@@ -181,10 +180,7 @@ impl Proof {
         let argument = |(index, param): (usize, &Param)| {
             let value = match proven.argument(slot, index)? {
                 Argument::Number(number) => (number as i64).to_string(),
-                Argument::Map(map) => {
-                    let map = program.maps.get(usize::from(map)).and_then(|map| object.maps().get(*map));
-                    map.map_or_else(|| "a map".into(), |map| format!("map {}", map.name))
-                }
+                Argument::Map(map) => format!("map {}", object.maps_of(program).nth(map.into())?.name),
             };
             Some(format!("{} = {value}", param.name))
         };

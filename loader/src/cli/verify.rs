@@ -130,12 +130,12 @@ fn check(object: &Object, program: &Program) -> Checked {
         },
         Err(refusal) => Outcome::Refused { diagnosis: Box::new(Diagnosis::new(object, program, &refusal)) },
     };
-    let maps = program.maps.iter().filter_map(|index| object.maps().get(*index));
     Checked {
         name: program.name.clone(),
         program_type: program.program_type.name(),
         insns: program.insns.len(),
-        maps: maps
+        maps: object
+            .maps_of(program)
             .map(|map| UsedMap {
                 name: map.name.clone(),
                 kind: map.def.kind.name(),

@@ -20,9 +20,9 @@ const PATIENCE: u64 = 120;
 /// What the program says that holds a session open.
 const HOLDING: &str = "holding";
 
-/// What a program of Wine is started with. Debian's loader lies at 0x7d000000, Linux puts a program's heap up to 1 GiB behind it,
-/// and Wine wants the page at 0x7ffe0000 for itself: every few thousandth process could not start ("failed to map the shared
-/// user data"). So addresses are not drawn by lot, unless this machine forbids to ask for that.
+/// What a program of Wine is started with. Debian's loader lies at 0x7d000000, Linux puts a program's heap up to 1 GiB
+/// behind it, and Wine wants the page at 0x7ffe0000 for itself: now and then a process could not start ("failed to map the
+/// shared user data"). So addresses are not drawn by lot, unless this machine forbids to ask for that.
 static STILL: LazyLock<&[&str]> = LazyLock::new(|| {
     let still: &[&str] = &["setarch", "--addr-no-randomize"];
     let allowed = Command::new(still[0]).args(&still[1..]).arg("true").stderr(Stdio::null()).status();

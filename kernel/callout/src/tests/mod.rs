@@ -48,8 +48,8 @@ std::thread_local! {
     static MEETING: Cell<Option<Arc<Barrier>>> = const { Cell::new(None) };
 }
 
-/// When this thread asks for the time next, it waits until another has come to the barrier twice: what that does between is done in
-/// the middle of whatever asked, which a program can.
+/// When this thread asks for the time next, it waits until another has come to the barrier twice: what that does between is
+/// done in the middle of whatever asked, which a program can.
 pub(crate) fn meet(barrier: &Arc<Barrier>) {
     MEETING.set(Some(Arc::clone(barrier)));
 }
