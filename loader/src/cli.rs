@@ -5,6 +5,9 @@
 
 mod abi;
 mod completions;
+#[cfg(test)]
+#[path = "../tests/conform/mod.rs"]
+mod conform;
 mod doctor;
 mod driver;
 mod event;
@@ -13,6 +16,7 @@ mod link;
 mod live;
 mod map;
 mod prog;
+mod schema;
 mod skeleton;
 mod verify;
 mod version;
@@ -23,6 +27,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::client::Client;
@@ -110,6 +115,8 @@ enum Noun {
     /// What this build offers to programs
     #[command(subcommand)]
     Feature(feature::Verb),
+    /// Print the JSON schemas of what verbs print with -j
+    Schema(schema::Options),
     /// Print a completion script: `tidegate completions bash > /etc/bash_completion.d/tidegate`
     Completions(completions::Options),
     /// Versions of this command, of the ABI and of the documents that it prints
@@ -117,7 +124,7 @@ enum Noun {
 }
 
 /// What a verb has to say: for people by [`fmt::Display`], for programs as JSON, and how the process ends.
-pub trait Report: Serialize + fmt::Display {
+pub trait Report: Serialize + JsonSchema + fmt::Display {
     /// How the process ends.
     fn exit(&self) -> Exit {
         Exit::Ok
@@ -125,8 +132,8 @@ pub trait Report: Serialize + fmt::Display {
 }
 
 /// What a verb that only does something has to say.
-#[derive(Serialize)]
-struct Done;
+#[derive(Serialize, JsonSchema)]
+struct Done {}
 
 impl Report for Done {}
 
@@ -152,13 +159,7 @@ impl Output {
         Ok(Printed { text, exit: report.exit() })
     }
 
-    fn document<T: Serialize>(self, body: &T) -> Result<String, Error> {
-        #[derive(Serialize)]
-        struct Document<'a, T> {
-            schema: u32,
-            #[serde(flatten)]
-            body: &'a T,
-        }
+    fn document<T: Serialize + JsonSchema>(self, body: &T) -> Result<String, Error> {
         let document = Document { schema: SCHEMA, body };
         let text = if self.pretty {
             serde_json::to_string_pretty(&document)
@@ -171,25 +172,41 @@ impl Output {
     }
 
     fn error(self, error: &Error) -> String {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: Fields<'a>,
-        }
-        #[derive(Serialize)]
-        struct Fields<'a> {
-            code: &'a str,
-            exit: u8,
-            message: &'a str,
-            help: Option<&'a str>,
-        }
         let fields = Fields {
             code: error.code,
             exit: error.exit as u8,
             message: &error.message,
             help: error.help.as_deref(),
         };
-        self.document(&Body { error: fields }).unwrap_or_else(|error| error.to_string())
+        self.document(&Failed { error: fields }).unwrap_or_else(|error| error.to_string())
     }
+}
+
+/// What is printed with `-j`.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Document_{T}")]
+struct Document<'a, T> {
+    schema: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+/// The document of a verb that did not succeed.
+#[derive(Serialize, JsonSchema)]
+struct Failed<'a> {
+    error: Fields<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+struct Fields<'a> {
+    /// Stable name of the kind of error.
+    code: &'a str,
+    /// Exit code of the process.
+    exit: u8,
+    message: &'a str,
+    /// What to do about it.
+    help: Option<&'a str>,
 }
 
 /// Prints what a verb tells while it runs: a line of text, or with `-j` a document on a line of its own.
@@ -197,7 +214,7 @@ struct Live(Output);
 
 impl Live {
     /// Prints a line. Whether it could be: nobody may be reading any more.
-    fn print(&self, line: &(impl Serialize + fmt::Display)) -> io::Result<()> {
+    fn print(&self, line: &(impl Serialize + JsonSchema + fmt::Display)) -> io::Result<()> {
         let lines = Output { pretty: false, ..self.0 };
         let text = if self.0.json() { lines.document(line) } else { Ok(line.to_string()) };
         let mut out = io::stdout().lock();
@@ -270,6 +287,7 @@ fn dispatch(
         Noun::Gen(skeleton::Verb::Skeleton(options)) => output.report(&skeleton::skeleton(&options)?),
         Noun::Doctor => output.report(&doctor::doctor()),
         Noun::Feature(feature::Verb::List(options)) => output.report(&feature::list(&options)),
+        Noun::Schema(options) => output.report(&schema::schema(&options)?),
         Noun::Completions(options) => output.report(&completions::completions(&options)),
         Noun::Version => output.report(&version::version()),
     }

@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Write};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_verifier::refusal::{CODES, Entry};
 
 /// How an example is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// In C.
@@ -16,7 +17,7 @@ pub enum Form {
 }
 
 /// What a code means, and what to do.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Explanation {
     /// The code.
     pub code: &'static str,

@@ -11,13 +11,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::capture::{Capture, Flags, Packet, Transport};
 use direction::Assembly;
 
 /// Which way bytes go, seen from this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// This machine sends them.
@@ -97,7 +98,7 @@ pub enum Kind {
 }
 
 /// What was not as it should be with a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Notes {
     /// The capture began when the connection was open already.
     pub mid_stream: bool,

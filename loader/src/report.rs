@@ -3,6 +3,7 @@
 use annotate_snippets::{
     self as snippets, AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::helper::Capability;
 use tidegate_verifier::Refusal;
@@ -14,7 +15,7 @@ use crate::object::{Line, Object, Program};
 const AROUND: u32 = 2;
 
 /// A refusal with everything that its author needs to find the cause.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Diagnosis {
     /// The stable code of the rule, as `TG0301`.
     pub code: &'static str,
@@ -39,7 +40,7 @@ pub struct Diagnosis {
 }
 
 /// A place that a refusal speaks of besides its own.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Origin {
     /// What happened there.
     pub what: &'static str,
@@ -52,7 +53,7 @@ pub struct Origin {
 }
 
 /// A source line and what is known of the lines around it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Source {
     /// The file.
     pub file: String,

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tidegate_abi::Verdict;
 use tidegate_abi::control::Counters;
 
 /// What a policy did since it was last asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "Told")]
 pub struct Tally {
     /// Runs of programs.
     pub runs: u64,
@@ -27,6 +28,24 @@ impl From<Counters> for Tally {
     fn from(counters: Counters) -> Self {
         let Counters { runs, verdicts, errors, edited, injected, .. } = counters;
         Self { runs, verdicts, errors, edited, injected }
+    }
+}
+
+/// A [`Tally`] as it is told: the verdicts that were given, by name.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Tally")]
+struct Told {
+    runs: u64,
+    verdicts: BTreeMap<&'static str, u64>,
+    errors: u64,
+    edited: u64,
+    injected: u64,
+}
+
+impl From<Tally> for Told {
+    fn from(Tally { runs, verdicts, errors, edited, injected }: Tally) -> Self {
+        let named = Verdict::ALL.iter().map(|verdict| verdict.name()).zip(verdicts);
+        Self { runs, verdicts: named.filter(|(_, count)| *count > 0).collect(), errors, edited, injected }
     }
 }
 
@@ -66,30 +85,12 @@ impl Tally {
 }
 
 /// Bytes of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Bytes {
     /// Shown to the policy.
     pub shown: u64,
     /// Come out behind it.
     pub delivered: u64,
-}
-
-impl Serialize for Tally {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let verdicts: BTreeMap<&str, u64> = Verdict::ALL
-            .iter()
-            .map(|verdict| verdict.name())
-            .zip(self.verdicts)
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let mut fields = serializer.serialize_struct("Tally", 5)?;
-        fields.serialize_field("runs", &self.runs)?;
-        fields.serialize_field("verdicts", &verdicts)?;
-        fields.serialize_field("errors", &self.errors)?;
-        fields.serialize_field("edited", &self.edited)?;
-        fields.serialize_field("injected", &self.injected)?;
-        fields.end()
-    }
 }
 
 impl fmt::Display for Tally {

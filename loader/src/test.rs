@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::capture::Transport;
@@ -51,7 +52,7 @@ pub struct Options {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Report {
     passed: usize,
     failed: usize,
@@ -64,7 +65,7 @@ pub struct Report {
 }
 
 /// One scenario with one build of its policy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct Tested {
     file: PathBuf,
     line: usize,
@@ -80,7 +81,7 @@ struct Tested {
 }
 
 /// Why a scenario failed, in the smallest run that shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct Failure {
     /// The connection of a capture.
     connection: String,

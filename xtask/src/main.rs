@@ -14,6 +14,7 @@ mod mutate;
 mod programs;
 mod refusals;
 mod rules;
+mod schemas;
 mod setup;
 mod shell;
 mod soak;
@@ -95,6 +96,8 @@ enum Verb {
     Mutate(mutate::Options),
     /// Write docs/refusals.md, and what users are shown for mistakes planted in policies.
     Refusals,
+    /// Write loader/schemas/: what every verb of the command prints as JSON.
+    Schemas,
     /// Run one fuzz target for a while; a finding is an error.
     Fuzz {
         /// What is fuzzed.
@@ -201,6 +204,7 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Mutate(options) => mutate::run(&options),
         Verb::Refusals => refusals::write(),
+        Verb::Schemas => schemas::write(),
         Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Verb::Captures { inside: false } => captures::enter_namespace(),
         Verb::Captures { inside: true } => captures::record_all(),

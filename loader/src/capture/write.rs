@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The flags of a TCP segment that matter here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Flags {
     /// Opens a direction.
     pub syn: bool,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use clap::{Args, Subcommand, ValueEnum};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Report;
@@ -20,7 +21,7 @@ pub(super) struct Options {
     language: Language,
 }
 
-#[derive(Clone, Copy, ValueEnum, Serialize)]
+#[derive(Clone, Copy, ValueEnum, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Language {
     /// A C header that needs no other
@@ -29,7 +30,7 @@ enum Language {
     Rust,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Dump {
     language: Language,
     text: String,

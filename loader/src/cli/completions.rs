@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Cli, Report};
@@ -14,7 +15,7 @@ pub(super) struct Options {
     shell: Shell,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Completions {
     shell: String,
     script: String,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Report;
@@ -19,7 +20,7 @@ struct Need {
     packages: &'static str,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Purpose {
     /// Policies in C.
@@ -51,7 +52,7 @@ const NEEDS: [Need; 4] = [
     Need { purpose: Purpose::Rust, what: "the llc of its LLVM", any_of: &["llc-22"], packages: "llvm-22" },
 ];
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Doctor {
     tools: Vec<Tool>,
     /// What to install; empty when nothing is missing.
@@ -59,7 +60,7 @@ pub(super) struct Doctor {
     can: Vec<Purpose>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Tool {
     purpose: Purpose,
     what: &'static str,

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{self, Filters, Version};
 
@@ -37,7 +38,7 @@ pub(super) struct Install {
 }
 
 /// What became of the driver.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Status {
     driver: State,
     /// What it answered.
@@ -47,7 +48,7 @@ pub(super) struct Status {
     exit: Exit,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Answer {
     abi: u16,
     release: String,
@@ -59,7 +60,7 @@ struct Answer {
 }
 
 /// Whether traffic is shown to the programs.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 enum Traffic {
     None,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::MapKind;
 
@@ -26,7 +27,7 @@ pub(super) struct Options {
 }
 
 /// Something that happened in a ring buffer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(super) enum Line {
     /// A record.
@@ -36,7 +37,7 @@ pub(super) enum Line {
 }
 
 /// What came in all.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Summary {
     records: u64,
     /// Records that did not fit, since the map was made.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use clap::{Args, Subcommand, ValueEnum};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::hook::ProgramTypes;
 use tidegate_abi::{Hook, MapKind, ProgramType, Verdict, helper, limits};
@@ -36,7 +37,7 @@ enum Group {
     Limits,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Features {
     #[serde(skip_serializing_if = "Option::is_none")]
     helpers: Option<Vec<HelperRow>>,
@@ -50,7 +51,7 @@ pub(super) struct Features {
     limits: Option<Vec<LimitRow>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct HelperRow {
     number: u32,
     name: &'static str,
@@ -59,13 +60,13 @@ struct HelperRow {
     doc: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct MapRow {
     number: u32,
     name: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct HookRow {
     number: u8,
     name: &'static str,
@@ -73,14 +74,14 @@ struct HookRow {
     section: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct VerdictRow {
     number: u8,
     name: &'static str,
     program_types: Vec<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct LimitRow {
     name: &'static str,
     value: u64,

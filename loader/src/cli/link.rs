@@ -3,6 +3,7 @@
 use std::fmt;
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{Detached, Id, LinkAttach, LinkInfo, LinkList, LinkReplace, OnError};
 use tidegate_abi::{Hook, limits};
@@ -62,12 +63,12 @@ fn hook(text: &str) -> Result<Hook, String> {
 }
 
 /// Links.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Links {
     links: Vec<Row>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Row {
     id: Id,
     hook: &'static str,
@@ -77,8 +78,21 @@ struct Row {
     budget: u32,
     snapshot: bool,
     /// What it keeps back: directions of connections, and bytes.
-    held: Detached,
+    held: Held,
     counted: Tally,
+}
+
+/// What a link keeps back.
+#[derive(PartialEq, Eq, Serialize, JsonSchema)]
+struct Held {
+    flows: u32,
+    bytes: u64,
+}
+
+impl From<Detached> for Held {
+    fn from(Detached { flows, bytes }: Detached) -> Self {
+        Self { flows, bytes }
+    }
 }
 
 pub(super) fn attach(client: &mut Client, options: &Attach) -> Result<Links, Error> {
@@ -135,7 +149,7 @@ pub(super) fn replace(client: &mut Client, link: Id, program: &str) -> Result<Li
 
 pub(super) fn detach(client: &mut Client, link: Id) -> Result<super::Done, Error> {
     client.detach(link).map_err(|refused| live::refused(&format!("detach link {link}"), &refused))?;
-    Ok(super::Done)
+    Ok(super::Done {})
 }
 
 fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
@@ -152,7 +166,7 @@ fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
         },
         budget: info.budget,
         snapshot: info.snapshot,
-        held: info.held,
+        held: info.held.into(),
         counted: info.counters.into(),
     })
 }
@@ -166,7 +180,7 @@ impl fmt::Display for Links {
             write!(f, "{id}: {hook}  program {program}  priority {priority}  on error {on_error}")?;
             writeln!(f, "  budget {budget}{}", if *snapshot { "  snapshot" } else { "" })?;
             write!(f, "    {} runs: {counted}", counted.runs)?;
-            if *held == Detached::default() {
+            if *held == Held::from(Detached::default()) {
                 writeln!(f)?;
             } else {
                 writeln!(f, "; {} bytes of {} flows kept back", held.bytes, held.flows)?;

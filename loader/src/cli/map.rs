@@ -3,6 +3,7 @@
 use std::fmt;
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::MapKind;
 use tidegate_abi::control::{Id, MapDelete, MapInfo, MapInfoReply, MapList, MapLookup, MapUpdate, Status};
@@ -47,12 +48,12 @@ pub(super) struct Update {
 }
 
 /// Maps.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Maps {
     maps: Vec<Row>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Row {
     id: Id,
     name: String,
@@ -67,13 +68,13 @@ struct Row {
 }
 
 /// Entries of a map.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Entries {
     map: Id,
     entries: Vec<Pair>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Pair {
     key: Vec<u8>,
     value: Vec<u8>,
@@ -129,7 +130,7 @@ pub(super) fn update(client: &mut Client, options: &Update) -> Result<Done, Erro
     client
         .call(&MapUpdate { map, key: &key, value: &value, flags: 0 })
         .map_err(|refused| live::refused(&format!("update `{}`", entry.key), &refused))?;
-    Ok(Done)
+    Ok(Done {})
 }
 
 pub(super) fn delete(client: &mut Client, entry: &Entry) -> Result<Done, Error> {
@@ -138,7 +139,7 @@ pub(super) fn delete(client: &mut Client, entry: &Entry) -> Result<Done, Error> 
     client
         .call(&MapDelete { map, key: &key })
         .map_err(|refused| live::refused(&format!("delete `{}`", entry.key), &refused))?;
-    Ok(Done)
+    Ok(Done {})
 }
 
 fn bytes(text: &str, size: u32, what: &str) -> Result<Vec<u8>, Error> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use tidegate_abi::ProgramType;
@@ -68,12 +69,12 @@ enum Detail {
     Proofs,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Dump {
     programs: Vec<Listing>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Listing {
     name: String,
     #[serde(rename = "type")]
@@ -82,14 +83,14 @@ struct Listing {
     functions: Vec<Function>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Function {
     name: String,
     slot: usize,
     instructions: Vec<Row>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Row {
     slot: usize,
     text: String,
@@ -102,14 +103,14 @@ struct Row {
     source: Option<Source>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Proof {
     reached: bool,
     /// Arguments of a helper that are the same in every run.
     arguments: Vec<String>,
 }
 
-#[derive(Serialize, PartialEq, Eq, Clone)]
+#[derive(Serialize, JsonSchema, PartialEq, Eq, Clone)]
 struct Source {
     file: String,
     line: u32,
@@ -230,13 +231,13 @@ impl fmt::Display for Dump {
 }
 
 /// What was loaded.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Load {
     programs: Vec<LoadedRow>,
     maps: Vec<MapRow>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct LoadedRow {
     id: Id,
     name: String,
@@ -245,7 +246,7 @@ struct LoadedRow {
     max_cost: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct MapRow {
     id: Id,
     name: String,
@@ -288,12 +289,12 @@ impl fmt::Display for Load {
 }
 
 /// Programs of the driver.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Show {
     programs: Vec<ProgramRow>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ProgramRow {
     #[serde(flatten)]
     loaded: LoadedRow,
@@ -353,7 +354,7 @@ pub(super) fn unload(client: &mut Client, text: &str) -> Result<Done, Error> {
             Err(refused) => return Err(live::refused(&doing, &refused)),
         }
     }
-    Ok(Done)
+    Ok(Done {})
 }
 
 fn all(client: &mut Client) -> Result<Vec<(Id, ProgramInfoReply)>, Error> {

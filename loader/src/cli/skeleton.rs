@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::ProgramType;
 
@@ -31,7 +32,7 @@ pub(super) struct Options {
     send: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Made {
     folder: PathBuf,
     files: Vec<PathBuf>,

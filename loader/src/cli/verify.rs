@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_verifier as verifier;
@@ -30,7 +31,7 @@ pub(super) struct Options {
 }
 
 /// What the verb has to say.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum Said {
     Verification(Verification),
@@ -38,7 +39,7 @@ pub(super) enum Said {
 }
 
 /// The verdict about every program of some objects.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Verification {
     accepted: usize,
     refused: usize,
@@ -55,13 +56,13 @@ enum Look {
     Sarif,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Verified {
     file: String,
     programs: Vec<Checked>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Checked {
     name: String,
     #[serde(rename = "type")]
@@ -72,7 +73,7 @@ struct Checked {
     outcome: Outcome,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct UsedMap {
     name: String,
     kind: &'static str,
@@ -81,7 +82,7 @@ struct UsedMap {
     max_entries: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 enum Outcome {
     Accepted { max_cost: u64, steps: u32, states: u32, capabilities: Vec<&'static str> },

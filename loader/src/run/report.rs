@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::Options;
@@ -16,7 +17,7 @@ use crate::scenario::literal;
 use crate::tally::{Bytes, Tally, count};
 
 /// What came of a capture.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Report {
     object: PathBuf,
     capture: PathBuf,
@@ -32,7 +33,7 @@ pub struct Report {
 }
 
 /// What came of a connection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(super) struct ConnectionReport {
     /// Its place in the capture, from 1.
     pub(super) number: usize,
@@ -50,7 +51,7 @@ pub(super) struct ConnectionReport {
 }
 
 /// What came of a packet.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(super) struct PacketReport {
     frame: u64,
     protocol: &'static str,
@@ -64,7 +65,7 @@ pub(super) struct PacketReport {
     pub(super) events: Vec<Event>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum PacketFate {
     Sent,
@@ -73,7 +74,7 @@ enum PacketFate {
 }
 
 /// A record that a policy wrote into a ring buffer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(super) struct Event {
     map: String,
     /// Its bytes, two hex digits each.

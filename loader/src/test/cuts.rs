@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::flows::{Kind, Step};
@@ -25,12 +26,12 @@ enum Part {
 }
 
 /// Places where a stream is cut, in order, in addition to the ends of its blocks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Cuts(pub Vec<usize>);
 
 /// What was tried of all that could be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tried {
     /// Runs with one cut.
     pub single: usize,
