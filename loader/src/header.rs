@@ -88,6 +88,9 @@ struct tidegate_clone;
 
 ";
 
+/// The section in which an object says what it was compiled against: API versions, two bytes each.
+pub(crate) const ABI_SECTION: &str = "tidegate.abi";
+
 /// The C header. It needs no other header.
 pub fn c() -> String {
     let mut text = Text(C_TOP.into());
@@ -106,6 +109,9 @@ pub fn c() -> String {
     for helper in HELPERS {
         c_helper(&mut text, helper);
     }
+    line!(text, "/* What an object is compiled against, for its loader to see. */");
+    line!(text, "static const __u16 __tidegate_abi SEC(\"{ABI_SECTION}\") = TIDEGATE_API_VERSION;");
+    line!(text);
     line!(text, "#endif");
     text.0
 }

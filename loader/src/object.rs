@@ -13,10 +13,11 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use tidegate_abi::{Insn, MapDef, ProgramType};
+use tidegate_abi::{API_VERSION, Insn, MapDef, ProgramType};
 
 use crate::btf::Shape;
 use crate::error::Error;
+use crate::header::ABI_SECTION;
 
 pub(crate) use elf::text_at;
 pub use error::ObjectError;
@@ -110,6 +111,7 @@ impl Object {
     /// The bytes are not an ELF object for BPF, or something in it can't be loaded; the error says what and where.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
         let file = elf::File::parse(bytes)?;
+        check_abi(&file)?;
         let (programs, maps) = link::link(&file)?;
         Ok(Self { programs, maps })
     }
@@ -137,6 +139,24 @@ impl Object {
     /// Their definitions.
     pub fn map_defs(&self, program: &Program) -> Vec<MapDef> {
         self.maps_of(program).map(|map| map.def).collect()
+    }
+}
+
+/// An object that was compiled against other tables would read its context in the wrong places. One that says nothing was
+/// written without the header and the SDK: its author knows.
+fn check_abi(file: &elf::File<'_>) -> Result<(), ObjectError> {
+    let Some((_, section)) = file.section(ABI_SECTION) else { return Ok(()) };
+    let mut versions = section
+        .data
+        .chunks(2)
+        .map(|bytes| bytes.iter().rev().fold(0, |all, byte| all << 8 | u16::from(*byte)));
+    match versions.find(|version| *version != API_VERSION) {
+        None => Ok(()),
+        Some(version) => Err(ObjectError::new(
+            "object-abi",
+            format!("the object is compiled against API version {version}, and this is {API_VERSION}"),
+            "compile it again with the header or the SDK of this release: `tidegate abi dump c` prints the header",
+        )),
     }
 }
 

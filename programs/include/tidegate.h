@@ -299,4 +299,7 @@ static long (*const tidegate_clone_replace)(struct tidegate_clone *clone, __u64 
 /* Gives a clone back without injecting it. */
 static void (*const tidegate_clone_discard)(struct tidegate_clone *clone) = (void *)0x10031;
 
+/* What an object is compiled against, for its loader to see. */
+static const __u16 __tidegate_abi SEC("tidegate.abi") = TIDEGATE_API_VERSION;
+
 #endif

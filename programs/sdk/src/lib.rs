@@ -77,6 +77,12 @@ macro_rules! program {
                 Err(_) => $crate::Verdict::$on_error as u64,
             }
         }
+        /// What the object is compiled against, for its loader to see.
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = "tidegate.abi")]
+            static ABI: u16 = $crate::bindings::API_VERSION;
+        };
     };
 }
 
