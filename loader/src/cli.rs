@@ -14,6 +14,7 @@ mod event;
 mod feature;
 mod link;
 mod live;
+mod man;
 mod map;
 mod prog;
 mod schema;
@@ -107,7 +108,7 @@ enum Noun {
     /// What programs, loader and kernel agree on
     #[command(subcommand)]
     Abi(abi::Verb),
-    /// Make files: the start of a policy
+    /// Make files: the start of a policy, manual pages
     #[command(subcommand)]
     Gen(skeleton::Verb),
     /// What this machine has of what a policy's author needs, and what to install
@@ -285,6 +286,7 @@ fn dispatch(
         }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),
         Noun::Gen(skeleton::Verb::Skeleton(options)) => output.report(&skeleton::skeleton(&options)?),
+        Noun::Gen(skeleton::Verb::Man(options)) => output.report(&man::man(&options)?),
         Noun::Doctor => output.report(&doctor::doctor()),
         Noun::Feature(feature::Verb::List(options)) => output.report(&feature::list(&options)),
         Noun::Schema(options) => output.report(&schema::schema(&options)?),

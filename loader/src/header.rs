@@ -1,8 +1,12 @@
-//! What a policy is compiled against, rendered from the tables of the ABI: the C header and the Rust declarations.
+//! What a policy is compiled against, rendered from the tables of the ABI: the C header, the Rust declarations, the page
+//! for people.
 
 use tidegate_abi::context::Field;
 use tidegate_abi::helper::{self, HELPERS, Helper, Param};
-use tidegate_abi::{Arg, FieldKind, MapKind, ProgramType, Resource, Ret, Verdict, errno, map};
+use tidegate_abi::hook::ProgramTypes;
+use tidegate_abi::{Arg, FieldKind, Hook, MapKind, ProgramType, Resource, Ret, Verdict, errno, map};
+
+use crate::report::capabilities;
 
 /// Text that grows line by line. Writing to a string can't fail, so neither can this.
 struct Text(String);
@@ -357,6 +361,107 @@ fn rust_type(helper: &Helper, param: &Param) -> &'static str {
     }
 }
 
+const MARKDOWN_TOP: &str = "\
+# Reference: what programs see, call and return
+
+Made by `tidegate abi dump markdown` from the tables that the verifier, the machine, the C header and the Rust SDK are made
+of or held against: do not edit. The [codes of refusals](refusals.md) have a page of their own.
+
+A program is a function in a section `tidegate/stream` or `tidegate/send` (with `/` and a name behind it when an object has
+several), compiled by `clang -target bpf -mcpu=v3 -g -O2` or by rustc and llc. Its only argument is its context; what it
+returns is its verdict.
+";
+
+/// The page for people: verdicts, hooks, contexts, helpers, maps, limits.
+pub fn markdown() -> String {
+    let mut text = Text(MARKDOWN_TOP.into());
+    line!(text);
+    line!(text, "API version {}.", tidegate_abi::API_VERSION);
+    line!(text);
+    line!(text, "## Verdicts");
+    line!(text);
+    line!(text, "| number | C | Rust | programs | meaning |");
+    line!(text, "|---:|---|---|---|---|");
+    for verdict in Verdict::ALL {
+        let (number, name) = (verdict as u8, constant(verdict.name()));
+        let types = type_names(verdict.program_types());
+        line!(text, "| {number} | `TIDEGATE_{name}` | `{verdict:?}` | {types} | {} |", verdict_doc(verdict));
+    }
+    line!(text);
+    line!(text, "## Hooks");
+    line!(text);
+    line!(text, "| name | programs |");
+    line!(text, "|---|---|");
+    for hook in Hook::ALL {
+        line!(text, "| `{}` | `{}` |", hook.name(), hook.program_type().section());
+    }
+    for kind in ProgramType::ALL {
+        markdown_context(&mut text, kind);
+    }
+    line!(text);
+    line!(text, "## Helpers");
+    line!(text);
+    line!(
+        text,
+        "Those below 65,536 are Linux's, with its numbers and meanings. A helper that fails returns one of these, negated:"
+    );
+    let errors: Vec<_> = ERRORS.iter().map(|(name, number)| format!("`{name}` ({number})")).collect();
+    line!(text, "{}.", errors.join(", "));
+    for helper in HELPERS {
+        line!(text);
+        line!(text, "### `{}`", helper.name);
+        line!(text);
+        line!(text, "```c");
+        line!(text, "{};", prototype(helper));
+        line!(text, "```");
+        line!(text);
+        line!(text, "{}", helper.doc);
+        line!(text);
+        let types = type_names(helper.program_types);
+        let powers = match capabilities(helper.capability).as_slice() {
+            [] => String::new(),
+            powers => format!("; a program that calls it may {}", powers.join(", ")),
+        };
+        line!(text, "Number {}; programs: {types}{powers}.", number(helper.number));
+    }
+    line!(text);
+    line!(text, "## Maps");
+    line!(text);
+    line!(text, "| number | C | `tidegate` |");
+    line!(text, "|---:|---|---|");
+    for kind in MapKind::ALL {
+        line!(text, "| {} | `BPF_MAP_TYPE_{}` | `{}` |", kind as u32, constant(kind.name()), kind.name());
+    }
+    line!(text);
+    line!(text, "Sizes and bounds: `tidegate feature list limits`.");
+    text.0
+}
+
+fn type_names(types: ProgramTypes) -> String {
+    let names = ProgramType::ALL.into_iter().filter(|kind| types.contains(*kind)).map(ProgramType::name);
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn markdown_context(text: &mut Text, kind: ProgramType) {
+    line!(text);
+    line!(text, "## Context of `{}`", kind.section());
+    line!(text);
+    line!(text, "`struct {}` in C, `bindings::{}` in Rust.", kind.context_name(), rust_context_name(kind));
+    line!(text);
+    line!(text, "| offset | field | meaning |");
+    line!(text, "|---:|---|---|");
+    for field in kind.fields() {
+        let more = if field.writable { " Writable." } else { "" };
+        line!(text, "| {} | `{}` | {}{more} |", field.offset, c_field(field), field.doc);
+    }
+    line!(text);
+    line!(text, "| bit of `flags` | name | meaning |");
+    line!(text, "|---:|---|---|");
+    for flag in kind.flags() {
+        line!(text, "| {:#x} | `TIDEGATE_{}` | {} |", flag.bit, flag.name, flag.doc);
+    }
+}
+
 fn verdict_doc(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Continue => "No opinion: the next program decides; the data passes when none does.",
@@ -418,8 +523,17 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_the_tables_is_in_both_languages() {
-        for text in [c(), rust()] {
+    fn the_reference_is_what_the_tables_say() {
+        assert_eq!(
+            include_str!("../../docs/reference.md"),
+            markdown(),
+            "the tables changed: run `cargo run -p tidegate -- abi dump markdown > docs/reference.md`"
+        );
+    }
+
+    #[test]
+    fn every_row_of_the_tables_is_in_every_form() {
+        for text in [c(), rust(), markdown()] {
             for helper in HELPERS {
                 assert!(
                     text.contains(&format!("{}(", helper.name))

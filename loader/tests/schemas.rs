@@ -98,6 +98,8 @@ fn what_is_said_of_this_build_and_this_machine() {
     prints("version", &[], 0);
     let folder = folder("skeleton");
     prints_in(&folder, "gen skeleton", &["c", "mine"], 0);
+    let pages = prints_in(&folder, "gen man", &["man1"], 0);
+    assert!(pages["files"].as_array().unwrap().contains(&"man1/tidegate-prog-dump.1".into()), "{pages}");
     let doctor =
         Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["-j", "doctor"]).output().expect("it runs");
     conforms("doctor", &serde_json::from_slice(&doctor.stdout).expect("a document"));

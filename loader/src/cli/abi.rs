@@ -1,4 +1,4 @@
-//! `tidegate abi dump c|rust`.
+//! `tidegate abi dump c|rust|markdown`.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::header;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Print what a policy is compiled against: programs/include/tidegate.h is this output
+    /// Print what a policy is compiled against, for a compiler or for people
     Dump(Options),
 }
 
@@ -24,10 +24,12 @@ pub(super) struct Options {
 #[derive(Clone, Copy, ValueEnum, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Language {
-    /// A C header that needs no other
+    /// A C header that needs no other: programs/include/tidegate.h is this output
     C,
     /// Declarations for a `no_std` crate
     Rust,
+    /// The reference for people: docs/reference.md is this output
+    Markdown,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -48,6 +50,7 @@ pub(super) fn dump(options: &Options) -> Dump {
     let text = match options.language {
         Language::C => header::c(),
         Language::Rust => header::rust(),
+        Language::Markdown => header::markdown(),
     };
     Dump { language: options.language, text }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Document, Done, Failed, Report, SCHEMA, abi, completions, doctor, driver, event, feature, link, map,
+    Document, Done, Failed, Report, SCHEMA, abi, completions, doctor, driver, event, feature, link, man, map,
     prog, skeleton, verify, version,
 };
 use crate::error::Error;
@@ -45,6 +45,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("driver uninstall", &[of::<driver::Status>]),
     ("event", &[of::<event::Line>, of::<event::Summary>]),
     ("feature list", &[of::<feature::Features>]),
+    ("gen man", &[of::<man::Pages>]),
     ("gen skeleton", &[of::<skeleton::Made>]),
     ("link attach", &[of::<link::Links>]),
     ("link detach", &[of::<Done>]),

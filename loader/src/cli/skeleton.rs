@@ -1,4 +1,4 @@
-//! `tidegate gen skeleton`.
+//! `tidegate gen`: the start of a policy, and what else is written from what is known.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::ProgramType;
 
-use super::Report;
+use super::{Report, man};
 use crate::error::Error;
 use crate::skeleton::{self, Language};
 
@@ -16,6 +16,8 @@ use crate::skeleton::{self, Language};
 pub(super) enum Verb {
     /// Start a policy: a folder with its source, how it is built, and scenarios that pass
     Skeleton(Options),
+    /// Write a manual page for each verb
+    Man(man::Options),
 }
 
 #[derive(Args)]
