@@ -17,12 +17,19 @@ pub(crate) fn command<W: AsRef<std::ffi::OsStr>>(words: &[W]) -> Command {
     command
 }
 
-/// `tidegate` as it was built last: beside this program, with `words`. Tests of the workspace build it, and a build for itself
-/// would compile what it needs once more, with other features.
+/// `tidegate` as it was built last, with `words`.
 pub(crate) fn tidegate<W: AsRef<std::ffi::OsStr>>(words: &[W]) -> Result<Command> {
+    let mut command = built("tidegate")?;
+    command.args(words);
+    Ok(command)
+}
+
+/// A program of the workspace as it was built last: beside this one. Tests of the workspace build it, and a build for itself
+/// would compile what it needs once more, with other features.
+pub(crate) fn built(name: &str) -> Result<Command> {
     let ours = std::env::current_exe().context("where is this program?")?;
-    let mut command = Command::new(ours.with_file_name("tidegate"));
-    command.args(words).current_dir(root());
+    let mut command = Command::new(ours.with_file_name(name));
+    command.current_dir(root());
     Ok(command)
 }
 

@@ -105,6 +105,7 @@ fn steps<'a, 's: 'a>(
         ("rules", Box::new(rules::check)),
         ("stack", Box::new(stack)),
         ("documentation", Box::new(documentation)),
+        ("book", Box::new(|| tally(&mut shell::built("tidegate-book")?))),
         ("licences", Box::new(|| licences.check())),
     ]
 }
