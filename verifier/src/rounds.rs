@@ -227,6 +227,12 @@ impl Rounds {
                 return Ok(Round::Hopeless);
             }
         } else {
+            // An anchor names what is steady. What is not was something else at first, from where it is widened.
+            for other in self.steady.iter().filter(|other| !steady(other)) {
+                if let Some(value) = self.base.at_mut(other.at) {
+                    *value = other.first;
+                }
+            }
             self.steady.retain(steady);
             self.make_guesses(machine)?;
             let rounds = self.guess.rounds;

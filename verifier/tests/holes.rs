@@ -679,3 +679,21 @@ fn what_is_dropped_in_place_of_a_clone_is_dropped_only_where_one_was_injected() 
     assert_eq!(powers(&ways(inject, "r2 = 1")), Capability::DROP.0);
     assert_eq!(powers(&ways(inject, "r0 = 1\n exit")), 0);
 }
+
+/// A loop in which r1 counts, and the byte at r2 - r1 is read in each round. The first round also goes a way that is none, on
+/// which r2 counts too: two ways are walked as one where a pointer was moved by 0, and apart where it was moved by r1. `step` is
+/// what happens to r2 on the others.
+fn moved_at_first(step: u32) -> String {
+    with_value(&format!(
+        "r7 &= 1\n r1 = 0\n r2 = 0\n top:\n r5 = r2\n r5 -= r1\n r3 = r9\n r3 += r5\n r0 = *(u8 *)(r3 + 0)
+         r3 = r9\n r4 = 0\n if r7 == 0 goto met\n r3 += r1\n r4 = 1\n met:\n r0 = r3\n if r7 != 0 goto other
+         if r4 == 0 goto other\n goto none\n other:\n r3 = r9\n r3 += r7\n r3 += r4\n r0 = *(u8 *)(r3 + 0)
+         r2 += {step}\n r1 += 1\n if r1 < 8 goto top\n goto out\n none:\n r2 += 1\n r1 += 1\n if r1 < 8 goto top"
+    ))
+}
+
+#[test]
+fn what_moved_with_a_counter_in_the_first_round_only_is_not_named_by_it() {
+    refused(&moved_at_first(0));
+    accepts(&moved_at_first(1));
+}
