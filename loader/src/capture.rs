@@ -17,7 +17,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Error;
+pub(crate) use link::{Found, dissect};
 pub use write::{CaptureWriter, Flags};
+pub(crate) use write::{Hop, LINK_RAW, ip_packet};
 
 /// The packets of one capture.
 #[derive(Clone, Debug, Default)]
@@ -130,7 +132,7 @@ impl Capture {
         let notes = &mut self.notes;
         notes.frames += 1;
         notes.cut += u64::from(record.cut);
-        match link::dissect(record.link, record.bytes) {
+        match dissect(record.link, record.bytes) {
             Ok(found) => self.packets.push(Packet {
                 frame: notes.frames,
                 time: record.time,

@@ -33,6 +33,8 @@ use serde::Serialize;
 
 use crate::client::Client;
 use crate::error::{Error, Exit};
+#[cfg(target_os = "linux")]
+use crate::tun;
 use crate::{proxy, run, test};
 
 /// Version of the JSON documents. A field is never renamed or removed without raising it.
@@ -105,6 +107,15 @@ enum Noun {
         curl http://127.0.0.1:8000/\n\n\
         With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
     Proxy(proxy::Options),
+    /// Run the programs of an object on the packets that this machine sends, through TUN devices (Linux)
+    #[cfg(target_os = "linux")]
+    #[command(after_help = "For example, in a network namespace of its own:\n  \
+        unshare --map-root-user --net\n  \
+        tidegate tun dns_filter.o --map 'blocked.example.com=1' &\n  \
+        ip addr add 10.7.0.1/24 dev tg-in && ip link set tg-in up && ip link set tg-out up\n\n\
+        What is routed into the inside device comes out of the outside one, which may be moved into another namespace, or\n\
+        routed on. With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
+    Tun(tun::Options),
     /// What programs, loader and kernel agree on
     #[command(subcommand)]
     Abi(abi::Verb),
@@ -282,6 +293,13 @@ fn dispatch(
         Noun::Test(options) => output.report(&test::run(&options)?),
         Noun::Proxy(options) => {
             let summary = proxy::run(&options, &mut Live(output))?;
+            Output { json: output.json(), pretty: false }.report(&summary)
+        }
+        #[cfg(target_os = "linux")]
+        Noun::Tun(options) => {
+            let live = Live(output);
+            // Packets are carried all the same when nobody reads.
+            let summary = tun::run(&options, |line| drop(live.print(line)))?;
             Output { json: output.json(), pretty: false }.report(&summary)
         }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),

@@ -295,6 +295,11 @@ impl Session<'_> {
         self.sim.take_sent()
     }
 
+    /// Forgets the packets that were sent: a session that sees many keeps nothing of each.
+    pub fn forget_sends(&self) {
+        self.sim.forget_sends();
+    }
+
     /// What the policy did since this was last asked.
     ///
     /// # Errors

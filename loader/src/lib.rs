@@ -25,6 +25,8 @@ pub mod service;
 pub mod skeleton;
 pub mod tally;
 pub mod test;
+#[cfg(target_os = "linux")]
+pub mod tun;
 
 pub use error::{Error, Exit};
 pub use object::{Object, ObjectError};

@@ -73,6 +73,9 @@ pub(crate) const BENCHES: [Package; 2] = [CLANG, package("valgrind", "/usr/bin/v
 /// What a proxy is measured in front of.
 pub(crate) const SERVERS: [Package; 1] = [NGINX];
 
+/// What gives devices to network namespaces.
+pub(crate) const NAMESPACES: [Package; 1] = [package("iproute2", "/usr/sbin/ip")];
+
 /// What compiles libFuzzer.
 pub(crate) const FUZZERS: [Package; 1] = [package("g++", "/usr/bin/c++")];
 

@@ -47,7 +47,7 @@ type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
 /// Runs every step, stops at the first that fails, and closes with one line `N passed, N failed`.
 pub(crate) fn run() -> Result<()> {
     setup::rust_components()?;
-    setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::DRIVER, &setup::LAB])?;
+    setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::DRIVER, &setup::LAB, &setup::NAMESPACES])?;
     let licences = Licences::start()?;
     // Beside the tests, which leave a processor idle half of the time.
     thread::scope(|beside| {

@@ -8,7 +8,7 @@ use pcap_parser::Linktype;
 use super::{Flags, Transport};
 
 /// The TCP or UDP packet in a record.
-pub(super) struct Found<'a> {
+pub(crate) struct Found<'a> {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub transport: Transport,
@@ -20,7 +20,7 @@ pub(super) struct Found<'a> {
 
 /// Why there is none.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Skip {
+pub(crate) enum Skip {
     UnknownLink,
     NotIp,
     Fragment,
@@ -34,7 +34,7 @@ const RAW_BSD: [Linktype; 2] = [Linktype(12), Linktype(14)];
 /// Finds the packet in `bytes`, which start with the header of link type `link`.
 ///
 /// Checksums are not looked at: a capture on the sending machine is made before hardware fills them in.
-pub(super) fn dissect(link: i32, bytes: &[u8]) -> Result<Found<'_>, Skip> {
+pub(crate) fn dissect(link: i32, bytes: &[u8]) -> Result<Found<'_>, Skip> {
     let link = Linktype(link);
     let packet = match link {
         Linktype::ETHERNET => LaxSlicedPacket::from_ethernet(bytes).map_err(|_| Skip::Malformed)?,

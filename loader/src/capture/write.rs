@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use etherparse::checksum::Sum16BitWords;
-use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
+use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ pub struct Flags {
 }
 
 /// LINKTYPE_RAW: a packet starts with its IP header, of either version.
-const LINK_RAW: u32 = 101;
+pub(crate) const LINK_RAW: i32 = 101;
 const TTL: u8 = 64;
 
 /// A pcap file that grows packet by packet.
@@ -47,7 +47,7 @@ impl CaptureWriter {
         file.extend(0xa1b2_c3d4_u32.to_le_bytes());
         file.extend(2_u16.to_le_bytes());
         file.extend(4_u16.to_le_bytes());
-        for word in [0, 0, 0x4_0000, LINK_RAW] {
+        for word in [0, 0, 0x4_0000, LINK_RAW as u32] {
             file.extend(word.to_le_bytes());
         }
         Self { file }
@@ -75,32 +75,8 @@ impl CaptureWriter {
     }
 
     /// Adds a packet whose transport header and payload are `bytes`. The checksum of TCP and UDP is made right.
-    pub fn transport(&mut self, time: Duration, from: IpAddr, to: IpAddr, protocol: u8, mut bytes: Vec<u8>) {
-        let protocol = IpNumber(protocol);
-        write_checksum(from, to, protocol, &mut bytes);
-        let mut packet = Vec::with_capacity(40 + bytes.len());
-        match (from, to) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-                if let Ok(header) = Ipv4Header::new(length, TTL, protocol, from.octets(), to.octets()) {
-                    packet.extend_from_slice(&with_checksum(header).to_bytes());
-                }
-            }
-            (from, to) => {
-                let header = Ipv6Header {
-                    traffic_class: 0,
-                    flow_label: Ipv6FlowLabel::ZERO,
-                    payload_length: u16::try_from(bytes.len()).unwrap_or(u16::MAX),
-                    next_header: protocol,
-                    hop_limit: TTL,
-                    source: ipv6(from),
-                    destination: ipv6(to),
-                };
-                packet.extend_from_slice(&header.to_bytes());
-            }
-        }
-        packet.extend_from_slice(&bytes);
-        self.record(time, &packet);
+    pub fn transport(&mut self, time: Duration, from: IpAddr, to: IpAddr, protocol: u8, bytes: Vec<u8>) {
+        self.record(time, &ip_packet(from, to, protocol, bytes, Hop { ttl: TTL, tos: 0 }));
     }
 
     fn record(&mut self, time: Duration, packet: &[u8]) {
@@ -116,6 +92,46 @@ impl CaptureWriter {
     pub fn into_bytes(self) -> Vec<u8> {
         self.file
     }
+}
+
+/// What the stack puts into the IP header of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// Time to live, or hop limit.
+    pub(crate) ttl: u8,
+    /// Type of service, or traffic class.
+    pub(crate) tos: u8,
+}
+
+/// An IP packet whose transport header and payload are `bytes`. The checksum of TCP and UDP is made right.
+pub(crate) fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, mut bytes: Vec<u8>, hop: Hop) -> Vec<u8> {
+    let protocol = IpNumber(protocol);
+    write_checksum(from, to, protocol, &mut bytes);
+    let mut packet = Vec::with_capacity(40 + bytes.len());
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+            if let Ok(mut header) = Ipv4Header::new(length, hop.ttl, protocol, from.octets(), to.octets()) {
+                header.dscp = IpDscp::try_new(hop.tos >> 2).unwrap_or_default();
+                header.ecn = IpEcn::try_new(hop.tos & 3).unwrap_or_default();
+                packet.extend_from_slice(&with_checksum(header).to_bytes());
+            }
+        }
+        (from, to) => {
+            let header = Ipv6Header {
+                traffic_class: hop.tos,
+                flow_label: Ipv6FlowLabel::ZERO,
+                payload_length: u16::try_from(bytes.len()).unwrap_or(u16::MAX),
+                next_header: protocol,
+                hop_limit: hop.ttl,
+                source: ipv6(from),
+                destination: ipv6(to),
+            };
+            packet.extend_from_slice(&header.to_bytes());
+        }
+    }
+    packet.extend_from_slice(&bytes);
+    packet
 }
 
 /// Puts the sum over the pseudo-header and `bytes` (RFC 9293 section 3.1, RFC 768) into the transport header.

@@ -16,6 +16,8 @@ use super::{
     prog, skeleton, verify, version,
 };
 use crate::error::Error;
+#[cfg(target_os = "linux")]
+use crate::tun;
 use crate::{proxy, run, test};
 
 #[derive(Args)]
@@ -64,6 +66,8 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("proxy", &[of::<proxy::Line>, of::<proxy::Summary>]),
     ("schema", &[of::<Schemas>]),
     ("test", &[of::<test::Report>]),
+    #[cfg(target_os = "linux")]
+    ("tun", &[of::<tun::Line>, of::<tun::Summary>]),
     ("verify", &[of::<verify::Said>]),
     ("version", &[of::<version::Version>]),
 ];
