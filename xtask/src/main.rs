@@ -12,6 +12,7 @@ mod lab;
 mod matrix;
 mod mutate;
 mod programs;
+mod readmes;
 mod refusals;
 mod rules;
 mod schemas;
@@ -92,6 +93,8 @@ enum Verb {
     Programs,
     /// Verify every policy as clang 14, 16 and 19 compile it at -O1, -O2 and -Os, and as rustc does.
     Matrix,
+    /// Hold the READMEs of programs/ against what the verifier says of the policies.
+    Readmes,
     /// Change every comparison and constant of the policies, one at a time: do their scenarios notice?
     Mutate(mutate::Options),
     /// Write docs/refusals.md, and what users are shown for mistakes planted in policies.
@@ -200,6 +203,12 @@ fn run(verb: Verb) -> Result<()> {
             shell::run(&mut shell::command(&["cargo", "build", "--locked", "--package", "tidegate"]))?;
             let tally = matrix::run()?;
             anyhow::ensure!(tally.failed == 0, "{} cells are not as they were", tally.failed);
+            Ok(())
+        }
+        Verb::Readmes => {
+            shell::run(&mut shell::command(&["cargo", "build", "--locked", "--package", "tidegate"]))?;
+            let tally = readmes::check()?;
+            anyhow::ensure!(tally.failed == 0, "{} objects are not described as they are", tally.failed);
             Ok(())
         }
         Verb::Mutate(options) => mutate::run(&options),

@@ -13,6 +13,7 @@ use crate::driver;
 use crate::lab;
 use crate::matrix;
 use crate::programs;
+use crate::readmes;
 use crate::rules;
 use crate::setup;
 use crate::shell;
@@ -83,6 +84,7 @@ fn steps<'a, 's: 'a>(
             }),
         ),
         ("scenarios", Box::new(|| tally(&mut shell::tidegate(&["test", "programs"])?))),
+        ("readmes", Box::new(readmes::check)),
         ("matrix", Box::new(matrix::run)),
         (
             "driver",
