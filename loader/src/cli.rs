@@ -19,6 +19,7 @@ mod map;
 mod prog;
 mod schema;
 mod skeleton;
+mod stats;
 mod verify;
 mod version;
 
@@ -270,6 +271,11 @@ fn dispatch(
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
         Noun::Prog(prog::Verb::Load(options)) => output.report(&prog::load(&mut connect()?, &options)?),
         Noun::Prog(prog::Verb::Show) => output.report(&prog::show(&mut connect()?)?),
+        Noun::Prog(prog::Verb::Stats(options)) => {
+            let live = Live(output);
+            let last = stats::stats(&mut connect()?, &options, |line| live.print(line))?;
+            output.report(&last)
+        }
         Noun::Prog(prog::Verb::Unload { program }) => {
             output.report(&prog::unload(&mut connect()?, &program)?)
         }
@@ -390,6 +396,11 @@ mod tests {
         assert_eq!(type_(&["map", "lookup", "ports", "80"]), Err("not-found"));
         assert_eq!(type_(&["map", "dump", "port"]).unwrap_err(), "not-found");
         assert_eq!(type_(&["event", "ports"]), Err("map-kind"), "it has no records");
+
+        let counted = type_(&["prog", "stats"]).unwrap();
+        assert!(counted.contains("by_port at outbound-transport-v4  0 runs: no verdict"), "{counted}");
+        let told = type_(&["prog", "stats", "--watch", "0", "--count", "2"]).unwrap();
+        assert!(told.contains("0 runs (0 a second)"), "{told}");
 
         let rows = attached.lines().filter(|line| !line.starts_with(' '));
         let links: Vec<_> = rows.filter_map(|line| line.split_once(": ")).collect();

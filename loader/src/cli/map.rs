@@ -147,7 +147,7 @@ fn bytes(text: &str, size: u32, what: &str) -> Result<Vec<u8>, Error> {
         .map_err(|error| Error::usage("map-data", format!("{what} `{text}`: {error}")))
 }
 
-fn all(client: &mut Client) -> Result<Vec<(Id, MapInfoReply)>, Error> {
+pub(super) fn all(client: &mut Client) -> Result<Vec<(Id, MapInfoReply)>, Error> {
     let ids = live::all_ids(|after| client.call(&MapList { after }));
     let ids = ids.map_err(|refused| live::refused("list maps", &refused))?;
     let mut maps = Vec::new();

@@ -15,7 +15,7 @@ use tidegate_abi::helper::{self, Param};
 
 use tidegate_verifier::{Argument, Proven, Verified};
 
-use super::{Done, Report, live, verify};
+use super::{Done, Report, live, stats, verify};
 use crate::client::Client;
 use crate::disasm;
 use crate::error::{Error, Exit};
@@ -34,6 +34,8 @@ pub(super) enum Verb {
     Load(LoadOptions),
     /// Show the programs that the driver has, with what they counted
     Show,
+    /// Show what every link has counted: once, again and again, or for Prometheus
+    Stats(stats::Options),
     /// Take a program out of the driver, once no link runs it any more
     Unload {
         /// The program, by its id or its name
@@ -357,7 +359,7 @@ pub(super) fn unload(client: &mut Client, text: &str) -> Result<Done, Error> {
     Ok(Done {})
 }
 
-fn all(client: &mut Client) -> Result<Vec<(Id, ProgramInfoReply)>, Error> {
+pub(super) fn all(client: &mut Client) -> Result<Vec<(Id, ProgramInfoReply)>, Error> {
     let ids = live::all_ids(|after| client.call(&ProgramList { after }));
     let ids = ids.map_err(|refused| live::refused("list programs", &refused))?;
     let mut programs = Vec::new();

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Document, Done, Failed, Report, SCHEMA, abi, completions, doctor, driver, event, feature, link, man, map,
-    prog, skeleton, verify, version,
+    prog, skeleton, stats, verify, version,
 };
 use crate::error::Error;
 #[cfg(target_os = "linux")]
@@ -62,6 +62,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("prog load", &[of::<prog::Load>]),
     ("prog run", &[of::<run::Report>]),
     ("prog show", &[of::<prog::Show>]),
+    ("prog stats", &[of::<stats::Stats>]),
     ("prog unload", &[of::<Done>]),
     ("proxy", &[of::<proxy::Line>, of::<proxy::Summary>]),
     ("schema", &[of::<Schemas>]),
@@ -202,6 +203,8 @@ mod tests {
         let attached = typed("link attach", &[&program]);
         let link = attached["links"][0]["id"].to_string();
         typed("link show", &[]);
+        typed("prog stats", &[]);
+        typed("prog stats", &["--watch", "0", "--count", "1"]);
         typed("link replace", &[&link, &program]);
         typed("map show", &[]);
         typed("map update", &["bytes", "1", "2"]);
