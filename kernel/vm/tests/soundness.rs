@@ -474,15 +474,18 @@ impl Host for Strict<'_> {
     }
 }
 
+/// The result of a run, and the instructions of its budget that it left.
 fn run_once<C: Context>(
     executable: &Executable,
     context: &mut C,
     host: &mut Strict<'_>,
     window: &[u8],
     budget: u32,
-) -> Result<u64, Fault> {
+) -> Result<(u64, i64), Fault> {
     let window = if window.is_empty() { nothing() } else { window };
-    executable.run(host, &mut Stack::new(), context, window, budget)
+    let mut stack = Stack::new();
+    let r0 = executable.run(host, &mut stack, context, window, budget)?;
+    Ok((r0, stack.left()))
 }
 
 /// The code, with a load of nobody's memory in place of everything that no path reaches: a run that comes there faults.
@@ -553,7 +556,9 @@ fn check(program_type: ProgramType, text: &str, steps: u32, seed: u64) -> Result
             }
         };
         match result {
-            Ok(r0) => {
+            Ok((r0, left)) => {
+                // An engine does not ask on the last stretch.
+                prop_assert!(left >= 0, "{} instructions more than the proven {}\n{}", -left, budget, text);
                 prop_assert!(Verdict::from_r0(program_type, r0).is_some(), "returned {:#x}\n{}", r0, text);
             }
             Err(fault) => {
