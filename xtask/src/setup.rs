@@ -19,7 +19,9 @@ const fn package(name: &'static str, proof: &'static str) -> Package {
 }
 
 const CLANG: Package = package("clang-19", "/usr/bin/clang-19");
+const CURL: Package = package("curl", "/usr/bin/curl");
 const NGINX: Package = package("nginx-light", "/usr/sbin/nginx");
+const OPENSSL: Package = package("openssl", "/usr/bin/openssl");
 const TCPDUMP: Package = package("tcpdump", "/usr/bin/tcpdump");
 
 /// What compiles the policies: clang for C; for Rust a compiler that has a `core` for BPF, and the `llc` of its LLVM.
@@ -56,11 +58,11 @@ pub(crate) const LAB: [Package; 2] = [
 /// What records the captures: the clients, the servers and the recorder.
 pub(crate) const CAPTURES: [Package; 7] = [
     package("bind9-dnsutils", "/usr/bin/dig"),
-    package("curl", "/usr/bin/curl"),
+    CURL,
     package("dnsmasq-base", "/usr/sbin/dnsmasq"),
     package("netcat-openbsd", "/usr/bin/nc.openbsd"),
     NGINX,
-    package("openssl", "/usr/bin/openssl"),
+    OPENSSL,
     TCPDUMP,
 ];
 
@@ -70,8 +72,8 @@ pub(crate) const READERS: [Package; 1] = [TCPDUMP];
 /// What compiles the benches' programs, and counts instructions.
 pub(crate) const BENCHES: [Package; 2] = [CLANG, package("valgrind", "/usr/bin/valgrind")];
 
-/// What a proxy is measured in front of.
-pub(crate) const SERVERS: [Package; 1] = [NGINX];
+/// What a proxy is measured and tested in front of, and what asks through it.
+pub(crate) const SERVERS: [Package; 3] = [NGINX, CURL, OPENSSL];
 
 /// What gives devices to network namespaces.
 pub(crate) const NAMESPACES: [Package; 1] = [package("iproute2", "/usr/sbin/ip")];

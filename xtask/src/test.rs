@@ -48,7 +48,14 @@ type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<Tally> + 'a>);
 /// Runs every step, stops at the first that fails, and closes with one line `N passed, N failed`.
 pub(crate) fn run() -> Result<()> {
     setup::rust_components()?;
-    setup::need(&[&setup::POLICIES, &setup::CLANGS, &setup::DRIVER, &setup::LAB, &setup::NAMESPACES])?;
+    setup::need(&[
+        &setup::POLICIES,
+        &setup::CLANGS,
+        &setup::DRIVER,
+        &setup::LAB,
+        &setup::NAMESPACES,
+        &setup::SERVERS,
+    ])?;
     let licences = Licences::start()?;
     // Beside the tests, which leave a processor idle half of the time.
     thread::scope(|beside| {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod copy;
+mod curl;
 mod load;
 mod servers;
 
@@ -39,6 +40,15 @@ enum Cli {
         /// Print one JSON document instead of a table
         #[arg(long)]
         json: bool,
+    },
+    /// Ask nginx with curl through the proxy: a header is changed, a name that is not allowed is cut
+    Curl {
+        /// The command
+        #[arg(long)]
+        tidegate: PathBuf,
+        /// Where the compiled policies are
+        #[arg(long)]
+        programs: PathBuf,
     },
     /// Relay without looking: what a proxy is measured against
     Copy {
@@ -133,6 +143,10 @@ struct Row {
 async fn main() -> Result<()> {
     match Cli::parse() {
         Cli::Copy { upstream } => copy::run(upstream).await,
+        Cli::Curl { tidegate, programs } => {
+            println!("ok: {} passed, 0 failed", curl::run(&tidegate, &programs).await?);
+            Ok(())
+        }
         Cli::Run { tidegate, programs, only, json } => {
             let nginx = Nginx::start(&CASES.map(|case| case.body)).await?;
             let copy = Child::start(&std::env::current_exe()?, &["copy", &nginx.address.to_string()]).await?;

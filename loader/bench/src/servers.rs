@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 /// A web server with one file for each size of answers, in a folder that goes away with it.
 pub(crate) struct Nginx {
     pub(crate) address: SocketAddr,
+    /// The same over TLS.
+    pub(crate) secure: SocketAddr,
     scratch: PathBuf,
     _process: tokio::process::Child,
 }
@@ -29,7 +31,11 @@ impl Nginx {
         for body in bodies {
             fs::write(scratch.join(Self::path(*body).trim_start_matches('/')), content(*body))?;
         }
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        // Both at once, so that they are two.
+        let free = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+        let [address, secure] = [free[0].local_addr()?, free[1].local_addr()?];
+        drop(free);
+        certificate(&scratch).await?;
         let at = scratch.display();
         let configuration = scratch.join("nginx.conf");
         fs::write(
@@ -40,7 +46,9 @@ impl Nginx {
                  http {{\n\
                    access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;\n\
                    fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n\
-                   server {{ listen {address} backlog=1024; root {at}; add_header X-Seen $http_x_via; }}\n\
+                   ssl_certificate {at}/certificate.pem; ssl_certificate_key {at}/key.pem;\n\
+                   server {{ listen {address} backlog=1024; listen {secure} ssl; root {at};\n\
+                     add_header X-Seen $http_x_via; }}\n\
                  }}\n"
             ),
         )?;
@@ -53,7 +61,7 @@ impl Nginx {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start nginx")?;
-        let nginx = Self { address, scratch, _process: process };
+        let nginx = Self { address, secure, scratch, _process: process };
         for _ in 0..100 {
             if TcpStream::connect(address).await.is_ok() {
                 return Ok(nginx);
@@ -67,6 +75,11 @@ impl Nginx {
         &self.scratch
     }
 
+    /// What its certificate is signed with: itself.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.scratch.join("certificate.pem")
+    }
+
     /// Where an answer of `body` bytes is.
     pub(crate) fn path(body: usize) -> String {
         format!("/{body}.bin")
@@ -76,6 +89,26 @@ impl Nginx {
     pub(crate) fn body(&self, body: usize) -> Arc<Vec<u8>> {
         Arc::new(content(body))
     }
+}
+
+/// The names that the server has over TLS.
+pub(crate) const NAMES: [&str; 2] = ["good.example", "bad.example"];
+
+/// Makes a certificate for [`NAMES`], and its key.
+async fn certificate(folder: &Path) -> Result<()> {
+    let names = NAMES.map(|name| format!("DNS:{name}")).join(",");
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=tidegate \
+                 -keyout key.pem -out certificate.pem";
+    let made = Command::new("openssl")
+        .args(words.split_whitespace())
+        .arg("-addext")
+        .arg(format!("subjectAltName={names}"))
+        .current_dir(folder)
+        .output()
+        .await
+        .context("cannot start openssl")?;
+    ensure!(made.status.success(), "no certificate: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
 }
 
 impl Drop for Nginx {
