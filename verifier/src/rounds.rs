@@ -477,7 +477,7 @@ fn step(first: &Value, now: &Value) -> Option<i64> {
         }
         Kind::Stack(_) | Kind::MapValue(_) | Kind::Record(_) if first.symbol == now.symbol => {
             if first.origin != 0 && first.origin == now.origin {
-                now.delta - first.delta
+                now.delta.checked_sub(first.delta)?
             } else {
                 (now.num.value()? as i64).checked_sub(first.num.value()? as i64)?
             }

@@ -129,6 +129,18 @@ fn new_bytes_are_bounded_on_every_path_and_in_every_round() {
     assert_eq!(bytes(&branch), 20);
     let rounds = bytes(&format!("r7 = 0\n top:\n {}\n r7 += 1\n if r7 < 20 goto top", insert(3)));
     assert!((60..=63).contains(&rounds), "{rounds}");
+    // Rounds in rounds, and a function that is called in each.
+    let nested = format!(
+        "r7 = 0\n top:\n r8 = 0\n in:\n {}\n r8 += 1\n if r8 < 2 goto in\n {}\n r7 += 1\n if r7 < 3 goto top",
+        insert(5),
+        insert(1)
+    );
+    assert_eq!(bytes(&nested), 3 * (2 * 5 + 1));
+    let called = format!(
+        "r7 = 0\n top:\n r1 = r6\n call f\n r1 = r6\n call f\n r7 += 1\n if r7 < 3 goto top\n r0 = 1\n exit\n f:\n r6 = r1\n {}",
+        insert(4)
+    );
+    assert_eq!(bytes(&called), 3 * 2 * 4);
     // No run brings more than the engine takes.
     assert_eq!(bytes(&format!("r7 = 0\n top:\n {}\n r7 += 1\n if r7 < 2000 goto top", insert(60))), 3 * 2048);
 }

@@ -423,6 +423,12 @@ fn what_moves_with_a_counter_moves_as_often_and_no_further() {
     refused(&with_value(
         "r2 = 64\n top:\n r3 = r9\n r3 += r2\n *(u8 *)(r3 + 0) = 1\n r2 -= 1\n if r2 != 0 goto top",
     ));
+    // So far that the way is no number of 64 bits.
+    accepts(&with_value(
+        "r2 = r9\n r4 = 0x8000000000000000 ll\n r5 = 0x4000000000000000 ll\n r1 = 0\n top:\n r2 += 1\n r3 = r2\n r3 += r4\n r0 = 0
+         in:\n r3 += r5\n r3 += r5\n r3 += r5\n r0 += 1\n if r0 > 100 goto never\n if r0 < 3 goto in
+         r1 += 1\n if r1 < 5 goto top\n goto out\n never:\n r0 = *(u8 *)(r3 + 0)",
+    ));
     // Behind the loop each is where the last round left it.
     accepts(&indexed("r7 = 0\n r3 = 0\n top:\n r7 += 1\n r3 += 1\n if r3 < 63 goto top"));
     refused(&indexed("r7 = 0\n r3 = 0\n top:\n r7 += 1\n r3 += 1\n if r3 < 64 goto top"));
