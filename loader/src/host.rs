@@ -12,6 +12,7 @@ use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG};
 use tidegate_abi::{Hook, ProgramType};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options, filter_action, key, layer_of};
 use tidegate_runtime::{Runtime, Shared};
+use tidegate_vm::Visits;
 
 use crate::capture::{Flags, Transport};
 use crate::client::Client;
@@ -56,10 +57,39 @@ impl Machine {
     /// # Errors
     /// The setup does not fit the object, or a program is refused.
     pub fn new(object: &Object, setup: &Setup) -> Result<Self, Error> {
-        let runtime = runtime()?;
+        Self::with(runtime()?, object, setup)
+    }
+
+    /// The same, and which instructions run is written down. It takes its time.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new)'s.
+    pub fn traced(object: &Object, setup: &Setup) -> Result<Self, Error> {
+        let runtime = Runtime::traced(platform()).map_err(|status| broken(status.text()))?;
+        Self::with(runtime, object, setup)
+    }
+
+    fn with(runtime: Shared<Runtime>, object: &Object, setup: &Setup) -> Result<Self, Error> {
         let mut client = Client::new(Shared::clone(&runtime));
         let loaded = Loaded::new(&mut client, object, setup)?;
         Ok(Self { runtime, client, loaded, counted: Tally::default() })
+    }
+
+    /// What the runs of each program visited, by slot, of a machine that is [`traced`](Self::traced).
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn visits(&self) -> Result<Vec<(String, Vec<Visits>)>, Error> {
+        let mut programs: Vec<_> =
+            self.loaded.links().iter().map(|link| (link.loaded, &link.program)).collect();
+        // A program is at the hooks of both address families.
+        programs.sort_by_key(|(id, _)| *id);
+        programs.dedup_by_key(|(id, _)| *id);
+        let visits = |(id, name): (u32, &String)| {
+            let visits = self.runtime.visits(id).map_err(|status| broken(status.text()))?;
+            Ok((name.clone(), visits))
+        };
+        programs.into_iter().map(visits).collect()
     }
 
     /// Whether a program runs at hooks of this type.

@@ -6,7 +6,7 @@ use annotate_snippets::{
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::helper::Capability;
-use tidegate_verifier::Refusal;
+use tidegate_verifier::{Refusal, Verified};
 
 use crate::disasm;
 use crate::object::{Line, Object, Program};
@@ -224,6 +224,14 @@ impl Source {
             .fold(false)
             .annotation(AnnotationKind::Primary.span(start + column..end).label(label))
     }
+}
+
+/// Verifies one program as the driver does.
+pub fn prove(object: &Object, program: &Program) -> Result<Verified, Refusal> {
+    let code = program.code();
+    let defs = object.map_defs(program);
+    let input = tidegate_verifier::Program { program_type: program.program_type, code: &code, maps: &defs };
+    tidegate_verifier::verify(&input, &tidegate_verifier::Options::default())
 }
 
 /// The names of the powers in `capabilities`, for people.

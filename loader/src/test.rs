@@ -1,19 +1,21 @@
 //! Runs the scenarios of policies: each build of a policy, each scenario, a stream under every cut.
 
 mod check;
+mod coverage;
 pub mod cuts;
 mod junit;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use tidegate_vm::Visits;
 
 use crate::capture::Transport;
 use crate::cli;
@@ -23,6 +25,7 @@ use crate::object::Object;
 use crate::scenario::{Fate, PacketStep, Policy, Scenario, Stream, Traffic};
 use crate::tally::count;
 use check::Outcome;
+pub use coverage::Coverage;
 use cuts::{Cuts, Dice, Script, Tried};
 
 /// What `tidegate test` was asked to do.
@@ -49,6 +52,21 @@ pub struct Options {
     /// Also write the result as JUnit XML, which build servers show
     #[arg(long, value_name = "FILE", conflicts_with = "list")]
     pub junit: Option<PathBuf>,
+    /// Tell which lines and branches of the sources were run, and which were not
+    #[arg(long, conflicts_with = "list")]
+    pub coverage: bool,
+    /// Write it as lcov's tracefile, which editors and build servers read
+    #[arg(long, value_name = "FILE", conflicts_with = "list")]
+    pub lcov: Option<PathBuf>,
+    /// Write it as pages for a browser
+    #[arg(long, value_name = "DIR", conflicts_with = "list")]
+    pub html: Option<PathBuf>,
+}
+
+impl Options {
+    fn covers(&self) -> bool {
+        self.coverage || self.lcov.is_some() || self.html.is_some()
+    }
 }
 
 /// What came of it.
@@ -62,6 +80,9 @@ pub struct Report {
     /// Whether they were only listed.
     listed: bool,
     scenarios: Vec<Tested>,
+    /// What was run of the sources, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coverage: Option<Coverage>,
 }
 
 /// One scenario with one build of its policy.
@@ -121,6 +142,9 @@ impl fmt::Display for Report {
         }
         if self.listed {
             return writeln!(f, "{}", count(self.scenarios.len(), "scenario"));
+        }
+        if let Some(coverage) = &self.coverage {
+            write!(f, "{coverage}")?;
         }
         let per_second = self.runs as f64 / self.seconds.max(0.001);
         let result = if self.failed == 0 { "ok" } else { "FAILED" };
@@ -204,6 +228,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             objects.insert(path, Object::read(path)?);
         }
     }
+    let seen = Seen::default();
     let mut jobs = Vec::new();
     for policy in &policies {
         for object in &policy.objects {
@@ -217,6 +242,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
                     object: &objects[object.as_path()],
                     scenario,
                     options,
+                    seen: options.covers().then_some(&seen),
                 });
             }
         }
@@ -224,6 +250,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let scenarios =
         if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
     let passed = scenarios.iter().filter(|tested: &&Tested| tested.passed).count();
+    let coverage = if options.covers() { Some(coverage(&jobs, &seen)) } else { None };
     let report = Report {
         passed,
         failed: scenarios.len() - passed,
@@ -232,9 +259,14 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         seconds: start.elapsed().as_secs_f64(),
         listed: options.list,
         scenarios,
+        coverage,
     };
     if let Some(path) = &options.junit {
         junit::write(&report, path)?;
+    }
+    if let Some(coverage) = &report.coverage {
+        options.lcov.as_deref().map_or(Ok(()), |path| coverage.write_lcov(path))?;
+        options.html.as_deref().map_or(Ok(()), |folder| coverage.write_html(folder))?;
     }
     Ok(report)
 }
@@ -252,12 +284,12 @@ fn in_parallel<J: Sync, R: Send>(jobs: &[J], work: impl Fn(&J) -> R + Sync) -> V
                     jobs.get(at).map(|job| (at, job))
                 } {
                     let result = work(job);
-                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, result));
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
                 }
             });
         }
     });
-    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, result)| result).collect()
 }
@@ -269,6 +301,41 @@ struct Job<'a> {
     object: &'a Object,
     scenario: &'a Scenario,
     options: &'a Options,
+    /// Where it is told what ran, if that is asked for.
+    seen: Option<&'a Seen>,
+}
+
+/// What ran of each program of each object, by slot.
+#[derive(Default)]
+struct Seen(Mutex<BTreeMap<(PathBuf, String), Vec<Visits>>>);
+
+impl Seen {
+    fn programs(&self) -> MutexGuard<'_, BTreeMap<(PathBuf, String), Vec<Visits>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, object: &Path, program: String, visits: Vec<Visits>) {
+        let mut programs = self.programs();
+        let sum = programs.entry((object.into(), program)).or_default();
+        sum.resize(visits.len(), Visits::default());
+        for (sum, visits) in sum.iter_mut().zip(visits) {
+            sum.runs += visits.runs;
+            sum.jumps += visits.jumps;
+        }
+    }
+}
+
+/// What ran of the sources of all that was tested.
+fn coverage(jobs: &[Job<'_>], seen: &Seen) -> Coverage {
+    let mut coverage = Coverage::default();
+    for ((path, name), visits) in seen.programs().iter() {
+        let job = jobs.iter().find(|job| job.path == path);
+        if let Some((job, program)) = job.and_then(|job| Some((job, job.object.program(name)?))) {
+            let folder = job.policy.path.parent().unwrap_or(Path::new("."));
+            coverage.add(job.object, program, visits, folder);
+        }
+    }
+    coverage
 }
 
 /// Runs under different memory layouts that a scenario of packets gets: they have no cuts.
@@ -313,7 +380,10 @@ impl Job<'_> {
             maps: self.scenario.maps.clone(),
             globals: self.scenario.globals.clone(),
         };
-        let mut machine = Machine::new(self.object, &setup)?;
+        let mut machine = match self.seen {
+            None => Machine::new(self.object, &setup)?,
+            Some(_) => Machine::traced(self.object, &setup)?,
+        };
         for traffic in &self.scenario.traffic {
             match traffic {
                 Traffic::Stream(stream) => self.every_cut(&mut machine, stream, tested)?,
@@ -321,6 +391,11 @@ impl Job<'_> {
             }
             if tested.failure.is_some() {
                 break;
+            }
+        }
+        if let Some(seen) = self.seen {
+            for (program, visits) in machine.visits()? {
+                seen.add(self.path, program, visits);
             }
         }
         Ok(())

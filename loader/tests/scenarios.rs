@@ -27,6 +27,9 @@ fn options(path: PathBuf) -> Options {
         filter: None,
         list: false,
         junit: None,
+        coverage: false,
+        lcov: None,
+        html: None,
     }
 }
 
@@ -263,4 +266,61 @@ fn scenario_files_with_flipped_bits_never_do_harm() {
             assert!(!error.message.is_empty());
         });
     }
+}
+
+/// The line of the fixture's source that has this text, from 1.
+fn line_of(text: &str) -> usize {
+    let source = fs::read_to_string(format!("{FIXTURES}/probes.c")).expect("the source is there");
+    source.lines().position(|line| line.contains(text)).expect("a line with this text") + 1
+}
+
+#[test]
+fn what_was_run_of_the_source_is_told_by_line_and_branch() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"account\"\n[[scenario]]\nname = \"a\"\n\
+                steps = [{ send = \"a\" }]\n";
+    let folder = folder("coverage", text);
+    fs::copy(format!("{FIXTURES}/probes.c"), folder.join("probes.c"))
+        .expect("the source beside the scenarios");
+    let options = Options {
+        lcov: Some(folder.join("lcov.info")),
+        html: Some(folder.join("html")),
+        ..options(folder.clone())
+    };
+    let told = |options: &Options| {
+        let report = test::run(options).expect("it can be used");
+        (report.to_string(), serde_json::to_value(&report).expect("JSON"))
+    };
+    let (text, value) = told(&options);
+    let lines = &value["coverage"]["files"][0]["lines"];
+    let (looks, logs) = (line_of("if (missed)"), line_of("bpf_ringbuf_output(&losses"));
+    assert!(lines[looks.to_string()]["runs"].as_u64() > Some(0), "{text}\n{lines:#}");
+    assert_eq!(lines[logs.to_string()]["runs"], 0, "{text}");
+    assert!(text.contains(&format!("never run: {logs}\n")), "{text}");
+    assert_eq!(lines.get((logs + 100).to_string()), None, "other programs of the object are not this one's");
+
+    let lcov = fs::read_to_string(folder.join("lcov.info")).expect("the tracefile");
+    assert!(lcov.starts_with("TN:\nSF:") && lcov.ends_with("end_of_record\n"), "{lcov}");
+    assert!(lcov.contains(&format!("DA:{logs},0\n")), "{lcov}");
+    let number = |key: &str| lcov.lines().find_map(|line| line.strip_prefix(key)?.parse::<usize>().ok());
+    let count = |key: &str, holds: fn(&str) -> bool| {
+        lcov.lines().filter(|line| line.starts_with(key) && holds(line)).count()
+    };
+    let not_zero = |line: &str| !line.ends_with(",0") && !line.ends_with('-');
+    assert_eq!(number("LF:"), Some(count("DA:", |_| true)));
+    assert_eq!(number("LH:"), Some(count("DA:", not_zero)));
+    assert_eq!(number("BRF:"), Some(count("BRDA:", |_| true)));
+    assert_eq!(number("BRH:"), Some(count("BRDA:", not_zero)));
+    let page = fs::read_to_string(folder.join("html/0-probes.c.html")).expect("a page for the file");
+    assert!(page.contains("class=\"no\"") && page.contains("ctx-&gt;data"), "{page}");
+    assert!(
+        fs::read_to_string(folder.join("html/index.html")).expect("an index").contains("0-probes.c.html")
+    );
+
+    // With what it lacks, all is run.
+    let more = "objects = [\"probes.o\"]\nprogram = \"account\"\n[[scenario]]\nname = \"a\"\n\
+                steps = [{ send = \"a\", missed = 7 }]\n";
+    fs::write(folder.join("probe.toml"), more).expect("a file");
+    let (text, value) = told(&options);
+    assert!(value["coverage"]["files"][0]["lines"][logs.to_string()]["runs"].as_u64() > Some(0), "{text}");
+    assert!(!text.contains("never run"), "{text}");
 }

@@ -165,7 +165,7 @@ impl Runtime {
             push(&mut maps, self.map(*id)?)?;
         }
         let id = self.new_id()?;
-        let program = shared(Program::load(id, request, maps, &self.platform, cancelled)?)?;
+        let program = shared(Program::load(id, request, maps, &self.platform, cancelled, self.kind)?)?;
         self.objects(|objects| objects.add_program(&program))?;
         Ok(Loaded { program: id, max_cost: program.max_cost })
     }
@@ -174,7 +174,7 @@ impl Runtime {
         self.objects(|objects| objects.map(id))
     }
 
-    fn objects<R>(&self, section: impl FnOnce(&mut Objects) -> R) -> R {
+    pub(crate) fn objects<R>(&self, section: impl FnOnce(&mut Objects) -> R) -> R {
         self.objects.with(&self.platform, section)
     }
 }

@@ -54,6 +54,8 @@ pub struct Runtime {
     waker: Spin<Waker>,
     filters: Spin<Filters>,
     newest: AtomicU32,
+    /// How programs are made executable.
+    kind: program::Kind,
 }
 
 /// Who wants to know that a control message changed a map or a link.
@@ -86,6 +88,7 @@ impl Runtime {
             waker: Spin::new(Waker(None)),
             filters: Spin::new(Filters::None),
             newest: AtomicU32::new(0),
+            kind: program::Kind::Plain,
         })
     }
 
@@ -95,6 +98,25 @@ impl Runtime {
     /// [`Status::NoMemory`].
     pub fn shared(platform: Platform) -> Result<Shared<Self>, Status> {
         memory::shared(Self::new(platform)?)
+    }
+
+    /// As [`Runtime::shared`], and which instructions of its programs run is written down. `PASSIVE_LEVEL`.
+    ///
+    /// # Errors
+    /// [`Status::NoMemory`].
+    #[cfg(feature = "trace")]
+    pub fn traced(platform: Platform) -> Result<Shared<Self>, Status> {
+        memory::shared(Self { kind: program::Kind::Traced, ..Self::new(platform)? })
+    }
+
+    /// What all runs of a program visited, by slot. `PASSIVE_LEVEL`.
+    ///
+    /// # Errors
+    /// [`Status::NotFound`]: there is no such program, or it is not traced.
+    #[cfg(feature = "trace")]
+    pub fn visits(&self, program: Id) -> Result<Vec<tidegate_vm::Visits>, Status> {
+        let program = self.objects(|objects| objects.program(program))?;
+        program.executable.visits().map(Iterator::collect).ok_or(Status::NotFound)
     }
 
     /// The system's functions that it was made with.

@@ -32,6 +32,16 @@ pub(crate) struct Program {
     capabilities: u32,
 }
 
+/// How a program is made executable.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Kind {
+    #[default]
+    Plain,
+    /// Which of its instructions run is written down.
+    #[cfg(feature = "trace")]
+    Traced,
+}
+
 /// Why a program was not loaded.
 #[derive(Debug)]
 pub(crate) enum LoadError {
@@ -53,6 +63,7 @@ impl Program {
         maps: Vec<Shared<Map>>,
         platform: &Platform,
         cancelled: &AtomicU8,
+        kind: Kind,
     ) -> Result<Self, LoadError> {
         let mut defs: Vec<MapDef> = room(maps.len())?;
         for map in &maps {
@@ -66,7 +77,12 @@ impl Program {
         for (handle, map) in (1..).zip(&maps) {
             push(&mut bindings, map.binding(handle))?;
         }
-        let executable = Executable::new(&verified, &bindings).map_err(|error| match error {
+        let made = match kind {
+            Kind::Plain => Executable::new(&verified, &bindings),
+            #[cfg(feature = "trace")]
+            Kind::Traced => Executable::traced(&verified, &bindings),
+        };
+        let executable = made.map_err(|error| match error {
             CompileError::NoMemory => Status::NoMemory,
             // The verifier takes nothing that the machine does not: the two would disagree.
             _ => Status::Invalid,

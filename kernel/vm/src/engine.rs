@@ -59,7 +59,7 @@ impl Cursor {
 /// Runs `program`. A fault is left in the stack, so that a result comes in registers.
 #[expect(clippy::too_many_lines, reason = "one arm for each op; the compiler needs them in one place")]
 #[inline(never)]
-pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
+pub(crate) fn run<C: Context, H: Host, const CHECKED: bool, const TRACED: bool>(
     program: &Executable,
     host: &mut H,
     stack: &mut Stack,
@@ -196,6 +196,9 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool>(
             loaded { $( $lty:ident $plain:ident $load_eq:ident $load_ne:ident $load_add:ident $load_xor:ident $load_sum:ident $loads_ne:ident $loads:ident $set_loads:ident, )* }
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
+            if TRACED {
+                program.visit(slot_of(memory, pc));
+            }
             match *pc.op() {
                 $(
                     Op::$r64 { dst, src } => {

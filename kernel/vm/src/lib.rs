@@ -18,6 +18,8 @@ mod fuse;
 mod memory;
 mod op;
 mod shared;
+#[cfg(feature = "trace")]
+mod trace;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -30,6 +32,8 @@ pub use decode::CompileError;
 pub use fault::{Cause, Fault};
 pub use memory::{Context, MapBinding, MapMemory, Memory, Raw, Stack};
 pub use shared::{Lent, Shared};
+#[cfg(feature = "trace")]
+pub use trace::Visits;
 
 /// What answers a program's helper calls. One run borrows it exclusively.
 pub trait Host {
@@ -50,6 +54,9 @@ pub struct Executable {
     clear: u16,
     /// Every access is proven: no check is needed.
     proven: bool,
+    /// Where it is written down what runs.
+    #[cfg(feature = "trace")]
+    trace: Option<trace::Trace>,
 }
 
 impl Executable {
@@ -82,6 +89,34 @@ impl Executable {
         Ok(Self { proven: true, ..Self::new(verified, maps)? })
     }
 
+    /// Makes a verified program executable, as [`new`](Self::new), and writes down which instructions run. It takes its time.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    #[cfg(feature = "trace")]
+    pub fn traced(verified: &Verified, maps: &[MapBinding]) -> Result<Self, CompileError> {
+        let mut this = Self::plain(verified.structure(), verified.maps().len(), maps)?;
+        this.trace = Some(trace::Trace::new(this.ops.len())?);
+        Ok(this)
+    }
+
+    /// What all runs visited, by slot; `None` for a program that is not [`traced`](Self::traced).
+    #[cfg(feature = "trace")]
+    pub fn visits(&self) -> Option<impl Iterator<Item = Visits>> {
+        self.trace.as_ref().map(trace::Trace::read)
+    }
+
+    /// The instruction in `slot` is about to run on the engine that traces.
+    #[inline(always)]
+    fn visit(&self, slot: u32) {
+        #[cfg(feature = "trace")]
+        if let Some(trace) = &self.trace {
+            trace.visit(slot as usize);
+        }
+        #[cfg(not(feature = "trace"))]
+        let _ = slot;
+    }
+
     /// Makes any well-formed bytecode executable, unproven: for conformance suites, fuzzing and comparisons. It runs on
     /// the checked engine, where nothing that a program does reaches memory that it was not given.
     ///
@@ -109,7 +144,15 @@ impl Executable {
         let functions = decode::functions(program)?;
         let ops = decode::decode(program, &functions, bound)?;
         let clear = functions.first().map_or(0, |entry| entry.clear);
-        Ok(Self { ops, maps, functions, clear, proven: false })
+        Ok(Self {
+            ops,
+            maps,
+            functions,
+            clear,
+            proven: false,
+            #[cfg(feature = "trace")]
+            trace: None,
+        })
     }
 
     /// Runs the program: r1 is the address of `context`, which shows `window`. Ends after `budget` instructions, plus
@@ -130,10 +173,16 @@ impl Executable {
         window: &[u8],
         budget: u32,
     ) -> Result<u64, Fault> {
+        #[cfg(feature = "trace")]
+        if let Some(trace) = &self.trace {
+            trace.begin();
+            let result = engine::run::<C, H, true, true>(self, host, stack, context, window, budget);
+            return result.ok_or_else(|| stack.fault());
+        }
         let result = if self.proven && proofs_hold_for(window) {
-            engine::run::<C, H, false>(self, host, stack, context, window, budget)
+            engine::run::<C, H, false, false>(self, host, stack, context, window, budget)
         } else {
-            engine::run::<C, H, true>(self, host, stack, context, window, budget)
+            engine::run::<C, H, true, false>(self, host, stack, context, window, budget)
         };
         match result {
             Some(result) => Ok(result),

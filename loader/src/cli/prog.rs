@@ -15,7 +15,7 @@ use tidegate_abi::helper::{self, Param};
 
 use tidegate_verifier::{Argument, Proven, Verified};
 
-use super::{Done, Report, live, stats, verify};
+use super::{Done, Report, live, stats};
 use crate::client::Client;
 use crate::disasm;
 use crate::error::{Error, Exit};
@@ -142,7 +142,7 @@ pub(super) fn dump(options: &DumpOptions) -> Result<Dump, Error> {
 
 fn list(object: &Object, program: &Program, detail: Option<Detail>) -> Result<Listing, Error> {
     let proven = match detail {
-        Some(Detail::Proofs) => Some(verify::prove(object, program).map_err(|_| {
+        Some(Detail::Proofs) => Some(crate::report::prove(object, program).map_err(|_| {
             let message = format!("{} is refused: nothing is proven of it", program.name);
             Error::new("program-refused", Exit::Refused, message)
                 .with_help("`tidegate verify` says what is missing")

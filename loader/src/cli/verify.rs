@@ -8,13 +8,12 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::limits::DEFAULT_BUDGET;
-use tidegate_verifier as verifier;
 
 use super::Report;
 use crate::error::{Error, Exit};
 use crate::explain::{self, Explanation};
 use crate::object::{Object, Program};
-use crate::report::{Diagnosis, capabilities};
+use crate::report::{Diagnosis, capabilities, prove};
 use crate::sarif;
 
 #[derive(Args)]
@@ -111,14 +110,6 @@ fn verify_file(file: &Path) -> Result<Verified, Error> {
     let object = Object::read(file)?;
     let programs = object.programs().iter().map(|program| check(&object, program)).collect();
     Ok(Verified { file: file.display().to_string(), programs })
-}
-
-/// Verifies one program as the driver does.
-pub(super) fn prove(object: &Object, program: &Program) -> Result<verifier::Verified, verifier::Refusal> {
-    let code = program.code();
-    let defs = object.map_defs(program);
-    let input = verifier::Program { program_type: program.program_type, code: &code, maps: &defs };
-    verifier::verify(&input, &verifier::Options::default())
 }
 
 fn check(object: &Object, program: &Program) -> Checked {

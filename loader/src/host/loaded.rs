@@ -65,7 +65,7 @@ pub struct Link {
     /// Which program of those that were chosen it is.
     place: usize,
     /// The program as the runtime knows it.
-    loaded: Id,
+    pub(super) loaded: Id,
 }
 
 impl Loaded {
