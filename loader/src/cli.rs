@@ -26,6 +26,7 @@ mod version;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -60,6 +61,10 @@ pub const SCHEMA: u32 = 1;
 struct Cli {
     #[command(flatten)]
     output: Output,
+    /// Whom prog load|show|unload, link, map and event speak to: the path of a host's control socket, or `driver`, the
+    /// default on Windows. TIDEGATE_HOST in the environment says it for all
+    #[arg(long, global = true, value_name = "HOST")]
+    host: Option<PathBuf>,
     #[command(subcommand)]
     noun: Noun,
 }
@@ -80,20 +85,20 @@ enum Noun {
     /// Verify every program of an object: accepted with its worst-case cost, or refused with the source line and a hint
     #[command(visible_alias = "v")]
     Verify(verify::Options),
-    /// Programs: dump, run; in the driver: load, show, unload
+    /// Programs: dump, run; on a host: load, show, unload
     #[command(subcommand, visible_alias = "p")]
     Prog(prog::Verb),
-    /// Links of the driver, which say where a loaded program runs: attach, show, detach
+    /// Links of a host, which say where a loaded program runs: attach, show, replace, detach
     #[command(subcommand, visible_alias = "l")]
     Link(link::Verb),
-    /// Maps of the driver, by which programs and people exchange data: show, dump, lookup, update, delete
+    /// Maps of a host, by which programs and people exchange data: show, dump, lookup, update, delete
     #[command(subcommand, visible_alias = "m")]
     Map(map::Verb),
-    /// The records that programs leave in a ring buffer of the driver, as they come
+    /// The records that programs leave in a ring buffer of a host, as they come
     #[command(
         visible_alias = "e",
         after_help = "With -j every line is a JSON document; the last one is the summary. Without --count or --once it goes on \
-            until it is interrupted. A record goes to one reader. While it waits it holds the driver's device open."
+            until it is interrupted. A record goes to one reader. While it waits it holds the driver's device, or a connection to the host, open."
     )]
     Event(event::Options),
     /// The driver itself: install, start, stop, uninstall, status
@@ -106,6 +111,10 @@ enum Noun {
         tidegate proxy http_hdr_rewrite.o --map 'header.0=X-Via: tidegate' \\\n      \
         --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080 --remote 127.0.0.1:80\n  \
         curl http://127.0.0.1:8000/\n\n\
+        With --control it is a host, whose policies come and go while connections pass; no object need be named then:\n  \
+        tidegate proxy --control /tmp/gate --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \
+        tidegate --host /tmp/gate prog load tls_sni_allow.o --attach\n  \
+        tidegate --host /tmp/gate link show\n\n\
         With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
     Proxy(proxy::Options),
     /// Run the programs of an object on the packets that this machine sends, through TUN devices (Linux)
@@ -249,7 +258,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&args, &error),
     };
-    match dispatch(cli.output, cli.noun, live::connect) {
+    match dispatch(cli.output, cli.noun, || live::connect(cli.host.as_deref())) {
         Ok(printed) => print(&printed.text, printed.exit),
         Err(error) if cli.output.json() => print(&cli.output.error(&error), error.exit),
         Err(error) => {
@@ -386,7 +395,7 @@ mod tests {
         let attached = type_(&["link", "attach", "by_port"]).unwrap();
         assert!(attached.ends_with("2 links\n"), "both address families: {attached}");
         assert_eq!(type_(&["link", "show"]).unwrap(), attached);
-        assert_eq!(type_(&["prog", "unload", "by_port"]), Err("driver-refused"), "it is attached");
+        assert_eq!(type_(&["prog", "unload", "by_port"]), Err("host-refused"), "it is attached");
 
         assert!(type_(&["map", "dump", "ports"]).unwrap().ends_with("1 entry\n"));
         assert_eq!(type_(&["map", "update", "ports", "80", "2"]), Ok("done\n".into()));
@@ -411,7 +420,7 @@ mod tests {
         assert!(replaced.contains(&format!("program {}", ids[1].0)), "{replaced}");
         assert_eq!(type_(&["link", "replace", links[0].0, "nobody"]), Err("not-found"));
         assert_eq!(type_(&["link", "replace", "77777", ids[0].0]), Err("not-found"));
-        assert_eq!(type_(&["prog", "unload", ids[1].0]), Err("driver-refused"), "it runs at the link now");
+        assert_eq!(type_(&["prog", "unload", ids[1].0]), Err("host-refused"), "it runs at the link now");
         for (link, _) in links {
             assert_eq!(type_(&["link", "detach", link]), Ok("done\n".into()));
         }

@@ -1,4 +1,5 @@
-//! The typed client of control messages: the bytes that cross into a kernel, or that a runtime of this process answers.
+//! The typed client of control messages: the bytes that cross into a kernel or into another process, or that a runtime of this
+//! process answers.
 
 use std::fmt;
 use std::io;
@@ -13,8 +14,9 @@ use tidegate_abi::limits;
 use tidegate_runtime::{Runtime, Shared};
 
 use crate::device::Device;
+use crate::socket::Socket;
 
-/// Speaks to a runtime, of this process or of the driver.
+/// Speaks to a runtime: of this process, of the driver, or of a host that has a control socket.
 pub struct Client {
     end: End,
     request: Vec<u8>,
@@ -25,21 +27,23 @@ pub struct Client {
 enum End {
     Host(Shared<Runtime>),
     Driver(Device),
+    Socket(Socket),
 }
 
 impl End {
-    fn exchange(&self, request: &[u8], reply: &mut [u8]) -> io::Result<usize> {
+    fn exchange(&self, request: &[u8], reply: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Self::Host(runtime) => Ok(runtime.handle(request, reply)),
             Self::Driver(device) => device.exchange(request, reply),
+            Self::Socket(socket) => socket.exchange(request, reply),
         }
     }
 
     /// As [`exchange`](Self::exchange), where the driver answers only when there are events.
-    fn wait(&self, request: &[u8], reply: &mut [u8]) -> io::Result<usize> {
+    fn wait(&self, request: &[u8], reply: &mut Vec<u8>) -> io::Result<usize> {
         match self {
-            Self::Host(runtime) => Ok(runtime.handle(request, reply)),
             Self::Driver(device) => device.wait(request, reply),
+            other => other.exchange(request, reply),
         }
     }
 }
@@ -61,7 +65,7 @@ impl fmt::Display for Refused {
             (Some(refusal), _) => {
                 write!(f, "{} at instruction {}: {}", refusal.code, refusal.insn, refusal.reason)
             }
-            (None, Some(system)) => write!(f, "the driver does not answer: {system}"),
+            (None, Some(system)) => write!(f, "the host does not answer: {system}"),
             (None, None) => f.write_str(self.status.text()),
         }
     }
@@ -83,6 +87,11 @@ impl Client {
     /// A client of the driver behind `device`.
     pub fn driver(device: Device) -> Self {
         Self::of(End::Driver(device))
+    }
+
+    /// A client of the host behind `socket`.
+    pub fn socket(socket: Socket) -> Self {
+        Self::of(End::Socket(socket))
     }
 
     fn of(end: End) -> Self {
@@ -189,7 +198,7 @@ impl Client {
     /// Sends `request` by `send`, with room for it and for its reply. Returns the length of the reply.
     fn exchange_by<O: Operation>(
         &mut self,
-        send: impl Fn(&End, &[u8], &mut [u8]) -> io::Result<usize>,
+        send: impl Fn(&End, &[u8], &mut Vec<u8>) -> io::Result<usize>,
         request: &O,
     ) -> Result<usize, Refused> {
         let length = loop {
@@ -223,6 +232,22 @@ impl Client {
             system: None,
             refusal: control::refusal(&self.reply[..length]).map(Box::new),
         })
+    }
+}
+
+/// The reply of `runtime` to a control message, whatever its length.
+pub fn answer(runtime: &Runtime, request: &[u8]) -> Vec<u8> {
+    let mut reply = vec![0; ROOM];
+    loop {
+        let length = runtime.handle(request, &mut reply);
+        // What did not fit has changed nothing: it can be asked again.
+        if control::parse_reply::<()>(&reply[..length]) != Err(Status::ReplyTooLarge)
+            || reply.len() == limits::MAX_MESSAGE
+        {
+            reply.truncate(length);
+            return reply;
+        }
+        reply.resize((reply.len() * 4).min(limits::MAX_MESSAGE), 0);
     }
 }
 

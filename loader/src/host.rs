@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG};
+use tidegate_abi::control::{self, Header, Id, LinkInfo, LinkList, Status};
 use tidegate_abi::{Hook, ProgramType};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options, filter_action, key, layer_of};
 use tidegate_runtime::{Runtime, Shared};
 use tidegate_vm::Visits;
 
 use crate::capture::{Flags, Transport};
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::error::{Error, Exit};
 use crate::flows::{Direction, Kind, Step};
 use crate::object::Object;
@@ -31,7 +32,8 @@ pub struct Machine {
     runtime: Shared<Runtime>,
     client: Client,
     loaded: Loaded,
-    counted: Tally,
+    /// The links that run, and what they had counted when they were last asked.
+    counted: BTreeMap<Id, Tally>,
 }
 
 /// Where a new version of a policy is made ready: its maps made, its programs verified. That takes as long as it takes, and
@@ -72,7 +74,23 @@ impl Machine {
     fn with(runtime: Shared<Runtime>, object: &Object, setup: &Setup) -> Result<Self, Error> {
         let mut client = Client::new(Shared::clone(&runtime));
         let loaded = Loaded::new(&mut client, object, setup)?;
-        Ok(Self { runtime, client, loaded, counted: Tally::default() })
+        let counted = loaded.links().iter().map(|link| (link.id(), Tally::default())).collect();
+        Ok(Self { runtime, client, loaded, counted })
+    }
+
+    /// A machine without programs.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn empty() -> Result<Self, Error> {
+        let runtime = runtime()?;
+        let client = Client::new(Shared::clone(&runtime));
+        Ok(Self { runtime, client, loaded: Loaded::default(), counted: BTreeMap::new() })
+    }
+
+    /// What control messages may be put to by any thread, as long as they change nothing that runs.
+    pub fn runtime(&self) -> Shared<Runtime> {
+        Shared::clone(&self.runtime)
     }
 
     /// What the runs of each program visited, by slot, of a machine that is [`traced`](Self::traced).
@@ -126,8 +144,31 @@ impl Machine {
     /// # Errors
     /// The runtime refuses.
     pub fn tally(&mut self) -> Result<Tally, Error> {
-        let now = self.loaded.tally(&mut self.client)?;
-        Ok(now.since(&std::mem::replace(&mut self.counted, now)))
+        let mut sum = Tally::default();
+        for (link, counted) in &mut self.counted {
+            match self.client.call(&LinkInfo { link: *link }) {
+                Ok(info) => {
+                    let now = Tally::from(info.counters);
+                    sum.add(&now.since(&std::mem::replace(counted, now)));
+                }
+                // It was detached meanwhile.
+                Err(refused) if refused.status == Status::NotFound => {}
+                Err(refused) => return Err(broken(&refused.to_string())),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The links may be others now.
+    fn relinked(&mut self) -> Result<(), Error> {
+        let mut counted = BTreeMap::new();
+        for hook in Hook::ALL {
+            let links =
+                self.client.call(&LinkList { hook }).map_err(|refused| broken(&refused.to_string()))?;
+            counted.extend(links.iter().map(|link| (*link, self.counted.remove(link).unwrap_or_default())));
+        }
+        self.counted = counted;
+        Ok(())
     }
 
     /// Where a new version of the policy is made ready, by any thread, while this machine works on.
@@ -349,6 +390,17 @@ impl Session<'_> {
     /// The runtime refuses; the old version runs on.
     pub fn commit(&mut self, staged: Staged) -> Result<(), Error> {
         self.machine.commit(staged)
+    }
+
+    /// Answers a control message of someone else.
+    pub fn control(&mut self, request: &[u8]) -> Vec<u8> {
+        let reply = client::answer(&self.machine.runtime, request);
+        self.sim.settle();
+        if Header::parse(request).is_ok_and(|(header, _)| control::changes(header.code)) {
+            // It fails when there is no memory, and then the links of before are counted for some time yet.
+            let _ = self.machine.relinked();
+        }
+        reply
     }
 
     /// Unloads the callouts. Returns what went against the contract with the filter engine, in words: nothing, when all is

@@ -23,6 +23,7 @@ pub mod sarif;
 pub mod scenario;
 pub mod service;
 pub mod skeleton;
+pub mod socket;
 pub mod tally;
 pub mod test;
 #[cfg(target_os = "linux")]

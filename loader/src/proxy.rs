@@ -5,6 +5,7 @@
 //! half-closes, its resets, and its pace: nothing more is read from an end than the other end takes.
 
 mod connection;
+mod control;
 mod engine;
 mod report;
 
@@ -25,6 +26,7 @@ use crate::host::Machine;
 use crate::object::Object;
 use crate::run::Policy;
 use connection::Closed;
+use control::Control;
 use engine::Engine;
 pub use report::{Line, Output, Summary};
 
@@ -36,10 +38,11 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// What `tidegate proxy` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
+#[command(mut_arg("file", |arg| arg.required(false)))]
 pub struct Options {
-    /// The object, and how its programs are set up
+    /// The object, and how its programs are set up; with --control there need be none
     #[command(flatten)]
-    pub policy: Policy,
+    pub policy: Option<Policy>,
     /// Where to accept connections; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
@@ -55,6 +58,9 @@ pub struct Options {
     /// Put a new version into place when the object file changes; connections go on, and so do their maps
     #[arg(long)]
     pub watch: bool,
+    /// Be a host: answer `tidegate --host PATH` on this socket, which only its owner may open (Unix only)
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// End after so many connections
     #[arg(long, value_name = "N")]
     pub connections: Option<u64>,
@@ -66,10 +72,17 @@ pub struct Options {
 /// # Errors
 /// The policy does not fit, or the address can't be listened on. What goes wrong with one connection ends that connection.
 pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error> {
-    let object = Object::read(&options.policy.file)?;
-    let setup = options.policy.setup()?;
+    let policy = match &options.policy {
+        Some(policy) => Some((Object::read(&policy.file)?, policy.setup()?)),
+        None if options.control.is_some() => None,
+        None => {
+            return Err(Error::usage("proxy-policy", "there is no object, and nobody could bring one")
+                .with_help("name an object, or a socket to which they are brought: --control PATH"));
+        }
+    };
     // The machine stays with the thread that made it: its clock and its random numbers are that thread's.
     let (engine, worker) = Engine::start(move || {
+        let Some((object, setup)) = policy else { return Machine::empty() };
         let machine = Machine::new(&object, &setup)?;
         if machine.runs(ProgramType::Stream) {
             return Ok(machine);
@@ -95,13 +108,16 @@ pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error>
 async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> Result<Summary, Error> {
     let listener = TcpListener::bind(options.listen).await.map_err(|error| cannot_listen(options, &error))?;
     let listen = listener.local_addr().map_err(|error| cannot_listen(options, &error))?;
+    if let Some(path) = &options.control {
+        tokio::spawn(Control::bind(path)?.serve(engine.clone()));
+    }
     output.line(&Line::Listening { listen, upstream: options.upstream });
 
     let mut summary = Summary::default();
     let mut tasks: JoinSet<Closed> = JoinSet::new();
     let (told, mut changes) = mpsc::channel(1);
-    if options.watch {
-        tokio::spawn(watch(options.policy.clone(), engine.clone(), told));
+    if let Some(policy) = options.policy.as_ref().filter(|_| options.watch) {
+        tokio::spawn(watch(policy.clone(), engine.clone(), told));
     }
     let mut number = 0;
     loop {

@@ -31,21 +31,26 @@ struct Proxy {
 
 fn options(program: &str, upstream: SocketAddr, connections: u64) -> Options {
     Options {
-        policy: Policy {
+        policy: Some(Policy {
             file: PROBES.into(),
             programs: vec![program.into()],
             maps: vec![],
             map_file: None,
             globals: vec![],
             on_error: OnErrorArg::Block,
-        },
+        }),
         listen: "127.0.0.1:0".parse().unwrap(),
         upstream,
         remote: None,
         inbound: false,
         watch: false,
+        control: None,
         connections: Some(connections),
     }
+}
+
+fn policy(options: &mut Options) -> &mut Policy {
+    options.policy.as_mut().expect("there is one")
 }
 
 impl Proxy {
@@ -219,7 +224,7 @@ fn a_new_version_takes_over_in_the_middle_of_a_connection() {
     });
     let file = marking("proxy-hot-replace.o", b"<one1>");
     let mut options = options("mark", address, 1);
-    options.policy.file = file.clone();
+    policy(&mut options).file = file.clone();
     options.watch = true;
     let proxy = Proxy::start(options);
     let mut client = proxy.connect();
@@ -257,10 +262,13 @@ fn what_cannot_be_served_is_refused_before_anything_is_accepted() {
         (error.code, error.exit)
     };
     assert_eq!(
-        refused(&|options| options.policy.programs = vec!["by_port".into()]),
+        refused(&|options| policy(options).programs = vec!["by_port".into()]),
         ("proxy-program", Exit::Usage)
     );
-    assert_eq!(refused(&|options| options.policy.file = "none.o".into()), ("file-not-found", Exit::NotFound));
+    assert_eq!(
+        refused(&|options| policy(options).file = "none.o".into()),
+        ("file-not-found", Exit::NotFound)
+    );
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let listen = taken.local_addr().expect("an address");
     assert_eq!(refused(&|options| options.listen = listen), ("proxy-listen", Exit::Usage));

@@ -1,25 +1,45 @@
-//! What the verbs that speak to the driver share: finding it, naming things in it, and saying why it refused.
+//! What the verbs that speak to a host share: finding it, naming things in it, and saying why it refused.
+
+use std::env;
+use std::path::{Path, PathBuf};
 
 use tidegate_abi::control::{Id, IdList, Status};
 
 use crate::client::{Client, Refused};
 use crate::device::Device;
 use crate::error::{Error, Exit};
+use crate::socket::Socket;
 
-/// A client of the driver.
-pub(super) fn connect() -> Result<Client, Error> {
-    Device::open().map(Client::driver)
+/// The environment variable that names the host when `--host` does not.
+const VARIABLE: &str = "TIDEGATE_HOST";
+
+/// What the driver is called where a host is named.
+const DRIVER: &str = "driver";
+
+/// A client of the host that is `named`, or else of the one that the environment names, or else of the driver where one can be.
+pub(super) fn connect(named: Option<&Path>) -> Result<Client, Error> {
+    let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
+    match named.map(PathBuf::from).or_else(environment) {
+        Some(name) if name.as_os_str() == DRIVER => Device::open().map(Client::driver),
+        Some(path) => Socket::connect(&path).map(Client::socket),
+        None if cfg!(windows) => Device::open().map(Client::driver),
+        None => Err(Error::new("host-none", Exit::Driver, "no host is named, and the driver runs on Windows only")
+            .with_help(format!(
+                "start one with `tidegate proxy --control PATH ...` and name it: --host PATH, or {VARIABLE}=PATH in the \
+                 environment"
+            ))),
+    }
 }
 
-/// An error of the driver's, met while `doing` something.
+/// An error of the host's, met while `doing` something.
 pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
     let message = format!("cannot {doing}: {refused}");
     match refused.status {
-        _ if refused.system.is_some() => Error::new("driver-io", Exit::Driver, message),
-        Status::Version => Error::new("driver-version", Exit::Driver, message),
+        _ if refused.system.is_some() => Error::new("host-io", Exit::Driver, message),
+        Status::Version => Error::new("host-version", Exit::Driver, message),
         Status::NotFound => Error::new("not-found", Exit::NotFound, message),
         Status::Refused | Status::OverBudget => Error::new("program-refused", Exit::Refused, message),
-        _ => Error::new("driver-refused", Exit::Usage, message),
+        _ => Error::new("host-refused", Exit::Usage, message),
     }
 }
 
@@ -47,7 +67,7 @@ pub(super) fn named<'a>(
         known.iter().filter(|(id, name)| Some(*id) == number || *name == text).map(|(id, _)| *id).collect();
     match found[..] {
         [id] => Ok(id),
-        [] => Err(Error::new("not-found", Exit::NotFound, format!("the driver has no {what} `{text}`"))
+        [] => Err(Error::new("not-found", Exit::NotFound, format!("the host has no {what} `{text}`"))
             .with_help(format!("`tidegate {what} show` lists them"))),
         _ => Err(Error::usage("ambiguous", format!("{} {what}s are called `{text}`", found.len()))
             .with_help("name one by its id")),

@@ -16,7 +16,7 @@ use crate::scenario::literal;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Show the maps that the driver has
+    /// Show the maps that the host has
     Show,
     /// Print every entry of a map
     Dump {

@@ -1,4 +1,4 @@
-//! `tidegate prog dump` and `run`; with the driver `load`, `show` and `unload`.
+//! `tidegate prog dump` and `run`; with a host `load`, `show` and `unload`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,13 +30,13 @@ pub(super) enum Verb {
     Dump(DumpOptions),
     /// Run the programs of an object over a capture and write what comes out as a capture
     Run(run::Options),
-    /// Load the programs of an object into the driver, which verifies them; `link attach` makes them run
+    /// Load the programs of an object into the host, which verifies them; `link attach` makes them run
     Load(LoadOptions),
-    /// Show the programs that the driver has, with what they counted
+    /// Show the programs that the host has, with what they counted
     Show,
     /// Show what every link has counted: once, again and again, or for Prometheus
     Stats(stats::Options),
-    /// Take a program out of the driver, once no link runs it any more
+    /// Take a program out of the host, once no link runs it any more
     Unload {
         /// The program, by its id or its name
         program: String,

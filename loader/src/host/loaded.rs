@@ -30,7 +30,7 @@ pub struct Setup {
 }
 
 /// A policy that is attached to the hooks of both address families.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Loaded {
     maps: Vec<LoadedMap>,
     links: Vec<Link>,
@@ -66,6 +66,13 @@ pub struct Link {
     place: usize,
     /// The program as the runtime knows it.
     pub(super) loaded: Id,
+}
+
+impl Link {
+    /// What the runtime knows it by.
+    pub fn id(&self) -> Id {
+        self.id
+    }
 }
 
 impl Loaded {

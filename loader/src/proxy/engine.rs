@@ -11,6 +11,10 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task;
 
+use tidegate_abi::control::{self, EventRead, Header, Operation, ProgramLoad};
+use tidegate_runtime::{Runtime, Shared};
+
+use crate::client;
 use crate::error::{Error, Exit};
 use crate::flows::{Direction, Step};
 use crate::host::{self, Config, Flow, Machine, Session, Setup, Stage, Staged};
@@ -23,6 +27,7 @@ use super::connection::Outbox;
 #[derive(Clone)]
 pub(super) struct Engine {
     asks: mpsc::UnboundedSender<Ask>,
+    runtime: Shared<Runtime>,
 }
 
 /// What became of a connection.
@@ -58,6 +63,10 @@ enum Ask {
         staged: Staged,
         answer: oneshot::Sender<Result<(), Error>>,
     },
+    Control {
+        request: Vec<u8>,
+        answer: oneshot::Sender<Vec<u8>>,
+    },
     Tally {
         answer: oneshot::Sender<Result<Tally, Error>>,
     },
@@ -73,10 +82,11 @@ impl Engine {
         let (ready, is_ready) = oneshot::channel();
         let body = move || match make() {
             Ok(mut machine) => {
+                let runtime = machine.runtime();
                 let session = machine.session(Config { trace_length: 0, ..Config::default() });
                 match session {
                     Ok(session) => {
-                        let _ = ready.send(Ok(()));
+                        let _ = ready.send(Ok(runtime));
                         Worker::new(session).run(asked)
                     }
                     Err(error) => {
@@ -94,8 +104,8 @@ impl Engine {
             .name("machine".into())
             .spawn(body)
             .map_err(|error| Error::new("proxy-runtime", Exit::Partial, format!("cannot start: {error}")))?;
-        is_ready.blocking_recv().unwrap_or_else(|_| Err(gone()))?;
-        Ok((Self { asks }, worker))
+        let runtime = is_ready.blocking_recv().unwrap_or_else(|_| Err(gone()))?;
+        Ok((Self { asks, runtime }, worker))
     }
 
     /// Opens a connection whose bytes go to `out`, one outbox for each of [`Direction::ALL`].
@@ -126,6 +136,17 @@ impl Engine {
         let staged =
             task::spawn_blocking(move || stage.load(&object, &setup)).await.map_err(|_| gone())??;
         self.ask(|answer| Ask::Commit { staged, answer }).await?
+    }
+
+    /// Answers a control message. A program is verified beside the thread of the machine, as for [`replace`](Self::replace).
+    pub(super) async fn control(&self, request: Vec<u8>) -> Result<Vec<u8>, Error> {
+        if number(&request) == Some(ProgramLoad::NUMBER) {
+            let runtime = Shared::clone(&self.runtime);
+            return task::spawn_blocking(move || client::answer(&runtime, &request))
+                .await
+                .map_err(|_| gone());
+        }
+        self.ask(|answer| Ask::Control { request, answer }).await
     }
 
     /// What the policy did since the start.
@@ -159,6 +180,22 @@ struct Relayed {
     fate: Fate,
 }
 
+impl Relayed {
+    /// Puts what has come out of a connection into its outboxes.
+    fn deliver(&mut self, session: &Session<'_>, flow: Flow, dropped: bool) {
+        self.fate.dropped = dropped;
+        for (direction, out) in Direction::ALL.into_iter().zip(&self.out) {
+            let delivered = session.take(flow, direction);
+            out.put(delivered.bytes, delivered.fin, delivered.aborted || dropped);
+        }
+    }
+}
+
+/// The operation that a well-formed request asks for.
+fn number(request: &[u8]) -> Option<u16> {
+    Header::parse(request).ok().map(|(header, _)| header.code)
+}
+
 impl<'m> Worker<'m> {
     fn new(session: Session<'m>) -> Self {
         Self { session, start: Instant::now(), relayed: HashMap::new(), total: Tally::default() }
@@ -188,6 +225,9 @@ impl<'m> Worker<'m> {
                 Ask::Commit { staged, answer } => {
                     let _ = answer.send(self.session.commit(staged));
                 }
+                Ask::Control { request, answer } => {
+                    let _ = answer.send(self.control(&request));
+                }
                 Ask::Tally { answer } => {
                     let _ = answer.send(self.tally().map(|_| self.total));
                 }
@@ -204,12 +244,21 @@ impl<'m> Worker<'m> {
         let dropped = self.session.is_dropped(flow);
         let Some(relayed) = self.relayed.get_mut(&flow) else { return Ok(dropped) };
         relayed.fate.tally.add(&tally);
-        relayed.fate.dropped = dropped;
-        for (direction, out) in Direction::ALL.into_iter().zip(&relayed.out) {
-            let delivered = self.session.take(flow, direction);
-            out.put(delivered.bytes, delivered.fin, delivered.aborted || dropped);
-        }
+        relayed.deliver(&self.session, flow, dropped);
         Ok(dropped)
+    }
+
+    fn control(&mut self, request: &[u8]) -> Vec<u8> {
+        host::set_time(self.start.elapsed());
+        let reply = self.session.control(request);
+        // What was kept back of any connection may have been decided on by the change.
+        if number(request).is_some_and(|number| control::changes(number) && number != EventRead::NUMBER) {
+            for (flow, relayed) in &mut self.relayed {
+                let dropped = self.session.is_dropped(*flow);
+                relayed.deliver(&self.session, *flow, dropped);
+            }
+        }
+        reply
     }
 
     /// What the policy did since this was last asked.

@@ -1,0 +1,183 @@
+//! The verbs of a running host: the same words as with the driver, while connections pass.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use serde_json::Value;
+use tidegate_abi::control::{self, HEADER_SIZE, Header, MapList, Status};
+use tidegate_abi::limits;
+
+use crate::common::{GATE, Host, Ran, folder, tidegate};
+
+/// The only id in a list of a document.
+fn id(document: &Value, list: &str) -> String {
+    let ids: Vec<_> =
+        document[list].as_array().expect("a list").iter().map(|row| row["id"].to_string()).collect();
+    assert_eq!(ids.len(), 1, "{document}");
+    ids[0].clone()
+}
+
+#[test]
+fn a_policy_comes_changes_and_goes_while_a_connection_passes() {
+    let host = Host::start(&folder("host-life"));
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "hello", 5).as_deref(), Some("hello"), "nothing is loaded");
+
+    host.run(&["prog", "load", GATE, "--prog", "stamp", "--map", "marks.0=str:<first>"]).ok();
+    assert_eq!(host.say(&mut stream, "hello", 5).as_deref(), Some("hello"), "it runs nowhere yet");
+    let attached = host.run(&["-j", "link", "attach", "stamp", "stream-v4", "--priority", "7"]).json();
+    let link = id(&attached, "links");
+    let shown = host.run(&["-j", "link", "show"]).json();
+    assert_eq!(shown["links"][0]["priority"], 7);
+    assert_eq!(
+        host.say(&mut stream, "hello", 5).as_deref(),
+        Some("hello"),
+        "it was there before the first link"
+    );
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "hello", 13).as_deref(), Some("<first>\0hello"));
+
+    host.run(&["map", "update", "marks", "0", "str:<second>"]).ok();
+    assert_eq!(host.run(&["-j", "map", "lookup", "marks", "0"]).json()["entries"][0]["value"][1], b's');
+    assert_eq!(host.say(&mut stream, "hello", 13).as_deref(), Some("<second>hello"));
+    let events = host.run(&["event", "stamped", "--count", "2"]).ok();
+    assert_eq!(events.lines().last(), Some("2 records, 0 dropped"), "{events}");
+
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--map", "cuts.113=0"]).ok();
+    host.run(&["link", "replace", &link, "cut"]).ok();
+    assert_eq!(host.say(&mut stream, "hello", 5).as_deref(), Some("hello"), "the mark is gone");
+    assert_eq!(host.say(&mut stream, "quit", 4), None, "the connection is reset");
+    let counted = host.run(&["-j", "link", "show"]).json();
+    assert_eq!(counted["links"][0]["id"].to_string(), link);
+    assert_eq!(counted["links"][0]["counted"]["verdicts"]["drop-connection"], 1, "{counted}");
+
+    host.run(&["link", "detach", &link]).ok();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "quit", 4).as_deref(), Some("quit"));
+    for program in ["cut", "stamp"] {
+        host.run(&["prog", "unload", program]).ok();
+    }
+    assert_eq!(host.run(&["prog", "show"]).ok(), "0 programs\n");
+}
+
+#[test]
+fn a_refused_program_is_refused_by_the_host_and_leaves_nothing() {
+    let host = Host::start(&folder("host-refused"));
+    let (link, budget) = ("link", "1");
+    host.run(&["prog", "load", GATE, "--prog", "cut"]).ok();
+    let ran = host.run(&["-j", link, "attach", "cut", "--budget", budget]);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (2, &"program-refused".into()));
+    assert_eq!(host.run(&["link", "show"]).ok(), "0 links\n");
+    let ran = host.run(&["-j", "map", "lookup", "nothing", "0"]);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (5, &"not-found".into()));
+}
+
+#[test]
+fn who_names_no_host_or_one_that_is_not_there_is_told_what_to_do() {
+    let nowhere = folder("host-none").join("nobody");
+    let nowhere = nowhere.to_str().unwrap();
+    for (variable, words) in [
+        (None, &["-j", "prog", "show"][..]),
+        (None, &["-j", "--host", nowhere, "prog", "show"]),
+        (None, &["-j", "link", "show", "--host", nowhere]),
+        (Some(nowhere), &["-j", "map", "show"]),
+    ] {
+        let ran = Ran::of(tidegate().args(words).envs(variable.map(|name| ("TIDEGATE_HOST", name))));
+        let error = &ran.json()["error"];
+        assert_eq!((ran.exit, &error["code"]), (3, &"host-none".into()), "{words:?}");
+        assert!(error["help"].as_str().unwrap().contains("tidegate proxy --control"), "{error}");
+    }
+    let host = Host::start(&folder("host-variable"));
+    let ran = Ran::of(tidegate().args(["prog", "show"]).env("TIDEGATE_HOST", &host.socket));
+    assert_eq!(ran.ok(), "0 programs\n");
+}
+
+#[test]
+fn a_control_socket_is_its_owners_alone_and_nobody_elses_file() {
+    let folder = folder("host-socket");
+    let mut host = Host::start(&folder);
+    let mode = |path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&host.socket), 0o600);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "only the socket");
+
+    let proxy = |path: &std::path::Path| {
+        let ends = ["--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:9", "--control"];
+        Ran::of(tidegate().args(["-j", "proxy"]).args(ends).arg(path))
+    };
+    let ran = proxy(&host.socket);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (1, &"control-taken".into()));
+    let file = folder.join("file");
+    fs::write(&file, "mine").unwrap();
+    let ran = proxy(&file);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (1, &"control-listen".into()));
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+
+    // What a host left behind that was ended hard is no host, and is replaced by the next one.
+    host.kill();
+    assert_eq!(host.run(&["prog", "show"]).exit, 3);
+    let host = Host::start(&folder);
+    assert_eq!(host.run(&["prog", "show"]).ok(), "0 programs\n");
+}
+
+/// Sends bytes as they are; the status of the reply, or `None` when the host hangs up.
+fn send(stream: &mut UnixStream, bytes: &[u8]) -> Option<Status> {
+    stream.write_all(bytes).ok()?;
+    let mut head = [0; HEADER_SIZE];
+    stream.read_exact(&mut head).ok()?;
+    let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    let mut reply = head.to_vec();
+    stream.take(u64::from(length)).read_to_end(&mut reply).ok()?;
+    let (header, _) = Header::parse(&reply).expect("a reply is well formed");
+    Status::from_number(header.code)
+}
+
+#[test]
+fn a_malformed_message_is_answered_and_changes_nothing() {
+    let host = Host::start(&folder("host-malformed"));
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--attach"]).ok();
+    let state = || ["prog", "link", "map"].map(|noun| host.run(&[noun, "show"]).ok());
+    let before = state();
+
+    let mut good = [0; 64];
+    let length = control::write_request(&MapList { after: 0 }, &mut good).expect("small");
+    let good = &good[..length];
+    let header = |version, code, length, reserved| Header { version, code, length, reserved }.to_bytes();
+    let version = tidegate_abi::API_VERSION;
+    let mut stream = UnixStream::connect(&host.socket).expect("it answers");
+    for (bytes, status) in [
+        (good.to_vec(), Status::Ok),
+        (header(version + 1, 17, 0, 0).to_vec(), Status::Version),
+        (header(version, 9999, 0, 0).to_vec(), Status::UnknownOperation),
+        (header(version, 31, 0, 0).to_vec(), Status::Malformed),
+        (header(version, 0, 0, 1).to_vec(), Status::Malformed),
+        ([&header(version, 31, 3, 0)[..], &[0xff; 3]].concat(), Status::Malformed),
+        (good.to_vec(), Status::Ok),
+        // Too long by one byte: where the next message begins is not known, so this is the last answer.
+        (header(version, 20, (limits::MAX_MESSAGE - HEADER_SIZE + 1) as u32, 0).to_vec(), Status::Malformed),
+    ] {
+        assert_eq!(send(&mut stream, &bytes), Some(status), "{bytes:?}");
+    }
+    assert_eq!(send(&mut stream, good), None);
+    // Half a message, and no more: nobody waits for the rest in the way of others.
+    let mut half = UnixStream::connect(&host.socket).expect("it answers");
+    half.write_all(&good[..length - 1]).expect("it listens");
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn a_link_that_was_detached_decides_about_nothing_more_of_connections_that_it_saw() {
+    const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
+    let mut host = Host::start(&folder("host-drain"));
+    host.run(&["prog", "load", PROBES, "--prog", "drop_q", "--attach"]).ok();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "abc", 3).as_deref(), Some("abc"));
+    for link in host.run(&["-j", "link", "show"]).json()["links"].as_array().expect("links") {
+        host.run(&["link", "detach", &link["id"].to_string()]).ok();
+    }
+    assert_eq!(host.say(&mut stream, "q", 1).as_deref(), Some("q"), "nobody looks any more");
+    drop(stream);
+    let closed: Value = serde_json::from_str(&host.line()).expect("a document");
+    assert_eq!((&closed["event"], &closed["end"]), (&"closed".into(), &"closed".into()), "{closed}");
+}

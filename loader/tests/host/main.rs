@@ -1,0 +1,5 @@
+//! Hosts and those who speak to them, each the real command in a process of its own.
+#![cfg(unix)]
+
+mod common;
+mod control;
