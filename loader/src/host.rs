@@ -25,7 +25,7 @@ use crate::tally::Tally;
 
 pub use fwps_sim::{Config, Delivered, Sent};
 pub use loaded::{Link, Loaded, Setup, Staged};
-pub use platform::{platform, set_time};
+pub use platform::{pass_time, platform, set_time};
 
 /// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.
 pub struct Machine {
@@ -439,6 +439,23 @@ const fn sim_direction(direction: Direction) -> fwps_sim::Direction {
     match direction {
         Direction::Outbound => fwps_sim::Direction::Send,
         Direction::Inbound => fwps_sim::Direction::Receive,
+    }
+}
+
+/// The type of service that a packet was sent with: the value of `IP_TOS` (level 0, type 3) or `IPV6_TCLASS` (41, 39) in its
+/// ancillary data, a row of `WSACMSGHDR`s (ws2ipdef.h; WSASendMsg).
+#[must_use]
+pub fn tos(sent: &Sent) -> Option<u8> {
+    let mut rest = sent.control_data.as_deref()?;
+    loop {
+        let (header, _) = rest.split_first_chunk::<16>()?;
+        let [length, option] = [0, 8].map(|at| {
+            header.iter().skip(at).take(8).rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+        });
+        if option == 3 << 32 || option == 39 << 32 | 41 {
+            return rest.get(16).copied();
+        }
+        rest = rest.get(usize::try_from(length).ok()?.max(16).next_multiple_of(8)..)?;
     }
 }
 

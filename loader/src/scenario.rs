@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tidegate_abi::Verdict;
 use tidegate_abi::control::OnError;
@@ -91,8 +92,14 @@ pub struct PacketStep {
     pub transport: Transport,
     /// What it carries.
     pub payload: Vec<u8>,
+    /// How long after the packet before it.
+    pub after: Duration,
     /// What must come of it, when that is said.
     pub fate: Option<Fate>,
+    /// Where it must leave for, if not for where it was sent.
+    pub leaves_for: Option<SocketAddr>,
+    /// The type of service that it must leave with, if any.
+    pub tos: Option<u8>,
 }
 
 /// What comes of a packet.
@@ -102,9 +109,9 @@ pub enum Fate {
     Sent,
     /// It does not leave.
     Blocked,
-    /// It leaves with another payload.
+    /// It leaves with another payload, for somewhere else or with a type of service.
     Changed,
-    /// It leaves with this payload.
+    /// It leaves changed, with this payload.
     Becomes(Vec<u8>),
 }
 
@@ -424,9 +431,12 @@ impl Reader<'_> {
             || step.to.is_some()
             || step.is.is_some()
             || step.becomes.is_some()
+            || step.leaves_for.is_some()
+            || step.tos.is_some()
+            || step.after_ms.is_some()
         {
-            let message = "`flags`, `from`, `to`, `is` and `becomes` are for packets (udp, tcp); what comes of a \
-                           connection stands in [scenario.expect]";
+            let message = "`flags`, `from`, `to`, `is`, `becomes`, `leaves_for`, `tos` and `after_ms` are for packets \
+                           (udp, tcp); what comes of a connection stands in [scenario.expect]";
             return Err(self.error(at, message));
         }
         let data = |direction, text: &file::OneOrMany| {
@@ -470,7 +480,12 @@ impl Reader<'_> {
             }
             _ => return Err(self.error(at, "a packet is one of `udp` and `tcp`; `flags` are TCP's")),
         };
+        let readdressed = step.leaves_for.is_some() || step.tos.is_some();
         let fate = match (step.is, &step.becomes) {
+            (Some(file::Is::Sent | file::Is::Blocked), _) if readdressed => {
+                return Err(self.error(at, "what `leaves_for` somewhere else or with a `tos` is changed"));
+            }
+            (None, None) if readdressed => Fate::Changed,
             (None, Some(text)) => Fate::Becomes(self.bytes(at, text)?),
             (Some(file::Is::Changed), Some(text)) => Fate::Becomes(self.bytes(at, text)?),
             (Some(_), Some(_)) => {
@@ -495,7 +510,10 @@ impl Reader<'_> {
             remote,
             transport,
             payload: self.bytes(at, payload)?,
+            after: Duration::from_millis(step.after_ms.unwrap_or(0)),
             fate: Some(fate),
+            leaves_for: step.leaves_for.as_ref().map(|_| end(&step.leaves_for, remote)).transpose()?,
+            tos: step.tos,
         })
     }
 
@@ -549,7 +567,10 @@ impl Reader<'_> {
                     remote: packet.destination,
                     transport: packet.transport,
                     payload: packet.payload.clone(),
+                    after: Duration::ZERO,
                     fate: None,
+                    leaves_for: None,
+                    tos: None,
                 })
                 .collect();
             if steps.is_empty() {

@@ -20,7 +20,7 @@ use tidegate_vm::Visits;
 use crate::capture::Transport;
 use crate::cli;
 use crate::error::{Error, Exit};
-use crate::host::{Config, Machine, Sent, Setup};
+use crate::host::{self, Config, Machine, Sent, Setup};
 use crate::object::Object;
 use crate::scenario::{Fate, PacketStep, Policy, Scenario, Stream, Traffic};
 use crate::tally::count;
@@ -488,6 +488,7 @@ impl Job<'_> {
             let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
             let mut fates = Vec::new();
             for packet in packets {
+                host::pass_time(packet.after);
                 let asked = session.send(packet.local, packet.remote, packet.transport, &packet.payload);
                 session.settle();
                 fates.push(fate(packet, session.passed(asked), &session.take_sent()));
@@ -521,9 +522,17 @@ fn fate(packet: &PacketStep, passed: bool, sent: &[Sent]) -> Result<Fate, String
     if !one.checksum_ok {
         return Err("it left with a wrong checksum".into());
     }
-    let ports = [packet.local.port().to_be_bytes(), packet.remote.port().to_be_bytes()].concat();
-    if !one.bytes.starts_with(&ports) || one.remote != packet.remote.ip() {
-        return Err("it left for somewhere else".into());
+    let remote = packet.leaves_for.unwrap_or(packet.remote);
+    let ports = [packet.local.port().to_be_bytes(), remote.port().to_be_bytes()].concat();
+    if !one.bytes.starts_with(&ports) || one.remote != remote.ip() {
+        return Err(format!("it left for somewhere else, expected {remote}"));
+    }
+    let tos = host::tos(one);
+    // Of a captured packet nothing of the kind is said.
+    if packet.fate.is_some() && tos != packet.tos {
+        let said = |tos: Option<u8>| tos.map_or("none of its own".into(), |tos| tos.to_string());
+        let (left, expected) = (said(tos), said(packet.tos));
+        return Err(format!("the type of service that it left with is {left}, expected {expected}"));
     }
     let header = match packet.transport {
         Transport::Udp => {
@@ -537,7 +546,8 @@ fn fate(packet: &PacketStep, passed: bool, sent: &[Sent]) -> Result<Fate, String
         Transport::Tcp { .. } => one.bytes.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4),
     };
     let payload = one.bytes.get(header..).ok_or("it left without its whole header")?;
-    Ok(if payload == packet.payload { Fate::Sent } else { Fate::Becomes(payload.to_vec()) })
+    let same = payload == packet.payload && remote == packet.remote && tos.is_none();
+    Ok(if same { Fate::Sent } else { Fate::Becomes(payload.to_vec()) })
 }
 
 impl std::ops::Add for Tried {

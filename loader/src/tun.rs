@@ -18,7 +18,7 @@ use tun_rs::{AsyncDevice, DeviceBuilder};
 use crate::capture::{self, Found, Hop, LINK_RAW};
 use crate::cli;
 use crate::error::{Error, Exit};
-use crate::host::{self, Config, Machine, Sent, Session};
+use crate::host::{self, Config, Machine, Session};
 use crate::object::Object;
 use crate::run::Policy;
 use crate::tally::{Tally, count};
@@ -172,7 +172,7 @@ impl Carrier<'_> {
                 out.push(packet.to_vec());
             } else {
                 self.summary.changed += 1;
-                let hop = Hop { tos: tos(&sent).unwrap_or(hop.tos), ..hop };
+                let hop = Hop { tos: host::tos(&sent).unwrap_or(hop.tos), ..hop };
                 out.push(capture::ip_packet(sent.local, sent.remote, sent.protocol, sent.bytes, hop));
             }
         }
@@ -198,22 +198,6 @@ fn plain(packet: &[u8]) -> Option<(Found<'_>, Hop)> {
     };
     let is_plain = found.cut == 0 && header + found.header.len() + found.payload.len() == packet.len();
     is_plain.then_some((found, Hop { ttl, tos }))
-}
-
-/// The type of service that a packet was sent with: the value of `IP_TOS` (level 0, type 3) or `IPV6_TCLASS` (41, 39) in its
-/// ancillary data, a row of `WSACMSGHDR`s (ws2ipdef.h; WSASendMsg).
-fn tos(sent: &Sent) -> Option<u8> {
-    let mut rest = sent.control_data.as_deref()?;
-    loop {
-        let (header, _) = rest.split_first_chunk::<16>()?;
-        let [length, option] = [0, 8].map(|at| {
-            header.iter().skip(at).take(8).rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-        });
-        if option == 3 << 32 || option == 39 << 32 | 41 {
-            return rest.get(16).copied();
-        }
-        rest = rest.get(usize::try_from(length).ok()?.max(16).next_multiple_of(8)..)?;
-    }
 }
 
 impl cli::Report for Summary {

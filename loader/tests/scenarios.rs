@@ -187,6 +187,22 @@ fn packets_are_held_against_what_is_said_of_them() {
 }
 
 #[test]
+fn where_a_packet_leaves_for_and_its_type_of_service_are_looked_at() {
+    for (name, step, wrong) in [
+        ("tos", "tos = 184", "the type of service that it left with is none of its own, expected 184"),
+        (
+            "leaves-for",
+            "leaves_for = \"192.0.2.1:5353\"",
+            "it left for somewhere else, expected 192.0.2.1:5353",
+        ),
+    ] {
+        let text = format!("[[scenario]]\nname = \"x\"\nsteps = [{{ udp = \"a\", {step} }}]");
+        let (failure, _) = fails(name, "by_port", &text);
+        assert_eq!(failure["wrong"][0], format!("step 1: {wrong}"));
+    }
+}
+
+#[test]
 fn a_seed_repeats_a_run() {
     let text = "[[scenario]]\nname = \"x\"\nsteps = [{ send = \"fill:50:a\" }, { send = \"qfill\" }]";
     let text = format!("objects = [\"probes.o\"]\nprogram = \"drop_first_q\"\n{text}");

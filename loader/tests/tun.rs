@@ -4,15 +4,18 @@
 mod conform;
 
 use std::env;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, IoSliceMut, Read};
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::sockopt::{IpRecvTos, Ipv6RecvTClass};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
 use nix::unistd::{gettid, getuid};
 use serde_json::Value;
 
@@ -50,8 +53,24 @@ fn ip(words: &str) {
     assert!(status.success(), "ip {words}");
 }
 
-/// A thread in a network namespace of its own that answers each datagram at `address` with its bytes behind `got `; its thread
-/// id is sent first, then it waits until its device is there.
+/// Takes a datagram: its bytes, who sent it, and the type of service or traffic class in the header that it came with.
+fn taken(socket: &UdpSocket) -> (Vec<u8>, SocketAddr, i32) {
+    let (mut bytes, mut ancillary) = ([0; 2000], nix::cmsg_space!(i32));
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let said =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut ancillary), MsgFlags::MSG_PEEK);
+    let said = said.expect("a datagram");
+    let tos = said.cmsgs().expect("it fits").find_map(|message| match message {
+        ControlMessageOwned::Ipv4Tos(tos) => Some(tos.into()),
+        ControlMessageOwned::Ipv6TClass(class) => Some(class),
+        _ => None,
+    });
+    let (length, from) = socket.recv_from(&mut bytes).expect("the same datagram");
+    (bytes[..length].to_vec(), from, tos.expect("it was asked for"))
+}
+
+/// A thread in a network namespace of its own that answers each datagram at one of `addresses` with its type of service and
+/// its bytes; its thread id is sent first, then it waits until its device is there.
 fn remote(
     addresses: Vec<&'static str>,
     ready: mpsc::Sender<String>,
@@ -71,9 +90,13 @@ fn remote(
         ready.send(String::new()).expect("the test waits");
         let serve = |socket: UdpSocket| {
             thread::spawn(move || {
-                let mut bytes = [0; 2000];
-                while let Ok((length, from)) = socket.recv_from(&mut bytes) {
-                    let answer = [b"got ", &bytes[..length]].concat();
+                match socket.local_addr().expect("it is bound") {
+                    SocketAddr::V4(_) => setsockopt(&socket, IpRecvTos, &true).expect("an option"),
+                    SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvTClass, &true).expect("an option"),
+                }
+                loop {
+                    let (bytes, from, tos) = taken(&socket);
+                    let answer = [format!("got {tos} ").as_bytes(), &bytes].concat();
                     socket.send_to(&answer, from).expect("an answer");
                 }
             })
@@ -92,53 +115,118 @@ fn asked(from: &str, to: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     Some(answer[..length].to_vec())
 }
 
+/// `tidegate tun` with a policy, between this namespace and that of a remote machine with these addresses.
+struct Between {
+    tun: Child,
+    told: BufReader<ChildStdout>,
+    remote: thread::JoinHandle<()>,
+}
+
+impl Between {
+    fn start(policy: &[&str], addresses: Vec<&'static str>) -> Self {
+        let mut tun = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["-j", "tun"])
+            .args(policy)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut told = BufReader::new(tun.stdout.take().expect("its output"));
+        let mut line = String::new();
+        told.read_line(&mut line).expect("a line");
+        let up: Value = serde_json::from_str(&line).expect("a document");
+        conform::conforms("tun", &up);
+        assert_eq!(up["event"], "up");
+
+        let (ready, is_ready) = mpsc::channel();
+        let (moved, is_moved) = mpsc::channel();
+        let remote = remote(addresses, ready, is_moved);
+        let thread = is_ready.recv().expect("the namespace");
+        ip(&format!("link set tg-out netns {thread}"));
+        ip("addr add 10.7.0.1/24 dev tg-in");
+        ip("addr add fd00:7::1/64 dev tg-in nodad");
+        ip("link set tg-in up");
+        moved.send(()).expect("it waits");
+        is_ready.recv().expect("the sockets");
+        Self { tun, told, remote }
+    }
+
+    /// Interrupts it. What it says in the end.
+    fn end(mut self) -> Value {
+        let interrupted = Command::new("kill").args(["-INT", &self.tun.id().to_string()]).status();
+        assert!(interrupted.expect("kill starts").success());
+        let mut rest = String::new();
+        self.told.read_to_string(&mut rest).expect("the summary");
+        assert!(self.tun.wait().expect("it ends").success(), "{rest}");
+        let summary: Value = serde_json::from_str(&rest).expect("a document");
+        conform::conforms("tun", &summary);
+        self.remote.join().expect("no panic");
+        summary
+    }
+}
+
+/// The object of a policy of the library that is written in C.
+fn compiled(policy: &str) -> PathBuf {
+    let programs = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs");
+    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tun-{policy}.o"));
+    let status = Command::new("clang-19")
+        .args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-c", "-I"])
+        .arg(format!("{programs}/include"))
+        .arg(format!("{programs}/{policy}/{policy}.c"))
+        .arg("-o")
+        .arg(&object)
+        .status()
+        .expect("clang-19 is needed: `cargo xtask setup` installs it");
+    assert!(status.success(), "{policy} does not compile");
+    object
+}
+
 #[test]
 fn packets_pass_are_changed_or_are_blocked_on_their_way_between_two_machines() {
     if !is_inside("packets_pass_are_changed_or_are_blocked_on_their_way_between_two_machines") {
         return;
     }
-    let mut tun = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["-j", "tun", PROBES, "--prog", "by_port", "--map", "ports.53=2", "--map", "ports.54=1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut told = BufReader::new(tun.stdout.take().expect("its output"));
-    let mut line = String::new();
-    told.read_line(&mut line).expect("a line");
-    let up: Value = serde_json::from_str(&line).expect("a document");
-    conform::conforms("tun", &up);
-    assert_eq!(up["event"], "up");
-
-    let (ready, is_ready) = mpsc::channel();
-    let (moved, is_moved) = mpsc::channel();
-    let addresses = vec!["10.7.0.2:53", "10.7.0.2:54", "10.7.0.2:55", "[fd00:7::2]:53"];
-    let remote = remote(addresses, ready, is_moved);
-    let thread = is_ready.recv().expect("the namespace");
-    ip(&format!("link set tg-out netns {thread}"));
-    ip("addr add 10.7.0.1/24 dev tg-in");
-    ip("addr add fd00:7::1/64 dev tg-in nodad");
-    ip("link set tg-in up");
-    moved.send(()).expect("it waits");
-    is_ready.recv().expect("the sockets");
-
-    assert_eq!(asked("10.7.0.1:0", "10.7.0.2:55", b"as it is").as_deref(), Some(b"got as it is".as_slice()));
-    assert_eq!(asked("10.7.0.1:0", "10.7.0.2:53", b"longer").as_deref(), Some(b"got !!!onger".as_slice()));
+    let between = Between::start(
+        &[PROBES, "--prog", "by_port", "--map", "ports.53=2", "--map", "ports.54=1"],
+        vec!["10.7.0.2:53", "10.7.0.2:54", "10.7.0.2:55", "[fd00:7::2]:53"],
+    );
+    assert_eq!(
+        asked("10.7.0.1:0", "10.7.0.2:55", b"as it is").as_deref(),
+        Some(b"got 0 as it is".as_slice())
+    );
+    assert_eq!(asked("10.7.0.1:0", "10.7.0.2:53", b"longer").as_deref(), Some(b"got 0 !!!onger".as_slice()));
     let answer = asked("[fd00:7::1]:0", "[fd00:7::2]:53", b"longer");
-    assert_eq!(answer.as_deref(), Some(b"got !!!onger".as_slice()), "over IPv6");
+    assert_eq!(answer.as_deref(), Some(b"got 0 !!!onger".as_slice()), "over IPv6");
     assert_eq!(asked("10.7.0.1:0", "10.7.0.2:54", b"not at all"), None);
 
-    let interrupted = Command::new("kill").args(["-INT", &tun.id().to_string()]).status();
-    assert!(interrupted.expect("kill starts").success());
-    let mut rest = String::new();
-    told.read_to_string(&mut rest).expect("the summary");
-    assert!(tun.wait().expect("it ends").success(), "{rest}");
-    let summary: Value = serde_json::from_str(&rest).expect("a document");
-    conform::conforms("tun", &summary);
+    let summary = between.end();
     for (what, number) in [("shown", 4), ("passed", 1), ("changed", 2), ("blocked", 1), ("failed", 0)] {
         assert_eq!(summary[what], number, "{what}: {summary}");
     }
     assert!(summary["returned"].as_u64() >= Some(3), "{summary}");
-    remote.join().expect("no panic");
+}
+
+#[test]
+fn a_packet_is_received_with_the_type_of_service_and_at_the_port_that_a_policy_gave_it() {
+    if !is_inside("a_packet_is_received_with_the_type_of_service_and_at_the_port_that_a_policy_gave_it") {
+        return;
+    }
+    let object = compiled("dscp_port_mark");
+    let marks = ["marks.5004={dscp = 46}", "marks.5005={dscp = 10, port = 6005}"];
+    let between = Between::start(
+        &[object.to_str().expect("a path"), "--map", marks[0], "--map", marks[1]],
+        vec!["10.7.0.2:5003", "10.7.0.2:5004", "10.7.0.2:6005", "[fd00:7::2]:5004", "[fd00:7::2]:6005"],
+    );
+    let answer = |from, to| String::from_utf8(asked(from, to, b"a").expect("an answer")).expect("text");
+    assert_eq!(answer("10.7.0.1:0", "10.7.0.2:5003"), "got 0 a", "no mark");
+    assert_eq!(answer("10.7.0.1:0", "10.7.0.2:5004"), "got 184 a", "46 in the upper six bits");
+    assert_eq!(answer("10.7.0.1:0", "10.7.0.2:5005"), "got 40 a", "nobody listens at the port itself");
+    assert_eq!(answer("[fd00:7::1]:0", "[fd00:7::2]:5004"), "got 184 a", "the traffic class");
+    assert_eq!(answer("[fd00:7::1]:0", "[fd00:7::2]:5005"), "got 40 a", "and the port");
+
+    let summary = between.end();
+    for (what, number) in [("passed", 1), ("changed", 4), ("blocked", 0), ("failed", 0)] {
+        assert_eq!(summary[what], number, "{what}: {summary}");
+    }
 }
 
 #[test]

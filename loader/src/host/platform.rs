@@ -20,6 +20,12 @@ pub fn set_time(since_start: Duration) {
     NOW.set(NOW.get().max(START.saturating_add(nanoseconds)));
 }
 
+/// Lets time pass for this thread's machines.
+pub fn pass_time(time: Duration) {
+    let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    NOW.set(NOW.get().saturating_add(nanoseconds));
+}
+
 /// A machine with one processor, which every thread takes for its own.
 pub fn platform() -> Platform {
     Platform {

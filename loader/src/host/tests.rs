@@ -184,4 +184,6 @@ fn the_clock_only_runs_forward() {
     assert_eq!(now(), then);
     set_time(Duration::from_secs(6));
     assert_eq!(now(), then + 1_000_000_000);
+    pass_time(Duration::from_millis(1));
+    assert_eq!(now(), then + 1_001_000_000);
 }

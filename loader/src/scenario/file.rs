@@ -71,6 +71,9 @@ pub(super) struct Step {
     pub(super) to: Option<String>,
     pub(super) is: Option<Is>,
     pub(super) becomes: Option<OneOrMany>,
+    pub(super) leaves_for: Option<String>,
+    pub(super) tos: Option<u8>,
+    pub(super) after_ms: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]

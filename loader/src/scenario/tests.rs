@@ -77,10 +77,16 @@ fn packets_say_each_for_itself_what_must_come_of_it() {
             { udp = "b", is = "blocked", to = "192.0.2.7:5353" },
             { udp = "c", becomes = "cc" },
             { tcp = "d", flags = "syn, ack" },
+            { udp = "e", leaves_for = "192.0.2.7:5353", after_ms = 1500 },
+            { udp = "f", tos = 184, becomes = "f" },
         ]"#);
     let [Traffic::Packets(packets)] = &scenario.traffic[..] else { panic!("packets") };
     let fates: Vec<_> = packets.iter().map(|packet| packet.fate.clone().unwrap()).collect();
-    assert_eq!(fates, [Fate::Sent, Fate::Blocked, Fate::Becomes(b"cc".into()), Fate::Sent]);
+    let (other, same) = (Fate::Becomes(b"cc".into()), Fate::Becomes(b"f".into()));
+    assert_eq!(fates, [Fate::Sent, Fate::Blocked, other, Fate::Sent, Fate::Changed, same]);
+    assert_eq!(packets[4].leaves_for, Some("192.0.2.7:5353".parse().unwrap()));
+    assert_eq!(packets[4].after, Duration::from_millis(1500));
+    assert_eq!((packets[0].tos, packets[5].tos), (None, Some(184)));
     assert_eq!(packets[1].remote, "192.0.2.7:5353".parse().unwrap());
     let flags = Flags { syn: true, ack: true, ..Flags::default() };
     assert_eq!(packets[3].transport, Transport::Tcp { sequence: 1, flags });
@@ -129,9 +135,13 @@ fn what_is_wrong_is_said_with_its_line() {
         ("steps = [\n\n{ send = \"a\" }, { udp = \"a\" }]", "5: a scenario shows a connection"),
         (
             "steps = [{ send = \"a\", is = \"sent\" }]",
-            "3: `flags`, `from`, `to`, `is` and `becomes` are for packets",
+            "3: `flags`, `from`, `to`, `is`, `becomes`, `leaves_for`, `tos` and `after_ms` are for packets",
         ),
         ("steps = [{ udp = \"a\", flags = \"syn\" }]", "3: a packet is one of"),
+        (
+            "steps = [{ udp = \"a\", is = \"blocked\", tos = 1 }]",
+            "3: what `leaves_for` somewhere else or with a `tos` is changed",
+        ),
         ("steps = [{ tcp = \"a\", flags = \"sin\" }]", "3: `sin` is not a flag"),
         (
             "remote = \"192.0.2.1\"\nsteps = [{ send = \"a\" }]",

@@ -299,7 +299,10 @@ mod tests {
             remote: "10.0.0.3:2".parse().unwrap(),
             transport: crate::capture::Transport::Udp,
             payload: b"a".into(),
+            after: std::time::Duration::ZERO,
             fate: Some(fate),
+            leaves_for: None,
+            tos: None,
         };
         let wrong = |expected: Fate, fate: Fate| {
             packets(&Expect::default(), &[packet(expected)], &[Ok(fate)], &outcome(b"", false))
