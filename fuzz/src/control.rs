@@ -174,6 +174,25 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
         21 => write_request(&LinkReplace { link, program }, out),
         22 => write_request(&LinkInfo { link }, out),
         23 => write_request(&LinkList { hook }, out),
+        24 => {
+            let mut room = [0; 256];
+            let whole = room.len();
+            let mut rest = &mut room[..];
+            for _ in 0..input.below(4) {
+                let change = match input.below(3) {
+                    0 => Change::Detach { link: id(input) },
+                    1 => Change::Replace { link: id(input), program: id(input) },
+                    _ => {
+                        let (program, priority) = (id(input), u16::from(input.byte()));
+                        let (on_error, budget, snapshot) = (OnError::Block, 100, false);
+                        Change::Attach { program, hook, priority, on_error, budget, snapshot }
+                    }
+                };
+                rest = change.write(rest).ok()?;
+            }
+            let length = whole - rest.len();
+            write_request(&LinkCommit { changes: &room[..length] }, out)
+        }
         _ => write_request(&EventRead { map, max: u32::from(input.byte()) << 6 }, out),
     };
     result.ok()

@@ -271,6 +271,10 @@ operations! {
         /// Where.
         hook: Hook,
     } -> IdList; "Asks for the links of a hook in the order that they run."
+    35 LinkCommit<'a> {
+        /// What changes, one [`Change`] after the other, as [`Change::write`] writes them.
+        changes: &'a [u8],
+    } -> Committed; "Changes links of any hooks, all at once or not at all."
 
     40 EventRead {
         /// A ring buffer.
@@ -296,6 +300,66 @@ pub const fn changes(number: u16) -> bool {
             | LinkInfo::NUMBER
             | LinkList::NUMBER
     )
+}
+
+/// One change of [`LinkCommit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Ends a link, as [`LinkDetach`] does. One that keeps something back is shown nothing new, and goes with [`LinkDetach`].
+    Detach {
+        /// The link.
+        link: Id,
+    },
+    /// Runs a program at a hook, as [`LinkAttach`] does.
+    Attach {
+        /// The program.
+        program: Id,
+        /// Where it runs.
+        hook: Hook,
+        /// Lower runs earlier; equal ones in the order they were attached.
+        priority: u16,
+        /// What happens when a run fails.
+        on_error: OnError,
+        /// Instructions that one run may take.
+        budget: u32,
+        /// The bytes judged are the bytes sent.
+        snapshot: bool,
+    },
+    /// Puts another program into a link, which keeps its id, place and counters, as [`LinkReplace`] does.
+    Replace {
+        /// The link.
+        link: Id,
+        /// The program that runs from now on.
+        program: Id,
+    },
+}
+
+impl Change {
+    /// Writes a change in front of `out`; gives back what is left of it.
+    ///
+    /// # Errors
+    /// [`Status::ReplyTooLarge`] when it does not fit.
+    pub fn write<'o>(&self, out: &'o mut [u8]) -> Result<&'o mut [u8], Status> {
+        let length = postcard::to_slice(self, &mut *out).map_err(|_| Status::ReplyTooLarge)?.len();
+        out.get_mut(length..).ok_or(Status::ReplyTooLarge)
+    }
+
+    /// Takes the first change from `bytes`; gives back what is left of them.
+    ///
+    /// # Errors
+    /// [`Status::Malformed`].
+    pub fn take(bytes: &[u8]) -> Result<(Self, &[u8]), Status> {
+        postcard::take_from_bytes(bytes).map_err(|_| Status::Malformed)
+    }
+}
+
+/// Reply to [`LinkCommit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// Id of the first link that was attached; the others have those that follow, in their order. 0: none was.
+    pub first: Id,
+    /// Links that end and still keep something back.
+    pub draining: u32,
 }
 
 /// A list of ids, as many as fit: ask again from the last one on.
@@ -554,7 +618,7 @@ mod tests {
     fn what_is_named_after_a_change_changes() {
         let verbs = [
             "Create", "Release", "Update", "Delete", "Freeze", "Load", "Unload", "Attach", "Detach",
-            "Replace", "Read",
+            "Replace", "Commit", "Read",
         ];
         for (name, number) in OPERATIONS {
             assert_eq!(changes(*number), verbs.iter().any(|verb| name.ends_with(verb)), "{name}");

@@ -175,6 +175,19 @@ fn operations(all: &mut Fingerprint) {
         counters,
     };
     all.operation(&LinkInfo { link: 0x1314 }, &info);
+    for hook in Hook::ALL {
+        let (program, priority, budget) = (0x1516, 501, 65_538);
+        for (on_error, snapshot) in [(OnError::Block, true), (OnError::Permit, false)] {
+            let attach = Change::Attach { program, hook, priority, on_error, budget, snapshot };
+            for change in [Change::Detach { link: 0x1617 }, attach, Change::Replace { link: 0x1718, program }]
+            {
+                let mut room = [0; 64];
+                let left = change.write(&mut room).expect("room").len();
+                let changes = &room[..64 - left];
+                all.operation(&LinkCommit { changes }, &Committed { first: 0x1819, draining: 130 });
+            }
+        }
+    }
     all.operation(&EventRead { map, max: 70_002 }, &Events { dropped: 160, records: b"\x01\0\0\0r" });
 }
 

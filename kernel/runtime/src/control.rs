@@ -4,7 +4,7 @@
 //! message changes nothing. Everything here runs at `PASSIVE_LEVEL`.
 
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use tidegate_abi::control::{
     self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, VersionReply,
@@ -140,6 +140,16 @@ impl Runtime {
                 drop(self.objects(|objects| objects.replace(link, program, &self.chains, &self.platform))?);
                 self.changed();
                 control::write(OK, &(), reply)
+            }),
+            Request::LinkCommit(request) => apart(|| {
+                let (committed, removed) = self.objects(|objects| {
+                    let done = objects.commit(request.changes, &self.chains, &self.platform);
+                    self.newest.store(objects.newest(), Ordering::Relaxed);
+                    done
+                })?;
+                drop(removed);
+                self.changed();
+                control::write(OK, &committed, reply)
             }),
             Request::LinkInfo(request) => apart(|| {
                 let link = self.objects(|objects| objects.link(request.link))?;

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use tidegate_abi::control::{Detached, Id, IdList, LinkAttach, Status};
+use tidegate_abi::control::{Change, Committed, Detached, Id, IdList, LinkAttach, Status};
 use tidegate_abi::{Hook, MapKind, limits};
 use tidegate_vm::Shared;
 
@@ -51,6 +51,8 @@ pub(crate) struct Removed {
     program: Option<Shared<Program>>,
     links: Vec<Shared<Link>>,
     chains: Option<Prepared>,
+    /// Of each hook that was changed with others.
+    hooks: [Option<(Vec<Shared<Link>>, Prepared)>; HOOKS],
 }
 
 impl Objects {
@@ -78,6 +80,11 @@ impl Objects {
     pub(crate) fn new_id(&mut self) -> Result<Id, Status> {
         self.last = self.last.checked_add(1).ok_or(Status::Full)?;
         Ok(self.last)
+    }
+
+    /// The id that was given last.
+    pub(crate) fn newest(&self) -> Id {
+        self.last
     }
 
     fn map_entry(&mut self, id: Id) -> Result<(usize, &mut MapEntry), Status> {
@@ -194,12 +201,17 @@ impl Objects {
         published: &[Published],
         platform: &Platform,
     ) -> Result<Removed, Status> {
+        let link = self.new_link(id, request, platform)?;
+        self.change(request.hook, published, platform, |links| add(links, link))
+    }
+
+    fn new_link(&self, id: Id, request: &LinkAttach, platform: &Platform) -> Result<Shared<Link>, Status> {
         if request.budget == 0 || request.budget > limits::MAX_BUDGET {
             return Err(Status::Invalid);
         }
         let program = self.program(request.program)?;
         fits(&program, request.hook, request.budget)?;
-        let link = shared(Link {
+        shared(Link {
             id,
             hook: request.hook,
             priority: request.priority,
@@ -211,13 +223,110 @@ impl Objects {
             program,
             tally: shared(Tally::new(platform)?)?,
             platform: *platform,
-        })?;
-        self.change(request.hook, published, platform, |links| {
-            if links.len() >= limits::MAX_LINKS {
-                return Err(Status::Full);
-            }
-            insert(links, links.partition_point(|other| other.priority <= link.priority), link)
         })
+    }
+
+    /// `old` with another program.
+    fn with_program(&self, old: &Link, program: Id) -> Result<Shared<Link>, Status> {
+        let program = self.program(program)?;
+        fits(&program, old.hook, old.budget)?;
+        let (tally, holding) = (Shared::clone(&old.tally), Shared::clone(&old.holding));
+        let newest = old.id.max(program.id);
+        shared(Link { newest, program, tally, holding, ..*old })
+    }
+
+    /// Makes all `changes`, or none: what runs afterwards is made beside what runs now, and then takes its place at once.
+    ///
+    /// A classify that goes on meanwhile ends with the links that it began with; on another hook or processor one that begins
+    /// may for a moment find the old links still. None finds some of the old and some of the new ones, but for an old one that
+    /// keeps something back: it is shown what comes until it is told to end, right behind.
+    pub(crate) fn commit(
+        &mut self,
+        mut changes: &[u8],
+        published: &[Published],
+        platform: &Platform,
+    ) -> Result<(Committed, Removed), Status> {
+        let mut drafts: [Option<Vec<Shared<Link>>>; HOOKS] = [const { None }; HOOKS];
+        let mut ended: Vec<Shared<Holding>> = room(limits::MAX_LINKS * HOOKS)?;
+        let mut committed = Committed { first: 0, draining: 0 };
+        let mut count = 0;
+        while !changes.is_empty() {
+            let (change, rest) = Change::take(changes)?;
+            (changes, count) = (rest, count + 1);
+            if count > limits::MAX_CHANGES {
+                return Err(Status::Invalid);
+            }
+            match change {
+                Change::Attach { program, hook, priority, on_error, budget, snapshot } => {
+                    let id = self.new_id()?;
+                    let request = LinkAttach { program, hook, priority, on_error, budget, snapshot };
+                    let link = self.new_link(id, &request, platform)?;
+                    add(self.draft(&mut drafts, hook)?, link)?;
+                    committed.first = if committed.first == 0 { id } else { committed.first };
+                }
+                Change::Detach { link: id } => {
+                    let link = self.link(id)?;
+                    let draft = self.draft(&mut drafts, link.hook)?;
+                    let at = draft.iter().position(|link| link.id == id).ok_or(Status::NotFound)?;
+                    let keeps = link.holding.read().flows > 0;
+                    // Twice is once too often: the other change would be about a link that is not there.
+                    if ended.iter().any(|holding| Shared::is_same(holding, &link.holding)) {
+                        return Err(Status::NotFound);
+                    }
+                    push(&mut ended, Shared::clone(&link.holding))?;
+                    if keeps {
+                        committed.draining += 1;
+                    } else {
+                        // Not its last owner: nothing is freed here.
+                        drop(remove(draft, at));
+                    }
+                }
+                Change::Replace { link: id, program } => {
+                    let link = self.link(id)?;
+                    let draft = self.draft(&mut drafts, link.hook)?;
+                    let place = draft.iter_mut().find(|link| link.id == id).ok_or(Status::NotFound)?;
+                    *place = self.with_program(&link, program)?;
+                }
+            }
+        }
+        let mut prepared: [Option<Prepared>; HOOKS] = [const { None }; HOOKS];
+        for (prepared, draft) in prepared.iter_mut().zip(&drafts) {
+            *prepared = draft.as_ref().map(|draft| Prepared::new(draft, platform)).transpose()?;
+        }
+        // From here on nothing fails.
+        let mut removed = Removed::default();
+        let hooks = self.links.iter_mut().zip(published).zip(drafts.into_iter().zip(prepared));
+        for (((links, published), new), old) in hooks.zip(&mut removed.hooks) {
+            if let (Some(draft), Some(prepared)) = new {
+                let chains = published.publish(prepared, platform);
+                *old = Some((core::mem::replace(links, draft), chains));
+            }
+        }
+        ended.iter().for_each(|holding| holding.drain(platform));
+        Ok((committed, removed))
+    }
+
+    /// The links that a hook is to have, as they are so far.
+    fn draft<'d>(
+        &self,
+        drafts: &'d mut [Option<Vec<Shared<Link>>>; HOOKS],
+        hook: Hook,
+    ) -> Result<&'d mut Vec<Shared<Link>>, Status> {
+        let draft = drafts.get_mut(hook.index()).ok_or(Status::Invalid)?;
+        if draft.is_none() {
+            *draft = Some(self.remaining(hook)?);
+        }
+        draft.as_mut().ok_or(Status::Invalid)
+    }
+
+    /// The links of a hook, but for those that were to end and keep nothing back any more.
+    fn remaining(&self, hook: Hook) -> Result<Vec<Shared<Link>>, Status> {
+        let mut new = room(limits::MAX_LINKS)?;
+        let links = self.links.get(hook.index()).into_iter().flatten();
+        for link in links.filter(|link| !link.is_draining() || link.holding.read().flows > 0) {
+            push(&mut new, Shared::clone(link))?;
+        }
+        Ok(new)
     }
 
     /// Ends a link that keeps nothing back; else it is shown nothing new from now on.
@@ -248,11 +357,8 @@ impl Objects {
         published: &[Published],
         platform: &Platform,
     ) -> Result<Removed, Status> {
-        let (old, program) = (self.link(id)?, self.program(program)?);
-        fits(&program, old.hook, old.budget)?;
-        let (tally, holding) = (Shared::clone(&old.tally), Shared::clone(&old.holding));
-        let newest = id.max(program.id);
-        let new = shared(Link { newest, program, tally, holding, ..*old })?;
+        let old = self.link(id)?;
+        let new = self.with_program(&old, program)?;
         self.change(old.hook, published, platform, |links| {
             links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Shared::clone(&new));
             Ok(())
@@ -267,18 +373,22 @@ impl Objects {
         platform: &Platform,
         change: impl FnOnce(&mut Vec<Shared<Link>>) -> Result<(), Status>,
     ) -> Result<Removed, Status> {
+        let mut new = self.remaining(hook)?;
+        change(&mut new)?;
         let (links, published) =
             self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
-        let mut new = room(limits::MAX_LINKS)?;
-        // One that was to end goes with the next change, if it keeps nothing back any more.
-        for link in links.iter().filter(|link| !link.is_draining() || link.holding.read().flows > 0) {
-            push(&mut new, Shared::clone(link))?;
-        }
-        change(&mut new)?;
         let chains = published.publish(Prepared::new(&new, platform)?, platform);
         let links = core::mem::replace(links, new);
         Ok(Removed { links, chains: Some(chains), ..Removed::default() })
     }
+}
+
+/// Adds a link behind those of its priority.
+fn add(links: &mut Vec<Shared<Link>>, link: Shared<Link>) -> Result<(), Status> {
+    if links.len() >= limits::MAX_LINKS {
+        return Err(Status::Full);
+    }
+    insert(links, links.partition_point(|other| other.priority <= link.priority), link)
 }
 
 /// Whether `program` may run at `hook` within `budget`.

@@ -53,6 +53,7 @@ fn messages() -> Vec<Vec<u8>> {
         message(&attach),
         message(&LinkDetach { link: 5 }),
         message(&LinkReplace { link: 5, program: 4 }),
+        message(&LinkCommit { changes: &[0, 5] }),
         message(&LinkInfo { link: 5 }),
         message(&LinkList { hook: Hook::StreamV4 }),
         message(&EventRead { map: 3, max: 100 }),
