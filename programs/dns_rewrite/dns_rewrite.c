@@ -82,9 +82,11 @@ static __always_inline __u32 size_of_domain(const struct domain *domain)
     return 0;
 }
 
-/* Whether nothing has a name that may go on in the question's: no records of `dns` but EDNS options, from `more` on. */
-static __always_inline int is_alone(const __u8 *dns, const __u8 *more, const __u8 *end)
+/* Whether nothing has a name that may go on in the question's: no records but EDNS options, `behind` so many bytes. */
+static __always_inline int is_alone(const struct tidegate_send *ctx, const __u8 *dns, __u32 behind)
 {
+    const __u8 *more = (const __u8 *)ctx->data + behind, *end = ctx->data_end;
+
     if (dns[6] | dns[7] | dns[8] | dns[9] | dns[10])
         return 0;
     return dns[11] == 0 || (dns[11] == 1 && more + 3 <= end && more[0] == 0 && more[1] == 0 && more[2] == OPT);
@@ -131,7 +133,7 @@ int dns_rewrite(struct tidegate_send *ctx)
         return TIDEGATE_CONTINUE;
 
     new_size = size_of_domain(&rule->to);
-    if (new_size == 0 || at + new_size > WIRE || !is_alone(dns, data + QNAME + size + QUESTION, end))
+    if (new_size == 0 || at + new_size > WIRE || !is_alone(ctx, dns, QNAME + size + QUESTION))
         return TIDEGATE_BLOCK;
     if (tidegate_replace(ctx, QNAME + at, size - at, rule->to.labels, new_size))
         return TIDEGATE_BLOCK;
