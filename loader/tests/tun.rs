@@ -230,6 +230,30 @@ fn a_packet_is_received_with_the_type_of_service_and_at_the_port_that_a_policy_g
 }
 
 #[test]
+fn who_takes_an_answer_from_anyone_gets_that_of_the_resolver_that_is_pinned_and_a_connected_socket_does_not()
+{
+    if !is_inside(
+        "who_takes_an_answer_from_anyone_gets_that_of_the_resolver_that_is_pinned_and_a_connected_socket_does_not",
+    ) {
+        return;
+    }
+    let object = compiled("dns_pin");
+    let resolver = "resolvers.4={address = \"10.7.0.2\", port = 53}";
+    let between = Between::start(&[object.to_str().expect("a path"), "--map", resolver], vec!["10.7.0.2:53"]);
+    let other = "10.7.0.9:53";
+    assert_eq!(asked("10.7.0.1:0", other, b"a").as_deref(), Some(b"got 0 a".as_slice()));
+
+    let connected = UdpSocket::bind("10.7.0.1:0").expect("a socket");
+    connected.set_read_timeout(Some(Duration::from_millis(1000))).expect("a timeout");
+    connected.connect(other).expect("an address");
+    connected.send(b"a").expect("it is sent");
+    assert!(connected.recv(&mut [0; 2000]).is_err(), "the answer is from someone else");
+
+    let summary = between.end();
+    assert_eq!((&summary["changed"], &summary["failed"]), (&2.into(), &0.into()), "{summary}");
+}
+
+#[test]
 fn a_policy_about_streams_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(["-j", "tun", PROBES, "--prog", "mark"])
