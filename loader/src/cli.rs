@@ -4,6 +4,7 @@
 //! an error is a document too, with a stable code. The exit codes are those of [`Exit`].
 
 mod abi;
+mod apply;
 mod completions;
 #[cfg(test)]
 #[path = "../tests/conform/mod.rs"]
@@ -26,7 +27,7 @@ mod version;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -101,6 +102,20 @@ enum Noun {
             until it is interrupted. A record goes to one reader. While it waits it holds the driver's device, or a connection to the host, open."
     )]
     Event(event::Options),
+    /// Make a host run what a bundle says: what is new is loaded first, then all links change at once
+    #[command(after_help = "A bundle is a TOML file; objects are looked up beside it:\n  \
+        [[link]]\n  \
+        object = \"tls_sni_allow.o\"     # program = \"NAME\" chooses one of several\n  \
+        priority = 10                  # lower runs earlier; each link of a hook has its own\n  \
+        maps.allowed = { \"good.example\" = 1 }\n\n\
+        Other keys: hooks (none: both address families), on_error (\"block\", \"permit\"), budget, snapshot, globals. The host runs\n\
+        what the file says and nothing else: other links end, programs that no link runs are unloaded. Maps that the file fills are\n\
+        the file's, also where a program counted in them; what programs keep in others goes on in a new version.")]
+    Apply(apply::Options),
+    /// Say what `apply` would change
+    Diff(apply::Diff),
+    /// Make a host run the bundle again that ran before the last `apply`
+    Rollback(apply::Rollback),
     /// The driver itself: install, start, stop, uninstall, status
     #[command(subcommand)]
     Driver(driver::Verb),
@@ -258,7 +273,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&args, &error),
     };
-    match dispatch(cli.output, cli.noun, || live::connect(cli.host.as_deref())) {
+    let host = cli.host.as_deref();
+    match dispatch(cli.output, cli.noun, host, || live::connect(host)) {
         Ok(printed) => print(&printed.text, printed.exit),
         Err(error) if cli.output.json() => print(&cli.output.error(&error), error.exit),
         Err(error) => {
@@ -272,6 +288,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(
     output: Output,
     noun: Noun,
+    host: Option<&Path>,
     connect: impl FnOnce() -> Result<Client, Error>,
 ) -> Result<Printed, Error> {
     match noun {
@@ -304,6 +321,9 @@ fn dispatch(
             let summary = event::watch(&mut connect()?, &options, |line| live.print(line))?;
             Output { json: output.json(), pretty: false }.report(&summary)
         }
+        Noun::Apply(options) => output.report(&apply::apply(&mut connect()?, host, &options)?),
+        Noun::Diff(options) => output.report(&apply::diff(&mut connect()?, &options)?),
+        Noun::Rollback(options) => output.report(&apply::rollback(&mut connect()?, host, &options)?),
         Noun::Driver(verb) => output.report(&driver::run(&verb)?),
         Noun::Test(options) => output.report(&test::run(&options)?),
         Noun::Proxy(options) => {
@@ -379,7 +399,7 @@ mod tests {
         let runtime = host::runtime().expect("a runtime");
         move |words| {
             let cli = Cli::try_parse_from(["tidegate"].iter().chain(words)).expect("it parses");
-            let printed = dispatch(cli.output, cli.noun, || Ok(Client::new(Shared::clone(&runtime))));
+            let printed = dispatch(cli.output, cli.noun, None, || Ok(Client::new(Shared::clone(&runtime))));
             printed.map(|printed| printed.text).map_err(|error| error.code)
         }
     }

@@ -24,7 +24,7 @@ use crate::scenario::Contents;
 use crate::tally::Tally;
 
 pub use fwps_sim::{Config, Delivered, Sent};
-pub use loaded::{Link, Loaded, Setup, Staged};
+pub use loaded::{Link, Loaded, Planned, PlannedMap, Setup, Staged};
 pub use platform::{pass_time, platform, set_time};
 
 /// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.

@@ -4,6 +4,7 @@
 #![cfg_attr(windows, deny(unsafe_code))]
 
 pub mod btf;
+pub mod bundle;
 pub mod cli;
 pub mod disasm;
 pub mod error;

@@ -1,7 +1,8 @@
 //! What users of the neighbouring systems complain about does not happen here: a test for each complaint.
 //!
 //! Those that are held elsewhere: a verb without JSON, or with lines where a document is promised (`schemas.rs`); errors that
-//! only people can read (`cli.rs`); a refusal without its line (`planted.rs`).
+//! only people can read (`cli.rs`); a refusal without its line (`planted.rs`);
+//! a dry run that does something (`host/apply.rs`).
 
 use std::fs;
 use std::path::{Path, PathBuf};

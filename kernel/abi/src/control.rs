@@ -441,6 +441,13 @@ pub struct Refusal {
     pub reason: String<200>,
 }
 
+/// What tells a program from others, whoever loaded it and under whatever name: a hash of its type and its bytecode (FNV-1a). It
+/// says which program one has in hand, not whom to trust.
+pub fn tag(program_type: ProgramType, code: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    [program_type as u8].iter().chain(code).fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 /// Reply to [`ProgramInfo`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramInfoReply {
@@ -448,6 +455,8 @@ pub struct ProgramInfoReply {
     pub name: Name,
     /// What it is written for.
     pub program_type: ProgramType,
+    /// Its [`tag`].
+    pub tag: u64,
     /// Slots of its bytecode.
     pub insns: u32,
     /// Instructions that one run takes at most.

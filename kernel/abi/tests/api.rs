@@ -133,6 +133,7 @@ fn operations(all: &mut Fingerprint) {
     let info = ProgramInfoReply {
         name: name(),
         program_type: ProgramType::Send,
+        tag: 1 << 63,
         insns: 4096,
         max_cost: 1 << 34,
         capabilities: 0xf,

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::AtomicU8;
 
-use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status};
+use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status, tag};
 use tidegate_abi::{MapDef, ProgramType};
 use tidegate_verifier as verifier;
 use tidegate_vm::{CompileError, Executable, MapBinding, Shared};
@@ -28,6 +28,7 @@ pub(crate) struct Program {
     pub(crate) tally: Tally,
     pub(crate) dice: Dice,
     name: Name,
+    tag: u64,
     insns: u32,
     capabilities: u32,
 }
@@ -95,6 +96,7 @@ impl Program {
             tally: Tally::new(platform)?,
             dice: Dice::new(platform)?,
             name: request.name.clone(),
+            tag: tag(request.program_type, request.code),
             insns: verified.insns().len() as u32,
             capabilities: verified.capabilities().0,
             maps,
@@ -110,6 +112,7 @@ impl Program {
         ProgramInfoReply {
             name: self.name.clone(),
             program_type: self.program_type,
+            tag: self.tag,
             insns: self.insns,
             max_cost: self.max_cost,
             capabilities: self.capabilities,

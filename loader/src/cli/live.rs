@@ -31,6 +31,18 @@ pub(super) fn connect(named: Option<&Path>) -> Result<Client, Error> {
     }
 }
 
+/// Where the bundles that a host ran are kept: beside its socket, or where the system keeps data of services.
+pub(super) fn versions(named: Option<&Path>) -> PathBuf {
+    let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
+    match named.map(PathBuf::from).or_else(environment) {
+        Some(mut path) if path.as_os_str() != DRIVER => {
+            path.as_mut_os_string().push(".bundles");
+            path
+        }
+        _ => env::var_os("ProgramData").map_or_else(|| "/var/lib".into(), PathBuf::from).join("tidegate"),
+    }
+}
+
 /// An error of the host's, met while `doing` something.
 pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
     let message = format!("cannot {doing}: {refused}");

@@ -15,6 +15,7 @@ use super::{
     Document, Done, Failed, Report, SCHEMA, abi, completions, doctor, driver, event, feature, link, man, map,
     prog, skeleton, stats, verify, version,
 };
+use crate::bundle;
 use crate::error::Error;
 #[cfg(target_os = "linux")]
 use crate::tun;
@@ -38,7 +39,9 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 /// Every verb and the documents that it prints; one that prints several has a line for each thing that it tells.
 const VERBS: &[(&str, &[Prints])] = &[
     ("abi dump", &[of::<abi::Dump>]),
+    ("apply", &[of::<bundle::Plan>]),
     ("completions", &[of::<completions::Completions>]),
+    ("diff", &[of::<bundle::Plan>]),
     ("doctor", &[of::<doctor::Doctor>]),
     ("driver install", &[of::<driver::Status>]),
     ("driver start", &[of::<driver::Status>]),
@@ -65,6 +68,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("prog stats", &[of::<stats::Stats>]),
     ("prog unload", &[of::<Done>]),
     ("proxy", &[of::<proxy::Line>, of::<proxy::Summary>]),
+    ("rollback", &[of::<bundle::Plan>]),
     ("schema", &[of::<Schemas>]),
     ("test", &[of::<test::Report>]),
     #[cfg(target_os = "linux")]
@@ -185,7 +189,7 @@ mod tests {
         let words = ["tidegate", "-j"].into_iter().chain(verb.split(' ')).chain(words.iter().copied());
         let cli = Cli::try_parse_from(words).expect("it parses");
         let output = cli.output;
-        let printed = dispatch(output, cli.noun, || Ok(Client::new(Shared::clone(runtime))));
+        let printed = dispatch(output, cli.noun, None, || Ok(Client::new(Shared::clone(runtime))));
         let text = printed.map_or_else(|error| output.error(&error), |printed| printed.text);
         let document = serde_json::from_str(&text).expect("a document");
         conforms(verb, &document);

@@ -54,6 +54,50 @@ struct LoadedMap {
     start: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+/// The maps of an object as a setup fills them, of no runtime yet.
+pub struct Planned {
+    maps: Vec<LoadedMap>,
+    filled: Vec<String>,
+}
+
+/// One of them.
+pub struct PlannedMap<'p> {
+    /// Its name.
+    pub name: &'p str,
+    /// What it is.
+    pub def: MapDef,
+    /// Whether its contents are the setup's, or constants of the object; else they are what programs make of them.
+    pub filled: bool,
+    /// What it holds at first.
+    pub contents: &'p BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Planned {
+    /// Those of `object`, as `setup` fills them.
+    ///
+    /// # Errors
+    /// The setup does not fit the object.
+    pub fn new(object: &Object, setup: &Setup) -> Result<Self, Error> {
+        let mut loaded = Loaded { maps: Vec::new(), links: Vec::new() };
+        for map in object.maps() {
+            loaded.maps.push(LoadedMap::of(map, 0)?);
+        }
+        loaded.set_globals(&setup.globals)?;
+        loaded.set_contents(&setup.maps)?;
+        Ok(Self { maps: loaded.maps, filled: setup.maps.keys().cloned().collect() })
+    }
+
+    /// In the order of [`Object::maps`].
+    pub fn maps(&self) -> impl Iterator<Item = PlannedMap<'_>> {
+        self.maps.iter().map(|map| PlannedMap {
+            name: &map.name,
+            def: map.def,
+            filled: self.filled.contains(&map.name) || map.name.starts_with('.') && map.def.read_only(),
+            contents: &map.start,
+        })
+    }
+}
+
 /// A program at a hook.
 #[derive(Clone)]
 pub struct Link {
@@ -172,14 +216,7 @@ impl Loaded {
                         .map_err(|error| of_map(&map.name, &error))?
                 }
             };
-            self.maps.push(LoadedMap {
-                id,
-                name: map.name.clone(),
-                def: map.def,
-                key: map.key.clone(),
-                value: map.value.clone(),
-                start: start(map)?,
-            });
+            self.maps.push(LoadedMap::of(map, id)?);
         }
         self.set_globals(&setup.globals)?;
         self.set_contents(&setup.maps)?;
@@ -357,6 +394,27 @@ impl Staged {
         Self::beside(client, object, setup, &[])
     }
 
+    /// As [`new`](Self::new), with those of the maps `old` (id, name, definition) that are declared alike.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new)'s; the old maps stay.
+    pub fn over(
+        client: &mut Client,
+        object: &Object,
+        setup: &Setup,
+        old: &[(Id, String, MapDef)],
+    ) -> Result<Self, Error> {
+        let old = old.iter().map(|(id, name, def)| LoadedMap {
+            id: *id,
+            name: name.clone(),
+            def: *def,
+            key: None,
+            value: None,
+            start: BTreeMap::new(),
+        });
+        Self::beside(client, object, setup, &old.collect::<Vec<_>>())
+    }
+
     /// As [`new`](Self::new), with those of the `old` maps that are declared alike.
     fn beside(client: &mut Client, object: &Object, setup: &Setup, old: &[LoadedMap]) -> Result<Self, Error> {
         let programs = chosen(object, &setup.programs)?;
@@ -450,6 +508,17 @@ fn give_up(client: &mut Client, programs: impl IntoIterator<Item = Id>, maps: im
 }
 
 impl LoadedMap {
+    fn of(map: &Map, id: Id) -> Result<Self, Error> {
+        Ok(Self {
+            id,
+            name: map.name.clone(),
+            def: map.def,
+            key: map.key.clone(),
+            value: map.value.clone(),
+            start: start(map)?,
+        })
+    }
+
     fn key_of(&self, text: &str) -> Result<Vec<u8>, Error> {
         literal::data(&Value::String(text.into()), self.def.key_size as usize, self.key.as_ref())
             .map_err(|error| Error::usage("map-data", format!("map `{}`, key `{text}`: {error}", self.name)))

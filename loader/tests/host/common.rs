@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 use serde_json::Value;
@@ -59,7 +60,7 @@ impl Ran {
 /// A proxy with a control socket and nothing loaded, in front of a server that sends back what it gets.
 pub(crate) struct Host {
     process: Child,
-    lines: BufReader<ChildStdout>,
+    lines: mpsc::Receiver<String>,
     address: SocketAddr,
     pub(crate) socket: PathBuf,
 }
@@ -74,9 +75,11 @@ impl Host {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the command starts");
-        let mut lines = BufReader::new(process.stdout.take().expect("piped"));
-        let mut first = String::new();
-        lines.read_line(&mut first).expect("it says that it listens");
+        // All that it says is read: one that nobody listens to would wait.
+        let (said, lines) = mpsc::channel();
+        let out = BufReader::new(process.stdout.take().expect("piped"));
+        thread::spawn(move || out.lines().map_while(Result::ok).all(|line| said.send(line).is_ok()));
+        let first = lines.recv().expect("it says that it listens");
         let first: Value = serde_json::from_str(&first).expect("a document");
         let address = first["listen"].as_str().and_then(|text| text.parse().ok()).expect("an address");
         Self { process, lines, address, socket }
@@ -109,9 +112,7 @@ impl Host {
 
     /// The next line about a connection or itself.
     pub(crate) fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("it lives");
-        line
+        self.lines.recv().expect("it lives")
     }
 }
 

@@ -1,5 +1,6 @@
 //! Hosts and those who speak to them, each the real command in a process of its own.
 #![cfg(unix)]
 
+mod apply;
 mod common;
 mod control;

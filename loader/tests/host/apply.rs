@@ -1,0 +1,235 @@
+//! A host runs what a bundle says, and a client that dies on the way leaves the old links or the new ones.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tidegate_abi::control::{self, HEADER_SIZE};
+
+use crate::common::{GATE, Host, folder, tidegate};
+
+/// A bundle that marks what is said and cuts what begins with one letter.
+fn bundle(folder: &Path, name: &str, mark: &str, letter: char, more: &str) -> PathBuf {
+    let path = folder.join(name);
+    let text = format!(
+        "[[link]]\nobject = \"{GATE}\"\nprogram = \"cut\"\npriority = 5\nmaps.cuts = {{ {} = 0 }}\n\
+         [[link]]\nobject = \"{GATE}\"\nprogram = \"stamp\"\npriority = 10\nmaps.marks = {{ 0 = \"str:{mark}\" }}\n{more}",
+        u32::from(letter)
+    );
+    fs::write(&path, text).expect("a bundle");
+    path
+}
+
+/// What a host does: how it marks, and which of two letters it cuts.
+fn behaviour(host: &Host) -> (String, Vec<char>) {
+    let marked = host.say(&mut host.connect(), "hello", 13).expect("hello is never cut");
+    let cuts = |letter: &char| {
+        let text = format!("{letter}uit");
+        host.say(&mut host.connect(), &text, 12).is_none()
+    };
+    (marked[..8].to_string(), ['q', 'x'].into_iter().filter(cuts).collect())
+}
+
+/// Programs, links and maps that a host has.
+fn counts(host: &Host) -> (usize, usize, usize) {
+    let count = |noun: &str, list: &str| {
+        let document = host.run(&["-j", noun, "show"]).json();
+        document[list].as_array().expect("a list").len()
+    };
+    (count("prog", "programs"), count("link", "links"), count("map", "maps"))
+}
+
+fn old() -> (String, Vec<char>) {
+    ("<first_>".into(), vec!['q'])
+}
+
+fn new() -> (String, Vec<char>) {
+    ("<second>".into(), vec!['x'])
+}
+
+#[test]
+fn what_a_bundle_says_runs_and_what_ran_before_runs_again() {
+    let folder = folder("apply");
+    let host = Host::start(&folder);
+    let first = bundle(&folder, "first.toml", "<first_>", 'q', "");
+    let second = bundle(&folder, "second.toml", "<second>", 'x', "on_error = \"permit\"\n");
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let verb = |verb: &str, file: &Path| words(&["-j", verb, file.to_str().unwrap()]);
+
+    let said = host.run(&[&verb("apply", &first)[..], &words(&["--dry-run"])].concat()).json();
+    assert_eq!(
+        (&said["applied"], said["steps"].as_array().map(Vec::len)),
+        (&false.into(), Some(4)),
+        "{said}"
+    );
+    assert_eq!(counts(&host), (0, 0, 0), "a dry run touches nothing");
+
+    let said = host.run(&verb("apply", &first)).json();
+    assert_eq!((&said["applied"], &said["kept"]), (&true.into(), &0.into()), "{said}");
+    let one = counts(&host);
+    assert_eq!((one.0, one.1), (2, 4), "two programs, each for both families");
+    let said = host.run(&verb("apply", &first)).json();
+    assert_eq!((said["steps"].as_array().map(Vec::len), &said["kept"]), (Some(0), &4.into()), "{said}");
+    assert_eq!(behaviour(&host), old());
+    let said = host.run(&verb("diff", &first)).json();
+    assert_eq!(said["steps"][0]["why"][0], "contents of map `cuts`", "a program has counted in it: {said}");
+
+    let links = host.run(&["-j", "link", "show"]).json();
+    let said = host.run(&verb("diff", &second)).json();
+    let step = |at: usize| {
+        (said["steps"][at]["action"].as_str().unwrap(), said["steps"][at]["why"][0].as_str().unwrap())
+    };
+    assert_eq!(step(0), ("replace", "contents of map `cuts`"), "{said}");
+    assert_eq!(step(2), ("attach", "on_error"), "a link's rules are another link's: {said}");
+    assert_eq!(host.run(&["-j", "link", "show"]).json(), links, "a comparison changes nothing");
+
+    host.run(&verb("apply", &second)).ok();
+    assert_eq!((behaviour(&host), counts(&host)), (new(), one));
+    let kept = host.run(&["-j", "link", "show"]).json();
+    assert_eq!(
+        kept["links"][0]["id"], links["links"][0]["id"],
+        "a link whose program changes stays what it is"
+    );
+    host.run(&["rollback", "--dry-run"]).ok();
+    assert_eq!(behaviour(&host), new());
+    host.run(&["rollback"]).ok();
+    assert_eq!((behaviour(&host), counts(&host)), (old(), one));
+    host.run(&["rollback"]).ok();
+    assert_eq!(behaviour(&host), new(), "there and back");
+
+    // Somebody changed a map that is the bundle's, and attached something that it does not have.
+    host.run(&["prog", "load", GATE, "--prog", "stamp"]).ok();
+    let all = host.run(&["-j", "prog", "show"]).json();
+    let stray =
+        all["programs"].as_array().unwrap().iter().filter_map(|row| row["id"].as_u64()).max().unwrap();
+    host.run(&["link", "attach", &stray.to_string(), "stream-v4", "--priority", "1"]).ok();
+    host.run(&verb("apply", &second)).ok();
+    assert_eq!((behaviour(&host), counts(&host)), (new(), one));
+}
+
+#[test]
+fn a_bundle_that_cannot_be_is_refused_with_its_line_and_changes_nothing() {
+    let folder = folder("apply-refused");
+    let host = Host::start(&folder);
+    let good = bundle(&folder, "good.toml", "<first_>", 'q', "");
+    host.run(&[Path::new("apply"), &good]).ok();
+    let before = counts(&host);
+    let link = |rest: &str| format!("[[link]]\nobject = \"{GATE}\"\n{rest}");
+    for (text, exit, code, part) in [
+        (link("program = \"cut\"\n"), 1, "bundle-malformed", "missing field `priority`"),
+        (
+            link("program = \"cut\"\npriority = 1\nhook = 2\n"),
+            1,
+            "bundle-malformed",
+            "bad.toml:5: unknown field",
+        ),
+        (
+            link("program = \"cut\"\npriority = 1\nhooks = [\"stream\"]\n"),
+            1,
+            "bundle-malformed",
+            "no hook `stream`",
+        ),
+        (link("priority = 1\n"), 1, "bundle-malformed", "has priority 1 at stream-v4"),
+        (link("program = \"no\"\npriority = 1\n"), 1, "program-unknown", "has no program `no`"),
+        (link("program = \"cut\"\npriority = 1\nmaps.cuts = { toolong = 0 }\n"), 1, "map-data", "map `cuts`"),
+        (link("program = \"cut\"\npriority = 1\nbudget = 2\n"), 2, "apply", "budget"),
+        ("[[link]]\nobject = \"nowhere.o\"\npriority = 1\n".into(), 5, "file-not-found", "nowhere.o"),
+    ] {
+        let bad = folder.join("bad.toml");
+        fs::write(&bad, &text).expect("a file");
+        let ran = host.run(&[Path::new("-j"), Path::new("apply"), &bad]);
+        let error = ran.json()["error"].clone();
+        assert_eq!((ran.exit, &error["code"]), (exit, &code.into()), "{text}{error}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{part}: {error}");
+        assert_eq!((behaviour(&host), counts(&host)), (old(), before), "{text}");
+    }
+    let ran = host.run(&["-j", "rollback"]);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (5, &"rollback-none".into()));
+}
+
+/// A message as it stands on a socket; `None` at its end.
+fn message(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut message = vec![0; HEADER_SIZE];
+    stream.read_exact(&mut message).ok()?;
+    let length = u32::from_le_bytes(message[4..8].try_into().expect("four bytes"));
+    message.resize(HEADER_SIZE + length as usize, 0);
+    stream.read_exact(&mut message[HEADER_SIZE..]).ok()?;
+    Some(message)
+}
+
+/// Applies a bundle by a client that is killed around its change `at`: before the host gets it, or before the client gets the
+/// answer. Whether it came to its end before.
+fn killed(host: &Host, folder: &Path, bundle: &Path, at: usize, before: bool) -> bool {
+    let path = folder.join("between");
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let mut client = tidegate()
+        .arg("--host")
+        .arg(&path)
+        .arg("apply")
+        .arg(bundle)
+        .arg("--versions")
+        .arg(folder.join("versions"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let (mut from, _) = listener.accept().expect("it connects");
+    let mut to = UnixStream::connect(&host.socket).expect("the host listens");
+    let mut changes = 0;
+    while let Some(request) = message(&mut from) {
+        let changes_something = control::changes(u16::from_le_bytes([request[2], request[3]]));
+        let now = changes_something && changes == at;
+        changes += usize::from(changes_something);
+        if !(now && before) {
+            to.write_all(&request).expect("the host reads");
+            let reply = message(&mut to).expect("the host answers");
+            if !now {
+                from.write_all(&reply).expect("the client reads");
+            }
+        }
+        if now {
+            client.kill().expect("it runs");
+            client.wait().expect("it ends");
+            return false;
+        }
+    }
+    assert!(client.wait().expect("it ends").success());
+    true
+}
+
+#[test]
+fn a_client_that_is_killed_anywhere_leaves_the_old_links_or_the_new_ones() {
+    let folder = folder("apply-killed");
+    let host = Host::start(&folder);
+    let first = bundle(&folder, "first.toml", "<first_>", 'q', "");
+    let second = bundle(&folder, "second.toml", "<second>", 'x', "on_error = \"permit\"\n");
+    let versions = folder.join("versions");
+    let whole = |bundle: &Path| {
+        host.run(&[Path::new("apply"), bundle, Path::new("--versions"), &versions]).ok();
+    };
+    whole(&first);
+    let clean = counts(&host);
+    let (mut olds, mut news) = (0, 0);
+    'all: for at in 0.. {
+        for before in [true, false] {
+            if killed(&host, &folder, &second, at, before) {
+                break 'all;
+            }
+            let runs = behaviour(&host);
+            olds += usize::from(runs == old());
+            news += usize::from(runs == new());
+            assert!(runs == old() || runs == new(), "killed around change {at}: {runs:?}");
+            whole(&first);
+            assert_eq!(
+                (behaviour(&host), counts(&host)),
+                (old(), clean),
+                "after change {at} nothing is left behind"
+            );
+        }
+    }
+    println!("killed {} times: {olds} left the old links, {news} the new ones", olds + news);
+    assert!(olds > 10 && news > 2, "{olds} {news}");
+    assert_eq!((behaviour(&host), counts(&host)), (new(), clean), "the one that was not killed");
+}
