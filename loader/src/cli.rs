@@ -439,6 +439,12 @@ mod tests {
         let replaced = type_(&["link", "replace", links[0].0, ids[1].0]).unwrap();
         assert!(replaced.contains(&format!("program {}", ids[1].0)), "{replaced}");
         assert_eq!(type_(&["link", "replace", links[0].0, "nobody"]), Err("not-found"));
+        let tag = second.split("tag ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a tag");
+        assert_eq!(
+            type_(&["link", "replace", links[0].0, tag]),
+            Err("ambiguous"),
+            "two copies of one program"
+        );
         assert_eq!(type_(&["link", "replace", "77777", ids[0].0]), Err("not-found"));
         assert_eq!(type_(&["prog", "unload", ids[1].0]), Err("host-refused"), "it runs at the link now");
         for (link, _) in links {

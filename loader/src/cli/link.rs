@@ -24,7 +24,7 @@ pub(super) enum Verb {
     Replace {
         /// Id of the link, as `link show` has it
         link: Id,
-        /// The program, by its id or its name
+        /// The program, by its id, its name or its tag
         program: String,
     },
     /// End a link: its program does not run there any more
@@ -36,7 +36,7 @@ pub(super) enum Verb {
 
 #[derive(Args)]
 pub(super) struct Attach {
-    /// The program, by its id or its name
+    /// The program, by its id, its name or its tag
     program: String,
     /// Where it runs; none: at both families of the stream layer, or of the outbound transport layer
     #[arg(value_parser = hook)]

@@ -38,7 +38,7 @@ pub(super) enum Verb {
     Stats(stats::Options),
     /// Take a program out of the host, once no link runs it any more
     Unload {
-        /// The program, by its id or its name
+        /// The program, by its id, its name or its tag
         program: String,
     },
 }
@@ -245,7 +245,26 @@ struct LoadedRow {
     name: String,
     #[serde(rename = "type")]
     program_type: &'static str,
+    /// Hash of its type and bytecode, in hexadecimal: the same wherever it is loaded, and under whatever name.
+    tag: String,
     max_cost: u64,
+}
+
+impl LoadedRow {
+    fn new(id: Id, info: &ProgramInfoReply) -> Self {
+        Self {
+            id,
+            name: info.name.to_string(),
+            program_type: info.program_type.name(),
+            tag: tag(info),
+            max_cost: info.max_cost,
+        }
+    }
+}
+
+/// A program's tag as people read and type it.
+fn tag(info: &ProgramInfoReply) -> String {
+    format!("{:016x}", info.tag)
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -259,15 +278,10 @@ pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, E
     let setup = options.policy.setup()?;
     let staged = Staged::new(client, &object, &setup)?;
     let mut programs = Vec::new();
-    for (id, program) in staged.programs() {
+    for (id, _) in staged.programs() {
         let info = client.call(&ProgramInfo { program: id });
         let info = info.map_err(|refused| live::refused("show a program", &refused))?;
-        programs.push(LoadedRow {
-            id,
-            name: program.name.clone(),
-            program_type: program.program_type.name(),
-            max_cost: info.max_cost,
-        });
+        programs.push(LoadedRow::new(id, &info));
     }
     let maps = staged.maps().map(|(id, name)| MapRow { id, name: name.into() }).collect();
     if options.attach {
@@ -280,7 +294,7 @@ impl Report for Load {}
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for LoadedRow { id, name, program_type, max_cost } in &self.programs {
+        for LoadedRow { id, name, program_type, max_cost, .. } in &self.programs {
             writeln!(f, "program {id}: {name} ({program_type}), at most {max_cost} instructions a run")?;
         }
         for MapRow { id, name } in &self.maps {
@@ -307,12 +321,7 @@ struct ProgramRow {
 
 pub(super) fn show(client: &mut Client) -> Result<Show, Error> {
     let programs = all(client)?.into_iter().map(|(id, info)| ProgramRow {
-        loaded: LoadedRow {
-            id,
-            name: info.name.to_string(),
-            program_type: info.program_type.name(),
-            max_cost: info.max_cost,
-        },
+        loaded: LoadedRow::new(id, &info),
         insns: info.insns,
         maps: info.maps.to_vec(),
         counted: info.counters.into(),
@@ -325,9 +334,12 @@ impl Report for Show {}
 impl fmt::Display for Show {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for ProgramRow { loaded, insns, maps, counted } in &self.programs {
-            let LoadedRow { id, name, program_type, max_cost } = loaded;
+            let LoadedRow { id, name, program_type, tag, max_cost } = loaded;
             let maps: Vec<_> = maps.iter().map(ToString::to_string).collect();
-            writeln!(f, "{id}: {name}  {program_type}  {insns} instructions, at most {max_cost} a run")?;
+            writeln!(
+                f,
+                "{id}: {name}  {program_type}  tag {tag}  {insns} instructions, at most {max_cost} a run"
+            )?;
             let maps = if maps.is_empty() { "none".into() } else { maps.join(",") };
             writeln!(f, "    maps {maps}  {} runs: {counted}", counted.runs)?;
         }
@@ -377,7 +389,15 @@ pub(super) fn all(client: &mut Client) -> Result<Vec<(Id, ProgramInfoReply)>, Er
 /// The program that `text` names, and what it is written for.
 pub(super) fn find(client: &mut Client, text: &str) -> Result<(Id, ProgramType), Error> {
     let programs = all(client)?;
-    let id = live::named("prog", text, programs.iter().map(|(id, info)| (*id, info.name.as_str())))?;
+    // Copies of one program have one tag: `named` says so.
+    let tags: Vec<_> = programs.iter().map(|(id, info)| (*id, tag(info))).collect();
+    let known = programs.iter().map(|(id, info)| (*id, info.name.as_str()));
+    let by_tag = tags.iter().any(|(_, tag)| tag == text);
+    let id = if by_tag {
+        live::named("prog", text, tags.iter().map(|(id, tag)| (*id, tag.as_str())))?
+    } else {
+        live::named("prog", text, known)?
+    };
     let kind = programs.iter().find(|(found, _)| *found == id).map(|(_, info)| info.program_type);
     Ok((id, kind.unwrap_or(ProgramType::Stream)))
 }
