@@ -92,7 +92,7 @@ enum Noun {
     /// Links of a host, which say where a loaded program runs: attach, show, replace, detach
     #[command(subcommand, visible_alias = "l")]
     Link(link::Verb),
-    /// Maps of a host, by which programs and people exchange data: show, dump, lookup, update, delete
+    /// Maps of a host, by which programs and people exchange data: create, show, dump, lookup, update, delete, freeze, release
     #[command(subcommand, visible_alias = "m")]
     Map(map::Verb),
     /// The records that programs leave in a ring buffer of a host, as they come
@@ -312,10 +312,13 @@ fn dispatch(
         }
         Noun::Link(link::Verb::Detach { link }) => output.report(&link::detach(&mut connect()?, link)?),
         Noun::Map(map::Verb::Show) => output.report(&map::show(&mut connect()?)?),
-        Noun::Map(map::Verb::Dump { map }) => output.report(&map::dump(&mut connect()?, &map)?),
+        Noun::Map(map::Verb::Create(options)) => output.report(&map::create(&mut connect()?, &options)?),
+        Noun::Map(map::Verb::Dump(options)) => output.report(&map::dump(&mut connect()?, &options)?),
         Noun::Map(map::Verb::Lookup(entry)) => output.report(&map::lookup(&mut connect()?, &entry)?),
         Noun::Map(map::Verb::Update(update)) => output.report(&map::update(&mut connect()?, &update)?),
         Noun::Map(map::Verb::Delete(entry)) => output.report(&map::delete(&mut connect()?, &entry)?),
+        Noun::Map(map::Verb::Freeze { map }) => output.report(&map::freeze(&mut connect()?, &map)?),
+        Noun::Map(map::Verb::Release { map }) => output.report(&map::release(&mut connect()?, &map)?),
         Noun::Event(options) => {
             let live = Live(output);
             let summary = event::watch(&mut connect()?, &options, |line| live.print(line))?;
@@ -454,6 +457,87 @@ mod tests {
             assert_eq!(type_(&["prog", "unload", id]), Ok("done\n".into()));
         }
         assert_eq!(type_(&["prog", "show"]).unwrap(), "0 programs\n");
+    }
+
+    #[test]
+    fn a_map_is_made_shared_by_programs_and_given_up() {
+        let mut type_ = typing();
+        let made = type_(&[
+            "map",
+            "create",
+            "mine",
+            "--kind",
+            "hash",
+            "--key",
+            "2",
+            "--value",
+            "4",
+            "--entries",
+            "16",
+        ]);
+        assert!(made.unwrap().contains("mine  hash  key 2 B  value 4 B  0 of 16 entries"));
+        assert_eq!(
+            type_(&["map", "create", "ring", "--kind", "ringbuf", "--entries", "5"]),
+            Err("map-definition")
+        );
+        type_(&["map", "update", "mine", "53", "1"]).unwrap();
+        for words in [&["--map", "losses=mine"][..], &["--map", "bytes=mine"]] {
+            let words = [&["prog", "load", PROBES, "--prog", "account"], words].concat();
+            assert_eq!(type_(&words), Err("map-differs"), "{words:?}");
+        }
+        let load = ["prog", "load", PROBES, "--prog", "by_port", "--map", "ports=mine"];
+        assert_eq!(
+            type_(&[&load[..], &["--map", "ports.80=1"]].concat()),
+            Err("map-argument"),
+            "it is the host's"
+        );
+        assert_eq!(
+            type_(&["prog", "load", PROBES, "--prog", "by_port", "--map", "port=mine"]),
+            Err("map-unknown")
+        );
+        assert_eq!(
+            type_(&["prog", "load", PROBES, "--prog", "by_port", "--map", "ports=nobodys"]),
+            Err("not-found")
+        );
+        assert_eq!(type_(&["map", "show"]).unwrap().lines().count(), 2, "what was refused has left no map");
+        for _ in 0..2 {
+            type_(&load).unwrap();
+        }
+        assert!(type_(&["map", "dump", "mine"]).unwrap().ends_with("1 entry\n"), "what it holds stays");
+        type_(&["map", "create", "ports", "--types", PROBES]).unwrap();
+        assert_eq!(type_(&["map", "create", "own", "--types", PROBES]), Err("map-unknown"));
+
+        type_(&["map", "release", "mine"]).unwrap();
+        assert_eq!(type_(&["map", "release", "mine"]), Err("map-programs"), "two programs name it");
+        for program in
+            type_(&["prog", "show"]).unwrap().lines().filter_map(|line| line.split_once(": by_port"))
+        {
+            type_(&["prog", "unload", program.0]).unwrap();
+        }
+        type_(&["map", "freeze", "ports"]).unwrap();
+        assert_eq!(type_(&["map", "update", "ports", "1", "1"]), Err("host-refused"), "it is frozen");
+        type_(&["map", "release", "ports"]).unwrap();
+        assert_eq!(type_(&["map", "show"]).unwrap(), "0 maps\n");
+    }
+
+    #[test]
+    fn keys_and_values_are_read_and_written_by_the_types_of_an_object() {
+        const GATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gate.o");
+        let mut type_ = typing();
+        type_(&["prog", "load", GATE, "--prog", "stamp"]).unwrap();
+        let typed = |words: &[&'static str]| [words, &["--types", GATE]].concat();
+        type_(&typed(&["map", "update", "marks", "0", "text=<one>"])).unwrap();
+        assert_eq!(type_(&typed(&["map", "dump", "marks"])).unwrap(), "0: { text = \"<one>\" }\n1 entry\n");
+        type_(&typed(&["map", "update", "marks", "0", r#"{ text = "<two>" }"#])).unwrap();
+        let json = type_(&typed(&["-j", "map", "lookup", "marks", "0"])).unwrap();
+        assert!(json.contains(r#""typed":{"key":0,"value":{"text":"<two>"}}"#), "{json}");
+        assert_eq!(
+            type_(&typed(&["map", "update", "marks", "0", "test=<one>"])),
+            Err("map-data"),
+            "no such member"
+        );
+        assert_eq!(type_(&["map", "dump", "marks", "--types", GATE, "--like", "cuts"]), Err("map-differs"));
+        assert_eq!(type_(&["map", "dump", "marks", "--types", PROBES]), Err("map-unknown"));
     }
 
     #[test]

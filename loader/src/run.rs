@@ -18,7 +18,6 @@ use crate::flows::{self, Connection, Direction, Kind, Step};
 use crate::host::{self, Config, Flow, Machine, Session};
 use crate::object::Object;
 
-pub(crate) use policy::value_of;
 pub use policy::{OnErrorArg, Policy};
 pub use report::Report;
 use report::{ConnectionReport, Event, PacketReport};

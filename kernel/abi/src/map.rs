@@ -49,6 +49,21 @@ impl MapKind {
         Self::ALL.into_iter().find(|kind| *kind as u32 == number)
     }
 
+    /// The kind that `name` names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The bytes that a key of this kind has, where the kind leaves no choice.
+    pub const fn key_size(self) -> Option<u32> {
+        match self {
+            Self::Hash | Self::LruHash => None,
+            Self::Array | Self::PerCpuArray => Some(4),
+            Self::FlowStorage => Some(8),
+            Self::RingBuf => Some(0),
+        }
+    }
+
     /// A set with this one kind.
     pub const fn set(self) -> MapKinds {
         MapKinds(1 << self as u32)
@@ -148,11 +163,9 @@ impl MapDef {
     /// # Errors
     /// The first rule that it breaks.
     pub const fn check(&self) -> Result<(), MapDefError> {
-        let (key_min, key_max) = match self.kind {
-            MapKind::Hash | MapKind::LruHash => (1, limits::MAX_KEY as u32),
-            MapKind::Array | MapKind::PerCpuArray => (4, 4),
-            MapKind::FlowStorage => (8, 8),
-            MapKind::RingBuf => (0, 0),
+        let (key_min, key_max) = match self.kind.key_size() {
+            None => (1, limits::MAX_KEY as u32),
+            Some(size) => (size, size),
         };
         if self.key_size < key_min || self.key_size > key_max {
             return Err(MapDefError::KeySize);

@@ -93,7 +93,14 @@ fn shape(btf: &Btf<'_>, id: u32, depth: u32, nodes: &mut usize) -> Option<Shape>
                 if u64::from(offset) + shape.size() > u64::from(size) {
                     return Some(Shape::Opaque { size });
                 }
-                shapes.push(Member { name: btf.string(member.name).into(), offset, shape });
+                match (btf.string(member.name), shape) {
+                    // Members of a structure without a name are named as if they were its own.
+                    ("", Shape::Struct { members, .. }) => {
+                        let inner = |inner: Member| Member { offset: offset + inner.offset, ..inner };
+                        shapes.extend(members.into_iter().map(inner));
+                    }
+                    (name, shape) => shapes.push(Member { name: name.into(), offset, shape }),
+                }
             }
             Shape::Struct { name: btf.name_of(id).into(), size, members: shapes }
         }

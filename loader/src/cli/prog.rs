@@ -7,11 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use tidegate_abi::ProgramType;
-use tidegate_abi::control::{
-    Id, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
-};
+use tidegate_abi::control::{Id, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status};
 use tidegate_abi::helper::{self, Param};
+use tidegate_abi::{MapDef, ProgramType};
 
 use tidegate_verifier::{Argument, Proven, Verified};
 
@@ -31,6 +29,10 @@ pub(super) enum Verb {
     /// Run the programs of an object over a capture and write what comes out as a capture
     Run(run::Options),
     /// Load the programs of an object into the host, which verifies them; `link attach` makes them run
+    #[command(after_help = "Two kinds of --map:\n  \
+        --map NAME.KEY=VALUE    what a map of the object holds at first\n  \
+        --map NAME=MAP          the object's map NAME is the host's map MAP (id or name), as `map create` or another program made\n                          \
+                                it; its definition must be the same, and what it holds stays")]
     Load(LoadOptions),
     /// Show the programs that the host has, with what they counted
     Show,
@@ -275,8 +277,9 @@ struct MapRow {
 
 pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, Error> {
     let object = Object::read(&options.policy.file)?;
-    let setup = options.policy.setup()?;
-    let staged = Staged::new(client, &object, &setup)?;
+    let setup = options.policy.setup_over()?;
+    let given = given(client, &object, &options.policy)?;
+    let staged = Staged::over(client, &object, &setup, &given)?;
     let mut programs = Vec::new();
     for (id, _) in staged.programs() {
         let info = client.call(&ProgramInfo { program: id });
@@ -284,10 +287,44 @@ pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, E
         programs.push(LoadedRow::new(id, &info));
     }
     let maps = staged.maps().map(|(id, name)| MapRow { id, name: name.into() }).collect();
+    staged.leave(client);
     if options.attach {
         staged.attach(client, setup.on_error)?;
     }
     Ok(Load { programs, maps })
+}
+
+/// The maps of the host that take the places of those of the object: id, name in the object, definition.
+fn given(
+    client: &mut Client,
+    object: &Object,
+    policy: &run::Policy,
+) -> Result<Vec<(Id, String, MapDef)>, Error> {
+    let mut given = Vec::new();
+    for (name, map) in policy.given() {
+        let Some(wanted) = object.maps().iter().find(|map| map.name == name) else {
+            let known: Vec<_> = object.maps().iter().map(|map| map.name.as_str()).collect();
+            let message = format!("the object has no map `{name}`");
+            return Err(Error::new("map-unknown", Exit::NotFound, message)
+                .with_help(format!("it has {}", known.join(", "))));
+        };
+        if policy.contents().any(|text| text.split_once('.').is_some_and(|(map, _)| map == name)) {
+            let message = format!("`{name}` is the host's map `{map}`: what it holds stays");
+            return Err(Error::usage("map-argument", message)
+                .with_help("`tidegate map update` changes what a map of the host holds"));
+        }
+        let (id, info) = super::map::find(client, map)?;
+        if info.def != wanted.def {
+            let message = format!(
+                "map `{map}` is not what the object declares as `{name}`: it is {}, and {} is wanted",
+                super::map::words(&info.def),
+                super::map::words(&wanted.def)
+            );
+            return Err(Error::usage("map-differs", message));
+        }
+        given.push((id, name.to_string(), info.def));
+    }
+    Ok(given)
 }
 
 impl Report for Load {}
@@ -347,11 +384,10 @@ impl fmt::Display for Show {
     }
 }
 
-/// Unloads a program, and gives up the maps that it named: they go when no other program names them.
+/// Unloads a program. The maps that only programs had go with the last one that names them.
 pub(super) fn unload(client: &mut Client, text: &str) -> Result<Done, Error> {
     let (program, _) = find(client, text)?;
     let doing = format!("unload `{text}`");
-    let info = client.call(&ProgramInfo { program }).map_err(|refused| live::refused(&doing, &refused))?;
     client.call(&ProgramUnload { program }).map_err(|refused| {
         let error = live::refused(&doing, &refused);
         if refused.status == Status::Busy {
@@ -360,14 +396,6 @@ pub(super) fn unload(client: &mut Client, text: &str) -> Result<Done, Error> {
             error
         }
     })?;
-    for map in info.maps {
-        match client.call(&MapRelease { map }) {
-            Ok(()) => {}
-            // Given up already, by whoever loaded another program over it.
-            Err(refused) if refused.status == Status::NotFound => {}
-            Err(refused) => return Err(live::refused(&doing, &refused)),
-        }
-    }
     Ok(Done {})
 }
 

@@ -56,9 +56,12 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("link detach", &[of::<Done>]),
     ("link replace", &[of::<link::Links>]),
     ("link show", &[of::<link::Links>]),
+    ("map create", &[of::<map::Maps>]),
     ("map delete", &[of::<Done>]),
     ("map dump", &[of::<map::Entries>]),
+    ("map freeze", &[of::<Done>]),
     ("map lookup", &[of::<map::Entries>]),
+    ("map release", &[of::<Done>]),
     ("map show", &[of::<map::Maps>]),
     ("map update", &[of::<Done>]),
     ("prog dump", &[of::<prog::Dump>]),
@@ -214,7 +217,11 @@ mod tests {
         typed("map update", &["bytes", "1", "2"]);
         typed("map lookup", &["bytes", "1"]);
         typed("map dump", &["bytes"]);
+        typed("map dump", &["bytes", "--types", probes]);
         typed("map delete", &["bytes", "1"]);
+        typed("map create", &["mine", "--kind", "hash", "--key", "2", "--value", "4", "--entries", "16"]);
+        typed("map freeze", &["mine"]);
+        typed("map release", &["mine"]);
         typed("event", &["losses", "--once"]);
         for link in attached["links"].as_array().expect("links") {
             assert_eq!(typed("link detach", &[&link["id"].to_string()])["schema"], SCHEMA);

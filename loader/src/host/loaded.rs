@@ -41,6 +41,8 @@ pub struct Loaded {
 pub struct Staged {
     maps: Vec<LoadedMap>,
     programs: Vec<(Program, Id)>,
+    /// Those of the maps that others have, or had before.
+    kept: Vec<Id>,
 }
 
 #[derive(Clone)]
@@ -180,7 +182,7 @@ impl Loaded {
                 for link in &self.links[..at] {
                     let _ = client.call(&LinkReplace { link: link.id, program: link.loaded });
                 }
-                staged.give_up(client, &self.maps);
+                staged.unload(client);
                 return Err(error);
             }
         }
@@ -191,8 +193,9 @@ impl Loaded {
             link.program.clone_from(&program.name);
         }
         old.dedup_by_key(|(_, id)| *id);
-        let old = Staged { maps: std::mem::replace(&mut self.maps, staged.maps), programs: old };
-        old.give_up(client, &self.maps);
+        let maps = std::mem::replace(&mut self.maps, staged.maps);
+        let kept = self.maps.iter().map(|map| map.id).collect();
+        Staged { maps, programs: old, kept }.unload(client);
         Ok(())
     }
 
@@ -428,11 +431,12 @@ impl Staged {
                 Ok(())
             })
         });
-        let staged = Self { maps: new.maps, programs: staged };
+        let kept = old.iter().map(|map| map.id).collect();
+        let staged = Self { maps: new.maps, programs: staged, kept };
         match loaded {
             Ok(()) => Ok(staged),
             Err(error) => {
-                staged.give_up(client, old);
+                staged.unload(client);
                 Err(error)
             }
         }
@@ -465,7 +469,7 @@ impl Staged {
                     }),
                     Err(refused) => {
                         loaded.detach(client);
-                        self.give_up(client, &[]);
+                        self.give_up(client, self.programs.iter().map(|(_, id)| *id));
                         return Err(refusal(program, &refused));
                     }
                 }
@@ -480,20 +484,26 @@ impl Staged {
         self.programs.iter().map(|(program, id)| (*id, program))
     }
 
-    /// Ids and names of the maps.
+    /// Ids and names of the maps that the programs name.
     pub fn maps(&self) -> impl Iterator<Item = (Id, &str)> {
-        self.maps.iter().map(|map| (map.id, map.name.as_str()))
+        let is_named = |at: &usize| self.programs.iter().any(|(program, _)| program.maps.contains(at));
+        let named = self.maps.iter().enumerate().filter(move |(at, _)| is_named(at));
+        named.map(|(_, map)| (map.id, map.name.as_str()))
     }
 
     /// Takes everything out of the runtime again.
     pub fn unload(self, client: &mut Client) {
-        self.give_up(client, &[]);
+        self.give_up(client, self.programs.iter().map(|(_, id)| *id));
     }
 
-    /// Lets go of the programs, and of the maps that are not among `kept`.
-    fn give_up(&self, client: &mut Client, kept: &[LoadedMap]) {
-        let maps = self.maps.iter().filter(|map| !kept.iter().any(|other| other.id == map.id));
-        give_up(client, self.programs.iter().map(|(_, id)| *id), maps.map(|map| map.id));
+    /// Leaves the maps to the programs: each goes with the last one that names it.
+    pub fn leave(&self, client: &mut Client) {
+        self.give_up(client, []);
+    }
+
+    /// Lets go of programs, and of the maps that nobody else has.
+    fn give_up(&self, client: &mut Client, programs: impl IntoIterator<Item = Id>) {
+        give_up(client, programs, self.maps.iter().map(|map| map.id).filter(|id| !self.kept.contains(id)));
     }
 }
 
@@ -520,7 +530,8 @@ impl LoadedMap {
     }
 
     fn key_of(&self, text: &str) -> Result<Vec<u8>, Error> {
-        literal::data(&Value::String(text.into()), self.def.key_size as usize, self.key.as_ref())
+        literal::typed(text)
+            .and_then(|key| literal::data(&key, self.def.key_size as usize, self.key.as_ref()))
             .map_err(|error| Error::usage("map-data", format!("map `{}`, key `{text}`: {error}", self.name)))
     }
 

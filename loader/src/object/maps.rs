@@ -287,14 +287,9 @@ fn definition(
         return refuse(format!("there is no map of type {number}"), &format!("the types are {names}"));
     };
     // The sizes that a kind leaves no choice about need not be written.
-    let default_key = match kind {
-        MapKind::Array | MapKind::PerCpuArray => 4,
-        MapKind::FlowStorage => 8,
-        MapKind::Hash | MapKind::LruHash | MapKind::RingBuf => 0,
-    };
     let def = MapDef {
         kind,
-        key_size: key_size.unwrap_or(default_key),
+        key_size: key_size.or(kind.key_size()).unwrap_or(0),
         value_size: value_size.unwrap_or(0),
         max_entries: max_entries.unwrap_or(0),
         flags,

@@ -6,7 +6,7 @@ use tidegate_abi::control::OnError;
 
 use crate::error::Error;
 use crate::host::Setup;
-use crate::scenario::{self, Contents};
+use crate::scenario::{self, Contents, literal};
 
 /// Programs of an object, with what their maps hold at first.
 #[derive(clap::Args, Clone, Debug)]
@@ -49,20 +49,45 @@ impl From<OnErrorArg> for OnError {
 }
 
 impl Policy {
-    /// The setup that the arguments ask for.
+    /// Arguments of the form NAME=MAP: the name of a map of the object, and what a map of a host is called. Only a host has them.
+    pub fn given(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.maps.iter().filter_map(|text| text.split_once('=').filter(|(name, _)| !name.contains('.')))
+    }
+
+    /// The other ones: contents of maps.
+    pub fn contents(&self) -> impl Iterator<Item = &String> {
+        self.maps.iter().filter(|text| text.split_once('=').is_none_or(|(name, _)| name.contains('.')))
+    }
+
+    /// The setup that the arguments ask for, where no map of a host can be meant.
     ///
     /// # Errors
     /// An argument, or the file with contents of maps, can't be used.
     pub fn setup(&self) -> Result<Setup, Error> {
+        match self.given().next() {
+            Some((name, map)) => Err(Self::not_an_entry(&format!("{name}={map}"))),
+            None => self.setup_over(),
+        }
+    }
+
+    fn not_an_entry(text: &str) -> Error {
+        Error::usage("map-argument", format!("`--map {text}` is not NAME.KEY=VALUE"))
+            .with_help("as in --map 'allowed.example.com=1' or --map 'header.0=X-Via: tidegate'")
+    }
+
+    /// The same for a host, whose maps are [`given`](Self::given).
+    ///
+    /// # Errors
+    /// As [`setup`](Self::setup)'s.
+    pub fn setup_over(&self) -> Result<Setup, Error> {
         let (mut maps, mut globals) = match &self.map_file {
             Some(path) => scenario::read_contents(path)?,
             None => (Contents::new(), toml::Table::new()),
         };
-        for text in &self.maps {
+        for text in self.contents() {
             let parts = text.split_once('=').and_then(|(entry, value)| Some((entry.split_once('.')?, value)));
             let Some(((map, key), value)) = parts else {
-                return Err(Error::usage("map-argument", format!("`--map {text}` is not NAME.KEY=VALUE"))
-                    .with_help("as in --map 'allowed.example.com=1' or --map 'header.0=X-Via: tidegate'"));
+                return Err(Self::not_an_entry(text));
             };
             maps.entry(map.into()).or_default().insert(key.into(), value_of(value)?);
         }
@@ -76,13 +101,6 @@ impl Policy {
     }
 }
 
-/// A value as it is typed: a list or a struct in TOML's form, everything else as text.
-pub(crate) fn value_of(text: &str) -> Result<toml::Value, Error> {
-    if !text.starts_with(['[', '{']) {
-        return Ok(toml::Value::String(text.into()));
-    }
-    let table: Result<toml::Table, _> = format!("value = {text}").parse();
-    let value =
-        table.map_err(|error| Error::usage("map-argument", format!("`{text}`: {}", error.message())))?;
-    Ok(value.get("value").cloned().unwrap_or_else(|| toml::Value::String(text.into())))
+fn value_of(text: &str) -> Result<toml::Value, Error> {
+    literal::typed(text).map_err(|error| Error::usage("map-argument", format!("`{text}`: {error}")))
 }

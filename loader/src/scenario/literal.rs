@@ -1,9 +1,10 @@
 //! What people write for bytes, and for the keys and values of maps.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
 
+use serde::{Serialize, Serializer};
 use toml::Value;
 
 use crate::btf::Shape;
@@ -40,11 +41,30 @@ pub fn bytes(text: &str, folder: &Path) -> Result<Vec<u8>, String> {
 /// Bytes that one `fill:` may make.
 const LARGEST_FILL: usize = 16 << 20;
 
+/// A key or a value as it is typed: a list or a struct in TOML's form, everything else as text.
+///
+/// # Errors
+/// What is wrong with the TOML.
+pub fn typed(text: &str) -> Result<Value, String> {
+    if !text.starts_with(['[', '{']) {
+        return Ok(Value::String(text.into()));
+    }
+    let table: Result<toml::Table, _> = format!("value = {text}").parse();
+    let mut table = table.map_err(|error| error.message().to_string())?;
+    Ok(table.remove("value").unwrap_or_else(|| Value::String(text.into())))
+}
+
 /// The `size` bytes of a key or a value that was written as `value`; `shape` is its C type, where it is known.
 ///
 /// # Errors
 /// What is wrong with it, and what it should be.
 pub fn data(value: &Value, size: usize, shape: Option<&Shape>) -> Result<Vec<u8>, String> {
+    if let (Value::String(text), Some(Shape::Struct { members, .. })) = (value, shape)
+        && let Some((first, _)) = text.split_once('=')
+        && members.iter().any(|member| member.name == first.trim())
+    {
+        return data(&Value::Table(members_of(text)?), size, shape);
+    }
     // A structure of one member, as Rust makes of a wrapped type, is written as that member.
     if let (Some(Shape::Struct { members, .. }), false) = (shape, value.is_table() || value.is_array())
         && let [member] = &members[..]
@@ -112,19 +132,162 @@ pub fn data(value: &Value, size: usize, shape: Option<&Shape>) -> Result<Vec<u8>
     }
 }
 
-/// `bytes` as people like to read them: text where it is text, else pairs of hex digits.
-pub fn show(bytes: &[u8]) -> String {
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let readable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t');
-    if end > 0 && bytes[..end].iter().all(readable) {
-        return format!("{:?}", String::from_utf8_lossy(&bytes[..end]));
+/// Bytes in the form of their type: what is shown can be typed again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tree {
+    /// A number.
+    Number(i128),
+    /// Text, or bytes behind `hex:`.
+    Text(String),
+    /// Elements.
+    List(Vec<Tree>),
+    /// Members by their names, in the order of the source.
+    Struct(Vec<(String, Tree)>),
+}
+
+impl Tree {
+    /// What `bytes` are by their type; without one as [`show`] has them.
+    pub fn of(bytes: &[u8], shape: Option<&Shape>) -> Self {
+        match shape {
+            Some(Shape::Int { size, signed, .. })
+                if matches!(size, 1 | 2 | 4 | 8) && bytes.len() == *size as usize =>
+            {
+                let number = bytes.iter().rev().fold(0_i128, |number, byte| number << 8 | i128::from(*byte));
+                let bits = size * 8;
+                let negative = *signed && number >> (bits - 1) != 0;
+                Self::Number(if negative { number - (1 << bits) } else { number })
+            }
+            Some(Shape::Array { element, count })
+                if !matches!(**element, Shape::Int { size: 1, character: true, .. })
+                    && element.size() > 0
+                    && element.size() * u64::from(*count) == bytes.len() as u64 =>
+            {
+                let each = element.size() as usize;
+                Self::List(bytes.chunks(each).map(|item| Self::of(item, Some(element))).collect())
+            }
+            Some(Shape::Struct { members, size, .. })
+                if *size as usize == bytes.len() && !members.is_empty() =>
+            {
+                let member = |at: usize, shape: &Shape| {
+                    let end = at.saturating_add(shape.size() as usize);
+                    Self::of(bytes.get(at..end).unwrap_or_default(), Some(shape))
+                };
+                match &members[..] {
+                    // As Rust calls the only member of a wrapped type.
+                    [only] if matches!(&*only.name, "__0" | "0") && only.shape.size() == u64::from(*size) => {
+                        member(0, &only.shape)
+                    }
+                    _ => Self::Struct(
+                        members
+                            .iter()
+                            .map(|one| (one.name.clone(), member(one.offset as usize, &one.shape)))
+                            .collect(),
+                    ),
+                }
+            }
+            _ => Self::text(bytes, shape),
+        }
     }
+
+    fn text(bytes: &[u8], shape: Option<&Shape>) -> Self {
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if let Some(text) = bytes.get(..end).and_then(|bytes| str::from_utf8(bytes).ok())
+            && (end > 0 || matches!(shape, Some(Shape::Array { .. })))
+            && text.bytes().all(is_readable)
+        {
+            // A text that looks like something else needs to say that it is one.
+            for text in [text.to_string(), format!("str:{text}")] {
+                if string(&text, bytes.len(), shape).is_ok_and(|again| again == bytes) {
+                    return Self::Text(text);
+                }
+            }
+        }
+        Self::Text(digits(bytes))
+    }
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // TOML's numbers have 64 bits with a sign.
+            Self::Number(number) if *number > i128::from(i64::MAX) => write!(f, "\"{number}\""),
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) if text.starts_with("hex:") => f.write_str(text),
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::List(items) => {
+                f.write_str("[")?;
+                for (at, item) in items.iter().enumerate() {
+                    f.write_str(if at == 0 { "" } else { ", " })?;
+                    item.inner(f)?;
+                }
+                f.write_str("]")
+            }
+            Self::Struct(members) => {
+                f.write_str("{ ")?;
+                for (at, (name, member)) in members.iter().enumerate() {
+                    f.write_str(if at == 0 { "" } else { ", " })?;
+                    let bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+                    if !name.is_empty() && name.bytes().all(bare) {
+                        write!(f, "{name} = ")?;
+                    } else {
+                        write!(f, "{name:?} = ")?;
+                    }
+                    member.inner(f)?;
+                }
+                f.write_str(" }")
+            }
+        }
+    }
+}
+
+impl Tree {
+    /// Inside of others bytes stand in quotes too, as TOML wants it.
+    fn inner(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+impl Serialize for Tree {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(number) => match (i64::try_from(*number), u64::try_from(*number)) {
+                (Ok(number), _) => serializer.serialize_i64(number),
+                (_, Ok(number)) => serializer.serialize_u64(number),
+                _ => serializer.collect_str(number),
+            },
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::List(items) => serializer.collect_seq(items),
+            Self::Struct(members) => {
+                serializer.collect_map(members.iter().map(|(name, member)| (name, member)))
+            }
+        }
+    }
+}
+
+const fn is_readable(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t')
+}
+
+/// `hex:` and pairs of digits.
+fn digits(bytes: &[u8]) -> String {
     let mut text = String::from("hex:");
     for byte in bytes {
         // Writing to a string can't fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// `bytes` as people like to read them: text where it is text, else pairs of hex digits.
+pub fn show(bytes: &[u8]) -> String {
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    if end > 0 && bytes[..end].iter().copied().all(is_readable) {
+        return format!("{:?}", String::from_utf8_lossy(&bytes[..end]));
+    }
+    digits(bytes)
 }
 
 /// Any `bytes`, so that people find their way in them: texts as text, many zeros as their number, the rest as hex digits.
@@ -179,6 +342,17 @@ fn string(text: &str, size: usize, shape: Option<&Shape>) -> Result<Vec<u8>, Str
         return Err(format!("`{text}` is not a number"));
     }
     padded(text.into(), size)
+}
+
+/// A struct in its short form: `member=value,member=value`.
+fn members_of(text: &str) -> Result<toml::Table, String> {
+    let member = |part: &str| {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` is not MEMBER=VALUE; write commas as in {{a = \"b,c\"}}"))?;
+        Ok((name.trim().to_string(), Value::String(value.trim().into())))
+    };
+    text.split(',').map(member).collect()
 }
 
 /// The bytes of a text with a prefix, and whether zeros may follow them.
@@ -415,6 +589,58 @@ mod tests {
         let list = Shape::Array { element: Box::new(int(2)), count: 3 };
         let items = Value::Array(vec![Value::Integer(1), Value::Integer(2)]);
         assert_eq!(data(&items, 6, Some(&list)).unwrap(), [1, 0, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_shown_by_its_type_can_be_typed_again() {
+        let text = |count| Shape::Array {
+            element: Box::new(Shape::Int { size: 1, signed: true, character: true }),
+            count,
+        };
+        let member = |name: &str, offset, shape| Member { name: name.into(), offset, shape };
+        let list = Shape::Array { element: Box::new(int(2)), count: 2 };
+        let signed = Shape::Int { size: 4, signed: true, character: false };
+        let members =
+            vec![member("action", 0, signed), member("to", 4, text(8)), member("ports", 12, list.clone())];
+        let rule = Shape::Struct { name: "rule".into(), size: 16, members };
+        let wrapped = Shape::Struct { name: "Id".into(), size: 4, members: vec![member("__0", 0, int(4))] };
+        let one = Shape::Struct { name: "mark".into(), size: 8, members: vec![member("text", 0, text(8))] };
+        for (bytes, shape, shown) in [
+            (
+                &b"\xfe\xff\xff\xffab\"c\0\0\0\0\x01\0\x02\0"[..],
+                &rule,
+                r#"{ action = -2, to = "ab\"c", ports = [1, 2] }"#,
+            ),
+            (
+                b"\0\0\0\0\xff\0\0\0\0\0\0\0\0\0\0\0",
+                &rule,
+                r#"{ action = 0, to = "hex:ff00000000000000", ports = [0, 0] }"#,
+            ),
+            (b"hex:ab\0\0", &text(8), "\"str:hex:ab\""),
+            (b"1.2.3.4\0\0\0\0\0\0\0\0\0", &text(16), "\"str:1.2.3.4\""),
+            (b"\0\0\0\0", &text(4), "\"\""),
+            (b"\x07\0\0\0", &wrapped, "7"),
+            (b"a,b=c\0\0\0", &one, r#"{ text = "a,b=c" }"#),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff", &int(8), "\"18446744073709551615\""),
+            (b"\x01\0\x02\0", &list, "[1, 2]"),
+        ] {
+            let tree = Tree::of(bytes, Some(shape));
+            assert_eq!(tree.to_string(), shown);
+            let unquoted: String = match &tree {
+                Tree::Text(text) => text.clone(),
+                Tree::Number(number) => number.to_string(),
+                _ => shown.into(),
+            };
+            let again = data(&typed(&unquoted).unwrap(), bytes.len(), Some(shape));
+            assert_eq!(again.as_deref(), Ok(bytes), "{shown}");
+        }
+        let typed = |text: &str| data(&typed(text).unwrap(), 16, Some(&rule));
+        assert_eq!(typed("to=ab, action=0x10").unwrap(), b"\x10\0\0\0ab\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(
+            typed("action=1,too=2").unwrap_err(),
+            "struct rule has no member `too`; it has action, to, ports"
+        );
+        assert!(typed("action=1,to").unwrap_err().contains("`to` is not MEMBER=VALUE"));
     }
 
     #[test]
