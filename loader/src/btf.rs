@@ -3,10 +3,12 @@
 //! The bytes come from files that anyone may have made: every offset is checked, recursion is bounded, and nothing is
 //! allocated that is not in proportion to the file.
 
+mod dump;
 mod lines;
 mod shape;
 mod types;
 
+pub use dump::{Row, c, rows};
 pub use lines::{LineInfo, Lines};
 pub use shape::{Member, Shape};
 pub use types::{Btf, Type, Variable};

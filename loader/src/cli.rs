@@ -5,6 +5,7 @@
 
 mod abi;
 mod apply;
+mod btf;
 mod completions;
 #[cfg(test)]
 #[path = "../tests/conform/mod.rs"]
@@ -144,6 +145,9 @@ enum Noun {
     /// What programs, loader and kernel agree on
     #[command(subcommand)]
     Abi(abi::Verb),
+    /// The types of an object
+    #[command(subcommand)]
+    Btf(btf::Verb),
     /// Make files: the start of a policy, manual pages
     #[command(subcommand)]
     Gen(skeleton::Verb),
@@ -341,6 +345,7 @@ fn dispatch(
             Output { json: output.json(), pretty: false }.report(&summary)
         }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),
+        Noun::Btf(btf::Verb::Dump(options)) => output.report(&btf::dump(&options)?),
         Noun::Gen(skeleton::Verb::Skeleton(options)) => output.report(&skeleton::skeleton(&options)?),
         Noun::Gen(skeleton::Verb::Man(options)) => output.report(&man::man(&options)?),
         Noun::Doctor => output.report(&doctor::doctor()),

@@ -142,6 +142,22 @@ impl Object {
     }
 }
 
+/// The section `.BTF` of the object at `path`, whether or not its programs can be loaded.
+///
+/// # Errors
+/// The file can't be read, is no ELF object for BPF, or has no BTF.
+pub fn read_btf(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = read_at_most(path, MAX_FILE).map_err(|error| Error::file("read", path, &error))?;
+    let file = elf::File::parse(&bytes).map_err(|error| {
+        Error::usage(error.code, format!("{}: {}", path.display(), error.message)).with_help(error.help)
+    })?;
+    match file.section(".BTF") {
+        Some((_, section)) => Ok(section.data.to_vec()),
+        None => Err(Error::usage("object-btf", format!("{}: the object has no BTF", path.display()))
+            .with_help("compile with -g (clang) or -C debuginfo=2 (rustc)")),
+    }
+}
+
 /// An object that was compiled against other tables would read its context in the wrong places. One that says nothing was
 /// written without the header and the SDK: its author knows.
 fn check_abi(file: &elf::File<'_>) -> Result<(), ObjectError> {

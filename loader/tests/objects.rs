@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use tidegate::btf::Shape;
+use tidegate::btf::{Btf, Shape};
 use tidegate::object::{Object, Program};
 use tidegate_abi::insn::{call, pseudo};
 use tidegate_abi::map::RDONLY_PROG;
@@ -248,5 +248,39 @@ proptest! {
     #[test]
     fn bytes_that_are_no_object_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         prop_assert!(Object::parse(&bytes).is_err());
+    }
+}
+
+fn btf(fixture: &str) -> Vec<u8> {
+    let path = format!("{}/tests/fixtures/{fixture}", env!("CARGO_MANIFEST_DIR"));
+    tidegate::object::read_btf(path.as_ref()).expect("the fixture has BTF")
+}
+
+#[test]
+fn the_types_of_an_object_are_declared_as_its_source_declares_them() {
+    let section = btf("features.o");
+    let c = tidegate::btf::c(&Btf::parse(&section).expect("clang's BTF"));
+    for part in [
+        "struct pair {\n    __u16 port;\n    __u16 zero;\n    char name[12];\n};\n",
+        "extern const volatile __u32 limit;",
+        "extern struct {\n    int (*type)[1];\n    int (*max_entries)[16];\n    struct pair *key;\n    __u64 *value;\n} counts;",
+        "int beside(struct tidegate_stream *ctx);",
+    ] {
+        assert!(c.contains(part), "{part}\n{c}");
+    }
+    let types = c.find("typedef unsigned short __u16;").zip(c.find("struct pair {"));
+    assert!(types.is_some_and(|(first, then)| first < then), "{c}");
+}
+
+proptest! {
+    #[test]
+    fn damaged_types_are_refused_or_shown(at in any::<prop::sample::Index>(), byte in any::<u8>(), rust in any::<bool>()) {
+        let mut section = btf(if rust { "features-rs.o" } else { "features.o" });
+        let at = at.index(section.len());
+        section[at] = byte;
+        if let Ok(types) = Btf::parse(&section) {
+            let _ = tidegate::btf::c(&types);
+            prop_assert!(tidegate::btf::rows(&types).count() <= types.count() as usize);
+        }
     }
 }

@@ -54,6 +54,9 @@ fn what_is_said_of_objects() {
     prints("prog dump", &[&object], 0);
     prints("prog dump", &[&rust, "opcodes"], 0);
     prints("prog dump", &[&object, "proofs"], 0);
+    for object in [&object, &rust] {
+        prints("btf dump", &[object], 0);
+    }
 
     let mut bytes = fs::read(&object).expect("the fixture is there");
     let call = [0x85, 0, 0, 0, 3, 0, 1, 0];

@@ -74,6 +74,78 @@ pub(super) enum View<'a> {
     Other,
 }
 
+/// A type as it stands in the file, taken apart.
+pub(super) enum Raw<'a> {
+    Int {
+        size: u32,
+        encoding: Encoding,
+    },
+    Pointer {
+        to: u32,
+    },
+    Array {
+        element: u32,
+        count: u32,
+    },
+    /// `union` or `struct`.
+    Struct {
+        word: &'static str,
+        size: u32,
+        members: Vec<Bits<'a>>,
+    },
+    Enum {
+        size: u32,
+        values: Vec<(&'a str, i128)>,
+    },
+    Forward {
+        word: &'static str,
+    },
+    Typedef {
+        to: u32,
+    },
+    /// `const`, `volatile` or `restrict`; empty for a tag, which C has no word for.
+    Qualifier {
+        word: &'static str,
+        to: u32,
+    },
+    Function {
+        prototype: u32,
+    },
+    Prototype {
+        returns: u32,
+        params: Vec<(&'a str, u32)>,
+    },
+    Variable {
+        kind: u32,
+    },
+    Section {
+        variables: Vec<u32>,
+    },
+    Float {
+        size: u32,
+    },
+    Tag {
+        of: u32,
+    },
+}
+
+/// How the bits of a number are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Unsigned,
+    Signed,
+    Character,
+    Boolean,
+}
+
+/// A member with its place in bits; a width of 0 is that of its type.
+pub(super) struct Bits<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: u32,
+    pub(super) offset: u32,
+    pub(super) width: u32,
+}
+
 /// The members of a structure.
 pub(super) struct Members<'a> {
     rest: &'a [u8],
@@ -176,6 +248,76 @@ impl<'a> Btf<'a> {
 
     fn get(&self, id: u32) -> Option<&Type<'a>> {
         self.types.get((id as usize).checked_sub(1)?)
+    }
+
+    /// Types there are: their numbers are 1 to this.
+    pub fn count(&self) -> u32 {
+        self.types.len() as u32
+    }
+
+    /// What type `id` is, without looking through anything; `None` for `void` and numbers that no type has.
+    pub(super) fn raw(&self, id: u32) -> Option<Raw<'a>> {
+        let ty = self.get(id)?;
+        let (size, to) = (ty.size_or_type, ty.size_or_type);
+        // Names with the number that goes with them.
+        let pairs = |width: usize| {
+            let pair = |pair: &'a [u8]| Some((self.string(u32_at(pair, 0)?), u32_at(pair, 4)?));
+            ty.rest.chunks_exact(width).filter_map(pair)
+        };
+        Some(match ty.kind {
+            kind::INT => {
+                let encoding = match u32_at(ty.rest, 0)? >> 24 {
+                    encoding if encoding & 4 != 0 => Encoding::Boolean,
+                    encoding if encoding & 2 != 0 => Encoding::Character,
+                    encoding if encoding & 1 != 0 => Encoding::Signed,
+                    _ => Encoding::Unsigned,
+                };
+                Raw::Int { size, encoding }
+            }
+            kind::PTR => Raw::Pointer { to },
+            kind::ARRAY => Raw::Array { element: u32_at(ty.rest, 0)?, count: u32_at(ty.rest, 8)? },
+            kind::STRUCT | kind::UNION => {
+                let member = |member: &'a [u8]| {
+                    let place = u32_at(member, 8)?;
+                    let (width, offset) = if ty.bits { (place >> 24, place & 0xff_ffff) } else { (0, place) };
+                    Some(Bits {
+                        name: self.string(u32_at(member, 0)?),
+                        kind: u32_at(member, 4)?,
+                        offset,
+                        width,
+                    })
+                };
+                let word = if ty.kind == kind::UNION { "union" } else { "struct" };
+                Raw::Struct { word, size, members: ty.rest.chunks_exact(12).filter_map(member).collect() }
+            }
+            kind::ENUM => {
+                let number = |value: u32| if ty.bits { i128::from(value as i32) } else { i128::from(value) };
+                Raw::Enum { size, values: pairs(8).map(|(name, value)| (name, number(value))).collect() }
+            }
+            kind::ENUM64 => {
+                let value = |value: &'a [u8]| {
+                    let number = u64::from(u32_at(value, 4)?) | u64::from(u32_at(value, 8)?) << 32;
+                    let number = if ty.bits { i128::from(number as i64) } else { i128::from(number) };
+                    Some((self.string(u32_at(value, 0)?), number))
+                };
+                Raw::Enum { size, values: ty.rest.chunks_exact(12).filter_map(value).collect() }
+            }
+            kind::FWD => Raw::Forward { word: if ty.bits { "union" } else { "struct" } },
+            kind::TYPEDEF => Raw::Typedef { to },
+            kind::CONST => Raw::Qualifier { word: "const", to },
+            kind::VOLATILE => Raw::Qualifier { word: "volatile", to },
+            kind::RESTRICT => Raw::Qualifier { word: "restrict", to },
+            kind::TYPE_TAG => Raw::Qualifier { word: "", to },
+            kind::FUNC => Raw::Function { prototype: to },
+            kind::FUNC_PROTO => Raw::Prototype { returns: to, params: pairs(8).collect() },
+            kind::VAR => Raw::Variable { kind: to },
+            kind::DATASEC => {
+                let variables = ty.rest.chunks_exact(12).filter_map(|entry| u32_at(entry, 0)).collect();
+                Raw::Section { variables }
+            }
+            kind::FLOAT => Raw::Float { size },
+            _ => Raw::Tag { of: to },
+        })
     }
 
     /// What type `id` is behind its typedefs and qualifiers.

@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Document, Done, Failed, Report, SCHEMA, abi, completions, doctor, driver, event, feature, link, man, map,
-    prog, skeleton, stats, verify, version,
+    Document, Done, Failed, Report, SCHEMA, abi, btf, completions, doctor, driver, event, feature, link, man,
+    map, prog, skeleton, stats, verify, version,
 };
 use crate::bundle;
 use crate::error::Error;
@@ -40,6 +40,7 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 const VERBS: &[(&str, &[Prints])] = &[
     ("abi dump", &[of::<abi::Dump>]),
     ("apply", &[of::<bundle::Plan>]),
+    ("btf dump", &[of::<btf::Dump>]),
     ("completions", &[of::<completions::Completions>]),
     ("diff", &[of::<bundle::Plan>]),
     ("doctor", &[of::<doctor::Doctor>]),
