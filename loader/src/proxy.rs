@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use tidegate_abi::ProgramType;
@@ -120,6 +121,8 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
         tokio::spawn(watch(policy.clone(), engine.clone(), told));
     }
     let mut number = 0;
+    // One for all turns of the loop: a signal that comes while a turn is busy is there in the next.
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
     loop {
         let enough = options.connections.is_some_and(|wanted| number >= wanted);
         if enough && tasks.is_empty() {
@@ -149,7 +152,7 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
                 summary.replaced += u64::from(matches!(line, Line::Replaced { .. }));
                 output.line(&line);
             }
-            interrupted = tokio::signal::ctrl_c() => {
+            interrupted = &mut interrupted => {
                 interrupted.map_err(|error| Error::new("proxy-signal", Exit::Partial, error.to_string()))?;
                 break;
             }

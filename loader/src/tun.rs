@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Instant;
 
 use schemars::JsonSchema;
@@ -131,6 +132,8 @@ impl Carrier<'_> {
         packets: Option<u64>,
     ) -> Result<(), Error> {
         let (mut going, mut coming) = (vec![0; LARGEST], vec![0; LARGEST]);
+        // One for all packets: a signal that comes while one is shown is there before the next.
+        let mut interrupted = pin!(tokio::signal::ctrl_c());
         while packets.is_none_or(|packets| self.summary.shown + self.summary.unseen < packets) {
             tokio::select! {
                 length = inside.recv(&mut going) => {
@@ -144,7 +147,7 @@ impl Carrier<'_> {
                     self.summary.returned += 1;
                     self.summary.failed += u64::from(inside.send(packet).await.is_err());
                 }
-                interrupted = tokio::signal::ctrl_c() => {
+                interrupted = &mut interrupted => {
                     interrupted.map_err(|error| Error::new("tun-signal", Exit::Partial, error.to_string()))?;
                     break;
                 }

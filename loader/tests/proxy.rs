@@ -273,3 +273,45 @@ fn what_cannot_be_served_is_refused_before_anything_is_accepted() {
     let listen = taken.local_addr().expect("an address");
     assert_eq!(refused(&|options| options.listen = listen), ("proxy-listen", Exit::Usage));
 }
+
+/// The command line in a process of its own, as `tidegate proxy` is used.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_that_comes_while_the_proxy_is_busy_is_not_lost() {
+    use std::process::{Command, Stdio};
+
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    // Nobody listens there.
+    let nowhere =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["-j", "proxy", PROBES, "--prog", "constant", "--listen", "127.0.0.1:0", "--upstream"]);
+    let mut proxy = command.arg(nowhere.to_string()).stdout(Stdio::piped()).spawn().expect("the command");
+    let mut out = proxy.stdout.take().expect("a pipe");
+    // A page, so that lines which nobody reads soon keep it busy.
+    fcntl(&out, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe");
+    let mut said = Vec::new();
+    while !said.ends_with(b"\n") {
+        let mut byte = [0];
+        out.read_exact(&mut byte).expect("where it listens");
+        said.extend(byte);
+    }
+    let said = String::from_utf8(said).expect("text");
+    let (_, listen) = said.split_once(r#""listen":""#).expect("where it listens");
+    let address: SocketAddr =
+        listen.split('"').next().and_then(|text| text.parse().ok()).expect("an address");
+    let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(address).expect("the proxy listens")).collect();
+    for mut client in clients {
+        // Reset or closed: the proxy has tried, and has said so or waits to.
+        let _ = client.read(&mut [0]);
+    }
+    kill(Pid::from_raw(proxy.id() as i32), Signal::SIGINT).expect("it runs");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("the rest");
+    assert!(proxy.wait().expect("it ends").success());
+    let summary = rest.lines().last().expect("a summary");
+    assert!(summary.contains(r#""connections":100"#), "{summary}");
+}

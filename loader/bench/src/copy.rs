@@ -1,6 +1,7 @@
 //! The plain copy loop: accepts, connects, and lets the runtime copy in both directions.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use anyhow::Result;
 use tokio::net::{TcpListener, TcpStream};
@@ -9,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) async fn run(upstream: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", serde_json::json!({ "listen": listener.local_addr()? }));
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -20,7 +22,7 @@ pub(crate) async fn run(upstream: SocketAddr) -> Result<()> {
                     tokio::io::copy_bidirectional(&mut client, &mut upstream).await
                 });
             }
-            _ = tokio::signal::ctrl_c() => {
+            _ = &mut interrupted => {
                 println!("{{}}");
                 return Ok(());
             }

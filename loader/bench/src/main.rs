@@ -1,8 +1,9 @@
 //! `tidegate proxy` beside a plain copy loop of the same asynchronous runtime, both before a real nginx.
 //!
-//! Every answer is compared byte for byte with what nginx has. Copy loop and proxy take turns, so that a ratio compares what
-//! ran within the same second or so, and the median of the rounds is told. While the policy that edits is under load its
-//! object is written anew again and again, and the proxy puts each version into place.
+//! Every answer is compared byte for byte with what nginx has, and every file that clients bring with what nginx got. Copy
+//! loop and proxy take turns, so that a ratio compares what ran within the same second or so, and the median of the rounds is
+//! told. In one case two versions of the policy that edits, which write different headers, take each other's place again and
+//! again while it is under load: nginx must see both, and nothing else.
 #![forbid(unsafe_code)]
 
 mod copy;
@@ -17,8 +18,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use load::{Expected, Load, Outcome};
+use load::{Load, Request};
 use servers::{Child, Nginx};
 
 /// Turns that copy loop and proxy take.
@@ -58,86 +63,64 @@ enum Cli {
 }
 
 /// What is measured: a policy, and how it is asked.
+#[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     object: &'static str,
     arguments: &'static [&'static str],
-    /// Bytes of an answer's body.
+    /// Bytes of what is asked for.
     body: usize,
-    /// Connections in all rounds, one request each.
+    /// Bytes of what is brought first, in a request of its own; 0 for none.
+    brought: usize,
+    /// How often it is asked for on one connection.
+    times: usize,
+    /// Connections in all rounds.
     connections: usize,
     at_once: usize,
-    /// A header that nginx saw in the request, and tells.
-    seen: Option<&'static str>,
-    /// The object is written anew all the time.
-    replaced: bool,
+    /// What nginx may see in the header of the policy; the policy is there once for each, and they take turns.
+    seen: &'static [&'static str],
 }
 
+const VIA: &str = "tidegate";
 const REWRITE: &[&str] = &["--map", "header.0=X-Via: tidegate", "--remote", "127.0.0.1:80"];
 const LOOK: &[&str] = &["--map", "patterns.0={where = 3, size = 9, bytes = \"nowhere!!\"}"];
 const PERMIT: &[&str] = &["--prog", "permit_all_stream"];
 
-const CASES: [Case; 6] = [
-    Case {
-        name: "permit_all, 4 KiB answers",
-        object: "permit_all.o",
-        arguments: PERMIT,
-        body: 4 << 10,
-        connections: 10_000,
-        at_once: 64,
-        seen: None,
-        replaced: false,
-    },
-    Case {
-        name: "permit_all, 4 MiB answers",
-        object: "permit_all.o",
-        arguments: PERMIT,
-        body: 4 << 20,
-        connections: 200,
-        at_once: 8,
-        seen: None,
-        replaced: false,
-    },
+/// 4 KiB answers, one on each connection.
+const SMALL: Case = Case {
+    name: "",
+    object: "http_hdr_rewrite.o",
+    arguments: REWRITE,
+    body: 4 << 10,
+    brought: 0,
+    times: 1,
+    connections: 10_000,
+    at_once: 64,
+    seen: &[VIA],
+};
+/// The same with answers that take their time.
+const LARGE: Case = Case { body: 4 << 20, connections: 200, at_once: 8, ..SMALL };
+
+const CASES: [Case; 8] = [
+    Case { name: "permit_all, 4 KiB answers", object: "permit_all.o", arguments: PERMIT, seen: &[], ..SMALL },
+    Case { name: "permit_all, 4 MiB answers", object: "permit_all.o", arguments: PERMIT, seen: &[], ..LARGE },
     Case {
         name: "kill_on_pattern looks at every byte, 4 KiB answers",
         object: "kill_on_pattern.o",
         arguments: LOOK,
-        body: 4 << 10,
-        connections: 10_000,
-        at_once: 64,
-        seen: None,
-        replaced: false,
+        seen: &[],
+        ..SMALL
     },
+    Case { name: "http_hdr_rewrite, 4 KiB answers", ..SMALL },
+    Case { name: "http_hdr_rewrite, 10 requests a connection", times: 10, connections: 2_000, ..SMALL },
+    Case { name: "http_hdr_rewrite, 64 KiB brought before", brought: 64 << 10, connections: 2_000, ..SMALL },
     Case {
-        name: "http_hdr_rewrite, 4 KiB answers",
-        object: "http_hdr_rewrite.o",
-        arguments: REWRITE,
-        body: 4 << 10,
-        connections: 10_000,
-        at_once: 64,
-        seen: Some("tidegate"),
-        replaced: false,
+        name: "http_hdr_rewrite, two versions take turns",
+        arguments: &["--remote", "127.0.0.1:80"],
+        seen: &["the old one", "the new one"],
+        ..SMALL
     },
-    Case {
-        name: "http_hdr_rewrite, 4 KiB answers, replaced under load",
-        object: "http_hdr_rewrite.o",
-        arguments: REWRITE,
-        body: 4 << 10,
-        connections: 10_000,
-        at_once: 64,
-        seen: Some("tidegate"),
-        replaced: true,
-    },
-    Case {
-        name: "http_hdr_rewrite, 4 MiB answers",
-        object: "http_hdr_rewrite.o",
-        arguments: REWRITE,
-        body: 4 << 20,
-        connections: 200,
-        at_once: 8,
-        seen: Some("tidegate"),
-        replaced: false,
-    },
+    Case { name: "http_hdr_rewrite, 4 MiB answers", ..LARGE },
 ];
 
 /// What came of a case.
@@ -148,7 +131,10 @@ struct Row {
     throughput_ratio: f64,
     /// Negative: the proxy was the quicker one, by chance.
     added_latency_us: i64,
+    /// How often another version was put into place.
     replaced: u64,
+    /// How many answers came of each of them.
+    seen: Vec<u64>,
 }
 
 #[tokio::main]
@@ -186,46 +172,45 @@ async fn measure(
     nginx: &Nginx,
     copy: SocketAddr,
 ) -> Result<Row> {
-    // A copy of the object: it is written to while it runs.
-    let source = programs.join(case.object);
-    let object = nginx.scratch().join(case.object);
-    std::fs::copy(&source, &object)?;
-    let upstream = nginx.address.to_string();
-    let mut arguments = vec!["-j", "proxy", object.to_str().unwrap_or_default()];
-    arguments.extend(["--listen", "127.0.0.1:0", "--upstream", &upstream]);
-    arguments.extend(case.arguments);
-    arguments.extend(case.replaced.then_some("--watch"));
-    let proxy = Child::start(tidegate, &arguments).await?;
+    let object = programs.join(case.object);
+    let (object, upstream) = (object.to_string_lossy(), nginx.address.to_string());
+    let control = nginx.scratch().join("control");
+    let control = control.to_string_lossy();
+    let takes_turns = case.seen.len() > 1;
+    let what = if takes_turns { ["--control", &control] } else { ["--", &object] };
+    let arguments = ["-j", "proxy", "--listen", "127.0.0.1:0", "--upstream", &upstream];
+    let proxy = Child::start(tidegate, &[&arguments, case.arguments, &what].concat()).await?;
+    let turns = match takes_turns {
+        true => Some(Turns::begin(tidegate, &control, &object, case.seen).await?),
+        false => None,
+    };
 
-    let rewriter = case.replaced.then(|| {
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                // What can't be written now is written the next time.
-                let _ = std::fs::copy(&source, &object);
-            }
-        })
-    });
-    let expected = Expected { body: nginx.body(case.body), seen: case.seen };
-    let load = |address, expected| Load {
+    let mut requests =
+        vec![Request::Get { path: Nginx::path(case.body), body: nginx.body(case.body) }; case.times];
+    if case.brought > 0 {
+        requests.insert(0, Request::Put { folder: nginx.scratch().join("put"), size: case.brought });
+    }
+    let load = |address, seen: &[&'static str]| Load {
         address,
-        path: Nginx::path(case.body),
         connections: case.connections / ROUNDS,
         at_once: case.at_once,
-        expected,
+        requests: requests.clone(),
+        seen: seen.into(),
     };
-    let (mut ratios, mut added, mut lost) = (Vec::new(), Vec::new(), 0);
+    let (mut ratios, mut added, mut lost, mut seen) = (Vec::new(), Vec::new(), 0, vec![0; case.seen.len()]);
     for _ in 0..ROUNDS {
-        let plain = load(copy, Expected { seen: None, ..expected.clone() }).run().await?;
-        let policy = load(proxy.address, expected.clone()).run().await?;
+        let plain = load(copy, &[]).run().await?;
+        let policy = load(proxy.address, case.seen).run().await?;
         ratios.push(policy.throughput() / plain.throughput());
         added.push(policy.latency.as_secs_f64() - plain.latency.as_secs_f64());
-        lost += plain.bytes_lost + policy.bytes_lost;
+        lost += policy.bytes_lost;
+        seen.iter_mut().zip(policy.seen).for_each(|(all, these)| *all += these);
         ensure!(plain.bytes_lost == 0, "the copy loop lost bytes: the measurement is broken");
     }
-    if let Some(rewriter) = rewriter {
-        rewriter.abort();
-    }
+    let replaced = match turns {
+        Some(turns) => turns.end().await?,
+        None => 0,
+    };
     let summary = proxy.interrupt().await?;
     let summary: Value = serde_json::from_str(&summary)?;
     let of = |field: &str| summary[field].as_u64().unwrap_or(u64::MAX);
@@ -234,15 +219,70 @@ async fn measure(
         ensure!(of(count) == 0, "{count}: {summary}");
     }
     ensure!(of("connections") as usize == case.connections, "connections are missing: {summary}");
-    ensure!(!case.replaced || of("replaced") > 0, "no new version was put into place");
+    ensure!(seen.iter().all(|answers| *answers > 0), "a version was never in its place: {seen:?}");
     Ok(Row {
         case: case.name,
         connections: case.connections,
         bytes_lost: lost,
         throughput_ratio: median(ratios),
         added_latency_us: (median(added) * 1e6).round() as i64,
-        replaced: of("replaced"),
+        replaced,
+        seen,
     })
+}
+
+/// Versions of a policy that take each other's place in the links of a host, until it is enough.
+struct Turns {
+    stop: oneshot::Sender<()>,
+    going: JoinHandle<Result<u64>>,
+}
+
+impl Turns {
+    /// Loads the policy once for each header that it is to write, and attaches the first.
+    async fn begin(tidegate: &Path, control: &str, object: &str, headers: &[&str]) -> Result<Self> {
+        let tidegate = tidegate.to_owned();
+        let control = control.to_owned();
+        let ask = async move |arguments: &[&str]| -> Result<Value> {
+            let first = ["-j", "--host", &control];
+            let out = Command::new(&tidegate).args(first).args(arguments).kill_on_drop(true).output().await?;
+            ensure!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            Ok(serde_json::from_slice(&out.stdout)?)
+        };
+        let mut versions = Vec::new();
+        for header in headers {
+            let header = format!("header.0=X-Via: {header}");
+            let attach = if versions.is_empty() { ["--attach"].as_slice() } else { &[] };
+            let loaded = ask(&[&["prog", "load", object, "--map", &header], attach].concat()).await?;
+            versions.push(loaded["programs"][0]["id"].to_string());
+        }
+        let links = ask(&["link", "show"]).await?;
+        let links: Vec<_> =
+            links["links"].as_array().into_iter().flatten().map(|link| link["id"].to_string()).collect();
+        ensure!(!links.is_empty(), "nothing was attached");
+        let (stop, mut stopped) = oneshot::channel();
+        let going = tokio::spawn(async move {
+            let mut replaced = 0;
+            loop {
+                for version in versions.iter().rev() {
+                    for link in &links {
+                        ask(&["link", "replace", link, version]).await?;
+                    }
+                    replaced += 1;
+                    // Not closed, nothing sent: go on.
+                    if timeout(Duration::from_millis(100), &mut stopped).await.is_ok() {
+                        return Ok(replaced);
+                    }
+                }
+            }
+        });
+        Ok(Self { stop, going })
+    }
+
+    /// How often another version was put into place.
+    async fn end(self) -> Result<u64> {
+        drop(self.stop);
+        self.going.await?
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -252,10 +292,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn tell(row: Option<&Row>) {
     let Some(row) = row else { return };
-    println!(
-        "{:<54} {:>6} connections, {} bytes lost; {:.2}x the throughput of a copy loop, {} us later; {} new versions",
-        row.case, row.connections, row.bytes_lost, row.throughput_ratio, row.added_latency_us, row.replaced
+    print!(
+        "{:<50} {:>6} connections, {} bytes lost; {:.2}x the throughput of a copy loop, {} us later",
+        row.case, row.connections, row.bytes_lost, row.throughput_ratio, row.added_latency_us
     );
+    if row.replaced > 0 {
+        print!("; replaced {} times, {:?} answers of each", row.replaced, row.seen);
+    }
+    println!();
 }
 
 fn document(rows: &[Row]) -> Value {
@@ -269,14 +313,9 @@ fn document(rows: &[Row]) -> Value {
                 "throughput_ratio": row.throughput_ratio,
                 "added_latency_us": row.added_latency_us,
                 "replaced": row.replaced,
+                "seen": row.seen,
             })
         })
         .collect();
     json!({ "schema": 1, "rows": rows })
-}
-
-impl Outcome {
-    fn throughput(&self) -> f64 {
-        self.bytes as f64 / self.time.as_secs_f64()
-    }
 }

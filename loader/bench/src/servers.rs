@@ -29,7 +29,7 @@ impl Nginx {
         let scratch = std::env::temp_dir().join(format!("tidegate-bench-proxy-{}", std::process::id()));
         fs::create_dir_all(&scratch)?;
         for body in bodies {
-            fs::write(scratch.join(Self::path(*body).trim_start_matches('/')), content(*body))?;
+            fs::write(scratch.join(Self::path(*body).trim_start_matches('/')), content(1, *body))?;
         }
         // Both at once, so that they are two.
         let free = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
@@ -48,7 +48,8 @@ impl Nginx {
                    fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n\
                    ssl_certificate {at}/certificate.pem; ssl_certificate_key {at}/key.pem;\n\
                    server {{ listen {address} backlog=1024; listen {secure} ssl; root {at};\n\
-                     add_header X-Seen $http_x_via; }}\n\
+                     add_header X-Seen $http_x_via;\n\
+                     location /put {{ dav_methods PUT; create_full_put_path on; client_max_body_size 64m; }} }}\n\
                  }}\n"
             ),
         )?;
@@ -87,7 +88,7 @@ impl Nginx {
 
     /// What an answer of `body` bytes is.
     pub(crate) fn body(&self, body: usize) -> Arc<Vec<u8>> {
-        Arc::new(content(body))
+        Arc::new(content(1, body))
     }
 }
 
@@ -118,9 +119,9 @@ impl Drop for Nginx {
     }
 }
 
-/// Bytes in which no piece stands twice, nearly.
-fn content(length: usize) -> Vec<u8> {
-    let mut state = 1_u64;
+/// Bytes in which no piece stands twice, nearly; others for each seed.
+pub(crate) fn content(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
