@@ -3,7 +3,7 @@
 
 use heapless::Vec as Bounded;
 use tidegate_abi::control::*;
-use tidegate_abi::{Hook, MapDef, MapKind, ProgramType};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType};
 use tidegate_runtime::{Platform, Runtime};
 
 use crate::generate::{self, Bytes};
@@ -158,7 +158,7 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
                 maps.push(id(input)).ok()?;
             }
             let (program_type, code) = code(input);
-            write_request(&ProgramLoad { name, program_type, code: &code, maps }, out)
+            write_request(&ProgramLoad { name, program_type, code: &code, maps, grants: grants(input) }, out)
         }
         16 => write_request(&ProgramUnload { program }, out),
         17 => write_request(&ProgramInfo { program }, out),
@@ -229,6 +229,18 @@ fn def(input: &mut Bytes<'_>) -> MapDef {
             max_entries,
             flags: u32::from(odd & 1) * tidegate_abi::map::RDONLY_PROG,
         },
+    }
+}
+
+/// Mostly everything, so that programs come to run.
+fn grants(input: &mut Bytes<'_>) -> Grants {
+    match input.byte() {
+        0xf0.. => Grants {
+            capabilities: u32::from(input.byte()),
+            hooks: u16::from(input.byte()) << (input.byte() & 8),
+            budget: u32::from(input.byte()) << (input.byte() & 31),
+        },
+        _ => Grants::ALL,
     }
 }
 

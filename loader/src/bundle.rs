@@ -153,6 +153,7 @@ impl Entry {
                 on_error,
                 maps: Contents::from_iter(link.maps),
                 globals: link.globals,
+                grants: None,
             },
             object,
             programs,

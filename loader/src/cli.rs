@@ -546,6 +546,43 @@ mod tests {
     }
 
     #[test]
+    fn a_program_is_loaded_and_linked_within_its_grants_only() {
+        let mut type_ = typing();
+        let load = |grants: &[&'static str]| {
+            [&["prog", "load", PROBES, "--prog", "by_port", "--attach"], grants].concat()
+        };
+        for beyond in [
+            &["--grant-may", "see-payload,edit"][..],
+            &["--grant-may", "drop,edit", "--grant-hooks", "outbound-transport-v4"],
+            &["--grant-budget", "5"],
+        ] {
+            assert_eq!(type_(&load(beyond)), Err("not-granted"), "{beyond:?}");
+            assert_eq!(type_(&["prog", "show"]).unwrap(), "0 programs\n");
+            assert_eq!(type_(&["map", "show"]).unwrap(), "0 maps\n");
+        }
+        type_(&load(&["--grant-may", "drop,edit", "--grant-budget", "90"])).unwrap();
+        let shown = type_(&["prog", "show"]).unwrap();
+        assert!(
+            shown.contains("may edit, drop  granted: may edit, drop; at every hook; budget 90"),
+            "{shown}"
+        );
+        let links = type_(&["link", "show"]).unwrap();
+        assert!(links.contains("budget 90\n"), "no link has more: {links}");
+        let attach = ["link", "attach", "by_port", "outbound-transport-v4", "--budget"];
+        assert_eq!(type_(&[&attach[..], &["91"]].concat()), Err("not-granted"));
+        type_(&[&attach[..], &["90"]].concat()).unwrap();
+
+        type_(&["prog", "load", PROBES, "--prog", "by_port", "--grant-hooks", "outbound-transport-v4"])
+            .unwrap();
+        let newest = type_(&["-j", "prog", "show"]).unwrap();
+        let newest: serde_json::Value = serde_json::from_str(&newest).expect("a document");
+        let id = newest["programs"][1]["id"].to_string();
+        let rows = links.lines().filter(|line| line.contains("outbound-transport-v6"));
+        let link = rows.filter_map(|line| line.split_once(':')).next().expect("a link").0;
+        assert_eq!(type_(&["link", "replace", link, &id]), Err("not-granted"));
+    }
+
+    #[test]
     fn what_is_refused_leaves_nothing_behind() {
         let mut type_ = typing();
         assert_eq!(type_(&["prog", "load", PROBES, "--map", "ports.53=1"]), Err("program-several"));

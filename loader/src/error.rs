@@ -20,7 +20,7 @@ pub enum Exit {
     Refused = 2,
     /// The driver does not answer, or speaks another version.
     Driver = 3,
-    /// The system denied access.
+    /// The system denied access, or whoever answers for a program did not grant what it does.
     Denied = 4,
     /// A file, or a thing that was asked for by name, is not there.
     NotFound = 5,

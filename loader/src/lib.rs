@@ -17,6 +17,7 @@ pub mod capture;
 pub mod client;
 pub mod device;
 pub mod flows;
+pub mod grants;
 pub mod host;
 pub mod proxy;
 pub mod run;

@@ -236,12 +236,6 @@ pub fn prove(object: &Object, program: &Program) -> Result<Verified, Refusal> {
 
 /// The names of the powers in `capabilities`, for people.
 pub fn capabilities(capabilities: Capability) -> Vec<&'static str> {
-    let names = [
-        (Capability::SEE_PAYLOAD, "see payload"),
-        (Capability::EDIT, "edit"),
-        (Capability::INJECT, "inject"),
-        (Capability::EVENTS, "send events"),
-        (Capability::DROP, "drop"),
-    ];
-    names.into_iter().filter(|(power, _)| capabilities.0 & power.0 != 0).map(|(_, name)| name).collect()
+    let named = Capability::NAMED.into_iter();
+    named.filter(|(power, _)| capabilities.0 & power.0 != 0).map(|(_, name)| name).collect()
 }

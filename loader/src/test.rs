@@ -379,6 +379,7 @@ impl Job<'_> {
             on_error: self.policy.on_error,
             maps: self.scenario.maps.clone(),
             globals: self.scenario.globals.clone(),
+            grants: None,
         };
         let mut machine = match self.seen {
             None => Machine::new(self.object, &setup)?,

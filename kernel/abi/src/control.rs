@@ -6,6 +6,7 @@
 use heapless::{String, Vec};
 use serde::{Deserialize, Serialize};
 
+use crate::grants::Grants;
 use crate::hook::{Hook, ProgramType};
 use crate::limits;
 use crate::map::MapDef;
@@ -100,6 +101,7 @@ statuses! {
     11 Refused "The verifier refused the program."
     12 OverBudget "The worst case of one run costs more than the link's budget."
     13 ReadOnly "The map is frozen."
+    14 NotGranted "The program may not do this: its grants don't cover what it uses, the hook or the budget."
 }
 
 /// What a link does with the data when its program can't be run to its end, or an edit or injection fails.
@@ -223,7 +225,9 @@ operations! {
         code: &'a [u8],
         /// The maps that the code names by index.
         maps: Vec<Id, { limits::MAX_MAPS }>,
-    } -> Loaded; "Verifies a program and keeps it."
+        /// What it may do at most, for as long as it is loaded.
+        grants: Grants,
+    } -> Loaded; "Verifies a program and keeps it, unless it uses more than its grants."
     21 ProgramUnload {
         /// The program.
         program: Id,
@@ -463,6 +467,8 @@ pub struct ProgramInfoReply {
     pub max_cost: u64,
     /// [`crate::helper::Capability`] bits that it uses.
     pub capabilities: u32,
+    /// What it may do at most.
+    pub grants: Grants,
     /// The maps that it names.
     pub maps: Vec<Id, { limits::MAX_MAPS }>,
     /// What its links have counted, past ones included.
@@ -586,6 +592,7 @@ mod tests {
             program_type: ProgramType::Send,
             code,
             maps: Vec::from_slice(&[7, 8]).expect("two"),
+            grants: Grants::ALL,
         }
     }
 

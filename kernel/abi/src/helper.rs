@@ -93,6 +93,17 @@ impl Capability {
     pub const EVENTS: Self = Self(1 << 3);
     /// Takes data away: blocks it without injecting anything in its place, or resets its connection.
     pub const DROP: Self = Self(1 << 4);
+    /// Everything that there is to ask about.
+    pub const ALL: Self = Self(0b1_1111);
+
+    /// Each with the name that people read and type: a program may ...
+    pub const NAMED: [(Self, &'static str); 5] = [
+        (Self::SEE_PAYLOAD, "see payload"),
+        (Self::EDIT, "edit"),
+        (Self::INJECT, "inject"),
+        (Self::EVENTS, "send events"),
+        (Self::DROP, "drop"),
+    ];
 }
 
 /// What a call does to the bytes shown, beside what its arguments and its result say.

@@ -9,6 +9,7 @@ pub mod context;
 pub mod control;
 pub mod device;
 pub mod errno;
+pub mod grants;
 pub mod helper;
 pub mod hook;
 pub mod insn;
@@ -17,6 +18,7 @@ pub mod map;
 pub mod verdict;
 
 pub use context::{Field, FieldKind, SendContext, StreamContext};
+pub use grants::Grants;
 pub use helper::{Arg, Helper, Resource, Ret};
 pub use hook::{Hook, ProgramType};
 pub use insn::Insn;
@@ -31,4 +33,4 @@ pub const API_VERSION: u16 = 3;
 /// The fingerprint of the wire at each version, as `tests/api.rs` computes it. Rows are appended, never changed, once a
 /// release carries them.
 pub const API_HISTORY: &[(u16, u64)] =
-    &[(1, 0x5d7c_58be_f84f_94e6), (2, 0x6879_6873_e34a_7675), (3, 0x7b9e_c601_6897_3492)];
+    &[(1, 0x5d7c_58be_f84f_94e6), (2, 0x6879_6873_e34a_7675), (3, 0x5441_6f8d_b854_16cc)];

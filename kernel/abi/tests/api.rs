@@ -7,8 +7,8 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 use tidegate_abi::control::*;
-use tidegate_abi::helper::HELPERS;
-use tidegate_abi::{API_HISTORY, API_VERSION, Hook, MapDef, MapKind, ProgramType, Verdict};
+use tidegate_abi::helper::{Capability, HELPERS};
+use tidegate_abi::{API_HISTORY, API_VERSION, Grants, Hook, MapDef, MapKind, ProgramType, Verdict};
 
 /// FNV-1a over lines of text.
 struct Fingerprint(u64);
@@ -62,6 +62,9 @@ fn fingerprint() -> u64 {
     }
     for hook in Hook::ALL {
         all.add(&[&hook.name(), &(hook as u8), &hook.program_type()]);
+    }
+    for (power, name) in Capability::NAMED {
+        all.add(&[&name, &power]);
     }
     for verdict in Verdict::ALL {
         all.add(&[&verdict.name(), &(verdict as u8), &verdict.program_types()]);
@@ -125,8 +128,9 @@ fn operations(all: &mut Fingerprint) {
     all.operation(&MapList { after: 130 }, &ids(&[131, 132]));
     all.operation(&MapFreeze { map }, &());
 
+    let grants = Grants { capabilities: 0x15, hooks: 0x99, budget: 70_003 };
     for program_type in ProgramType::ALL {
-        let load = ProgramLoad { name: name(), program_type, code: value, maps: maps() };
+        let load = ProgramLoad { name: name(), program_type, code: value, maps: maps(), grants };
         all.operation(&load, &Loaded { program: 0x0405, max_cost: 1 << 33 });
     }
     all.operation(&ProgramUnload { program: 0x0506 }, &());
@@ -137,6 +141,7 @@ fn operations(all: &mut Fingerprint) {
         insns: 4096,
         max_cost: 1 << 34,
         capabilities: 0xf,
+        grants,
         maps: maps(),
         counters,
     };

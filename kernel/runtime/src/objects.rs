@@ -399,6 +399,9 @@ fn fits(program: &Program, hook: Hook, budget: u32) -> Result<(), Status> {
     if program.max_cost > u64::from(budget) {
         return Err(Status::OverBudget);
     }
+    if !program.grants.allows(hook) || budget > program.grants.budget {
+        return Err(Status::NotGranted);
+    }
     Ok(())
 }
 

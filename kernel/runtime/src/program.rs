@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status, tag};
-use tidegate_abi::{MapDef, ProgramType};
+use tidegate_abi::{Grants, MapDef, ProgramType};
 use tidegate_verifier as verifier;
 use tidegate_vm::{CompileError, Executable, MapBinding, Shared};
 
@@ -24,6 +24,8 @@ pub(crate) struct Program {
     pub(crate) max_cost: u64,
     /// The maps that the bytecode names by index; a map's handle is its index and one. They live as long as the program.
     pub(crate) maps: Vec<Shared<Map>>,
+    /// What it may do at most.
+    pub(crate) grants: Grants,
     pub(crate) executable: Executable,
     pub(crate) tally: Tally,
     pub(crate) dice: Dice,
@@ -66,6 +68,10 @@ impl Program {
         cancelled: &AtomicU8,
         kind: Kind,
     ) -> Result<Self, LoadError> {
+        let grants = request.grants;
+        if !grants.is_valid() {
+            return Err(Status::Invalid.into());
+        }
         let mut defs: Vec<MapDef> = room(maps.len())?;
         for map in &maps {
             push(&mut defs, map.def)?;
@@ -74,6 +80,9 @@ impl Program {
             verifier::Program { program_type: request.program_type, code: request.code, maps: &defs };
         let options = verifier::Options { cancelled: Some(cancelled), ..verifier::Options::default() };
         let verified = verifier::verify(&program, &options).map_err(LoadError::Refused)?;
+        if !grants.covers(verified.capabilities()) || verified.max_cost() > u64::from(grants.budget) {
+            return Err(Status::NotGranted.into());
+        }
         let mut bindings: Vec<MapBinding> = room(maps.len())?;
         for (handle, map) in (1..).zip(&maps) {
             push(&mut bindings, map.binding(handle))?;
@@ -92,6 +101,7 @@ impl Program {
             id,
             program_type: request.program_type,
             max_cost: verified.max_cost(),
+            grants,
             executable,
             tally: Tally::new(platform)?,
             dice: Dice::new(platform)?,
@@ -116,6 +126,7 @@ impl Program {
             insns: self.insns,
             max_cost: self.max_cost,
             capabilities: self.capabilities,
+            grants: self.grants,
             maps,
             counters: self.tally.read(),
         }

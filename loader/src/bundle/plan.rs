@@ -9,7 +9,7 @@ use tidegate_abi::control::{
     self, Change, Id, IdList, LinkCommit, LinkInfo, LinkInfoReply, LinkList, MapInfo, MapInfoReply, MapList,
     MapLookup, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
 };
-use tidegate_abi::{Hook, MapKind};
+use tidegate_abi::{Grants, Hook, MapKind};
 
 use super::{Bundle, Entry};
 use crate::client::{Client, Refused};
@@ -125,7 +125,7 @@ impl Plan {
                 .collect();
             let program = &entry.object.programs()[entry.programs[place]];
             differs.push(match ids.iter().collect::<Vec<_>>()[..] {
-                [id] => self.running.differences(client, *id, program, &planned)?,
+                [id] => self.running.differences(client, *id, program, entry.setup.grants, &planned)?,
                 _ => vec!["program".into()],
             });
         }
@@ -311,6 +311,7 @@ fn failed(doing: &str, refused: &Refused) -> Error {
         _ if refused.system.is_some() => Exit::Driver,
         Status::Version => Exit::Driver,
         Status::Refused | Status::OverBudget => Exit::Refused,
+        Status::NotGranted => Exit::Denied,
         _ => Exit::Partial,
     };
     Error::new("apply", exit, format!("cannot {doing}: {refused}"))
@@ -356,6 +357,7 @@ impl Running {
         client: &mut Client,
         id: Id,
         program: &crate::object::Program,
+        grants: Option<Grants>,
         planned: &Planned,
     ) -> Result<Vec<String>, Error> {
         let Some(info) = self.programs.get(&id) else { return Ok(vec!["program".into()]) };
@@ -365,6 +367,9 @@ impl Running {
             return Ok(vec!["program".into()]);
         }
         let mut differences = Vec::new();
+        if info.grants != grants.unwrap_or(Grants::ALL) {
+            differences.push("grants".into());
+        }
         for (id, wanted) in info.maps.iter().zip(&program.maps) {
             let (Some(map), Some(wanted)) = (self.maps.get(id), planned.maps().nth(*wanted)) else {
                 differences.push("maps".into());

@@ -5,12 +5,15 @@ use std::fmt;
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tidegate_abi::control::{Detached, Id, LinkAttach, LinkInfo, LinkList, LinkReplace, OnError};
+use tidegate_abi::control::{
+    Detached, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, OnError, ProgramInfo, Status,
+};
 use tidegate_abi::{Hook, limits};
 
 use super::{Report, live, prog};
 use crate::client::Client;
 use crate::error::Error;
+use crate::grants;
 use crate::run::OnErrorArg;
 use crate::tally::Tally;
 
@@ -39,7 +42,7 @@ pub(super) struct Attach {
     /// The program, by its id, its name or its tag
     program: String,
     /// Where it runs; none: at both families of the stream layer, or of the outbound transport layer
-    #[arg(value_parser = hook)]
+    #[arg(value_parser = grants::hook)]
     hook: Option<Hook>,
     /// Lower runs earlier
     #[arg(long, default_value_t = 0)]
@@ -53,13 +56,6 @@ pub(super) struct Attach {
     /// What is judged is what is sent, whatever the sender does to its memory meanwhile; costs a copy
     #[arg(long)]
     snapshot: bool,
-}
-
-fn hook(text: &str) -> Result<Hook, String> {
-    Hook::from_name(text).ok_or_else(|| {
-        let known: Vec<_> = Hook::ALL.iter().map(|hook| hook.name()).collect();
-        format!("hooks are {}", known.join(", "))
-    })
 }
 
 /// Links.
@@ -118,6 +114,9 @@ pub(super) fn attach(client: &mut Client, options: &Attach) -> Result<Links, Err
                 for link in links {
                     let _ = client.detach(link);
                 }
+                if refused.status == Status::NotGranted {
+                    return Err(not_granted(client, program, hook, options.budget)?);
+                }
                 return Err(live::refused(
                     &format!("attach `{}` at {}", options.program, hook.name()),
                     &refused,
@@ -141,9 +140,13 @@ pub(super) fn show(client: &mut Client) -> Result<Links, Error> {
 
 pub(super) fn replace(client: &mut Client, link: Id, program: &str) -> Result<Links, Error> {
     let (id, _) = prog::find(client, program)?;
-    client
-        .call(&LinkReplace { link, program: id })
-        .map_err(|refused| live::refused(&format!("run `{program}` at link {link}"), &refused))?;
+    if let Err(refused) = client.call(&LinkReplace { link, program: id }) {
+        if refused.status == Status::NotGranted {
+            let LinkInfoReply { hook, budget, .. } = info(client, link)?;
+            return Err(not_granted(client, id, hook, budget)?);
+        }
+        return Err(live::refused(&format!("run `{program}` at link {link}"), &refused));
+    }
     Ok(Links { links: vec![row(client, link)?] })
 }
 
@@ -152,9 +155,19 @@ pub(super) fn detach(client: &mut Client, link: Id) -> Result<super::Done, Error
     Ok(super::Done {})
 }
 
+fn info(client: &mut Client, link: Id) -> Result<LinkInfoReply, Error> {
+    client.call(&LinkInfo { link }).map_err(|refused| live::refused("show a link", &refused))
+}
+
+/// Why the program is not granted to run at `hook` within `budget`.
+fn not_granted(client: &mut Client, program: Id, hook: Hook, budget: u32) -> Result<Error, Error> {
+    let info = client.call(&ProgramInfo { program });
+    let info = info.map_err(|refused| live::refused("show a program", &refused))?;
+    Ok(grants::not_linked(&info.name, info.grants, hook, budget))
+}
+
 fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
-    let info =
-        client.call(&LinkInfo { link: id }).map_err(|refused| live::refused("show a link", &refused))?;
+    let info = info(client, id)?;
     Ok(Row {
         id,
         hook: info.hook.name(),

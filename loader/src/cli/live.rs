@@ -50,6 +50,7 @@ pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
         _ if refused.system.is_some() => Error::new("host-io", Exit::Driver, message),
         Status::Version => Error::new("host-version", Exit::Driver, message),
         Status::NotFound => Error::new("not-found", Exit::NotFound, message),
+        Status::NotGranted => Error::new("not-granted", Exit::Denied, message),
         Status::Refused | Status::OverBudget => Error::new("program-refused", Exit::Refused, message),
         _ => Error::new("host-refused", Exit::Usage, message),
     }

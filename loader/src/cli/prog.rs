@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use tidegate_abi::control::{Id, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status};
-use tidegate_abi::helper::{self, Param};
-use tidegate_abi::{MapDef, ProgramType};
+use tidegate_abi::helper::{self, Capability, Param};
+use tidegate_abi::{Hook, MapDef, ProgramType, limits};
 
 use tidegate_verifier::{Argument, Proven, Verified};
 
@@ -17,8 +17,10 @@ use super::{Done, Report, live, stats};
 use crate::client::Client;
 use crate::disasm;
 use crate::error::{Error, Exit};
-use crate::host::Staged;
+use crate::grants::{self, Granted};
+use crate::host::{Setup, Staged};
 use crate::object::{Line, Object, Program};
+use crate::report;
 use crate::run;
 use crate::tally::Tally;
 
@@ -52,6 +54,15 @@ pub(super) struct LoadOptions {
     /// Attach the programs at every hook of their type at once, in their order
     #[arg(long)]
     attach: bool,
+    /// What the programs may do at most: "see payload", edit, inject, "send events", drop; none: everything
+    #[arg(long, value_name = "POWERS", value_delimiter = ',', value_parser = grants::power)]
+    grant_may: Option<Vec<Capability>>,
+    /// Where the programs may run, now and later; none: at every hook of their type
+    #[arg(long, value_name = "HOOKS", value_delimiter = ',', value_parser = grants::hook)]
+    grant_hooks: Option<Vec<Hook>>,
+    /// Instructions that a run may take at most, whatever a link allows
+    #[arg(long, value_name = "BUDGET", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::MAX_BUDGET)))]
+    grant_budget: Option<u32>,
 }
 
 #[derive(Args)]
@@ -144,7 +155,7 @@ pub(super) fn dump(options: &DumpOptions) -> Result<Dump, Error> {
 
 fn list(object: &Object, program: &Program, detail: Option<Detail>) -> Result<Listing, Error> {
     let proven = match detail {
-        Some(Detail::Proofs) => Some(crate::report::prove(object, program).map_err(|_| {
+        Some(Detail::Proofs) => Some(report::prove(object, program).map_err(|_| {
             let message = format!("{} is refused: nothing is proven of it", program.name);
             Error::new("program-refused", Exit::Refused, message)
                 .with_help("`tidegate verify` says what is missing")
@@ -277,7 +288,9 @@ struct MapRow {
 
 pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, Error> {
     let object = Object::read(&options.policy.file)?;
-    let setup = options.policy.setup_over()?;
+    let (powers, hooks) = (options.grant_may.as_deref(), options.grant_hooks.as_deref());
+    let granted = grants::of(powers, hooks, options.grant_budget);
+    let setup = Setup { grants: Some(granted), ..options.policy.setup_over()? };
     let given = given(client, &object, &options.policy)?;
     let staged = Staged::over(client, &object, &setup, &given)?;
     let mut programs = Vec::new();
@@ -352,6 +365,10 @@ struct ProgramRow {
     #[serde(flatten)]
     loaded: LoadedRow,
     insns: u32,
+    /// What the verifier proved that it may do.
+    uses: Vec<&'static str>,
+    /// What it may do at most.
+    granted: Granted,
     maps: Vec<Id>,
     counted: Tally,
 }
@@ -360,6 +377,8 @@ pub(super) fn show(client: &mut Client) -> Result<Show, Error> {
     let programs = all(client)?.into_iter().map(|(id, info)| ProgramRow {
         loaded: LoadedRow::new(id, &info),
         insns: info.insns,
+        uses: report::capabilities(Capability(info.capabilities)),
+        granted: info.grants.into(),
         maps: info.maps.to_vec(),
         counted: info.counters.into(),
     });
@@ -370,13 +389,16 @@ impl Report for Show {}
 
 impl fmt::Display for Show {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ProgramRow { loaded, insns, maps, counted } in &self.programs {
+        for ProgramRow { loaded, insns, uses, granted, maps, counted } in &self.programs {
             let LoadedRow { id, name, program_type, tag, max_cost } = loaded;
             let maps: Vec<_> = maps.iter().map(ToString::to_string).collect();
             writeln!(
                 f,
                 "{id}: {name}  {program_type}  tag {tag}  {insns} instructions, at most {max_cost} a run"
             )?;
+            let uses =
+                if uses.is_empty() { "only judges".into() } else { format!("may {}", uses.join(", ")) };
+            writeln!(f, "    {uses}  granted: {granted}")?;
             let maps = if maps.is_empty() { "none".into() } else { maps.join(",") };
             writeln!(f, "    maps {maps}  {} runs: {counted}", counted.runs)?;
         }

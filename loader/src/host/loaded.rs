@@ -6,12 +6,13 @@ use tidegate_abi::control::{
     Counters, Id, LinkAttach, LinkInfo, LinkReplace, MapCreate, MapDelete, MapFreeze, MapLookup, MapRelease,
     MapUpdate, Name, OnError, ProgramLoad, ProgramUnload, Status,
 };
-use tidegate_abi::{Hook, MapDef, MapKind, limits};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, limits};
 use toml::{Table, Value};
 
 use crate::btf::Shape;
 use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
+use crate::grants;
 use crate::object::{Map, Object, Program};
 use crate::scenario::{Contents, literal};
 use crate::tally::Tally;
@@ -27,6 +28,8 @@ pub struct Setup {
     pub maps: Contents,
     /// Values of its constants.
     pub globals: Table,
+    /// What its programs may do at most; none: everything.
+    pub grants: Option<Grants>,
 }
 
 /// A policy that is attached to the hooks of both address families.
@@ -43,6 +46,8 @@ pub struct Staged {
     programs: Vec<(Program, Id)>,
     /// Those of the maps that others have, or had before.
     kept: Vec<Id>,
+    /// What its programs may do at most.
+    grants: Grants,
 }
 
 #[derive(Clone)]
@@ -195,7 +200,7 @@ impl Loaded {
         old.dedup_by_key(|(_, id)| *id);
         let maps = std::mem::replace(&mut self.maps, staged.maps);
         let kept = self.maps.iter().map(|map| map.id).collect();
-        Staged { maps, programs: old, kept }.unload(client);
+        Staged { maps, programs: old, kept, grants: staged.grants }.unload(client);
         Ok(())
     }
 
@@ -232,12 +237,22 @@ impl Loaded {
         Ok(())
     }
 
-    fn load(&self, client: &mut Client, program: &Program) -> Result<Id, Error> {
+    fn load(
+        &self,
+        client: &mut Client,
+        object: &Object,
+        program: &Program,
+        grants: Grants,
+    ) -> Result<Id, Error> {
         let maps = program.maps.iter().filter_map(|at| self.maps.get(*at)).map(|map| map.id).collect();
         let code = program.code();
-        let request =
-            ProgramLoad { name: name(&program.name)?, program_type: program.program_type, code: &code, maps };
-        Ok(client.call(&request).map_err(|refused| refusal(program, &refused))?.program)
+        let (name, program_type) = (name(&program.name)?, program.program_type);
+        let request = ProgramLoad { name, program_type, code: &code, maps, grants };
+        let loaded = client.call(&request).map_err(|refused| match refused.status {
+            Status::NotGranted => grants::not_loaded(object, program, grants),
+            _ => refusal(program, &refused),
+        });
+        Ok(loaded?.program)
     }
 
     /// The links, by priority.
@@ -423,16 +438,17 @@ impl Staged {
         let programs = chosen(object, &setup.programs)?;
         let mut new = Loaded { maps: Vec::new(), links: Vec::new() };
         let mut staged = Vec::new();
+        let grants = setup.grants.unwrap_or(Grants::ALL);
         let made = new.make_maps(client, object, setup, old);
         let loaded = made.and_then(|()| {
             programs.into_iter().try_for_each(|program| {
-                let id = new.load(client, program)?;
+                let id = new.load(client, object, program, grants)?;
                 staged.push((program.clone(), id));
                 Ok(())
             })
         });
         let kept = old.iter().map(|map| map.id).collect();
-        let staged = Self { maps: new.maps, programs: staged, kept };
+        let staged = Self { maps: new.maps, programs: staged, kept, grants };
         match loaded {
             Ok(()) => Ok(staged),
             Err(error) => {
@@ -456,7 +472,7 @@ impl Staged {
                     hook,
                     priority,
                     on_error,
-                    budget: limits::DEFAULT_BUDGET,
+                    budget: limits::DEFAULT_BUDGET.min(self.grants.budget),
                     snapshot: false,
                 };
                 match client.call(&request) {
@@ -470,7 +486,12 @@ impl Staged {
                     Err(refused) => {
                         loaded.detach(client);
                         self.give_up(client, self.programs.iter().map(|(_, id)| *id));
-                        return Err(refusal(program, &refused));
+                        return Err(match refused.status {
+                            Status::NotGranted => {
+                                grants::not_linked(&program.name, self.grants, hook, request.budget)
+                            }
+                            _ => refusal(program, &refused),
+                        });
                     }
                 }
             }

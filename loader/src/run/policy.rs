@@ -97,7 +97,8 @@ impl Policy {
             };
             globals.insert(name.into(), value_of(value)?);
         }
-        Ok(Setup { programs: self.programs.clone(), on_error: self.on_error.into(), maps, globals })
+        let (programs, on_error) = (self.programs.clone(), self.on_error.into());
+        Ok(Setup { programs, on_error, maps, globals, grants: None })
     }
 }
 

@@ -9,7 +9,7 @@ use tidegate_abi::control::{
     LinkAttach, Loaded, Name, OnError, Operation, ProgramLoad, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
-use tidegate_abi::{Hook, SendContext, StreamContext, Verdict};
+use tidegate_abi::{Grants, Hook, SendContext, StreamContext, Verdict};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options, key};
 use tidegate_runtime::Runtime;
 use tidegate_vm::{Cause, Fault, Host, Memory, Shared, Stack};
@@ -113,7 +113,13 @@ impl Tidegate {
     fn link(&self, hook: Hook, code: &[u8]) -> Result<()> {
         let name = Name::try_from("bench").map_err(|_| anyhow!("a long name"))?;
         let program_type = hook.program_type();
-        let reply = self.ask(&ProgramLoad { name, program_type, code, maps: [].into_iter().collect() });
+        let reply = self.ask(&ProgramLoad {
+            name,
+            program_type,
+            code,
+            maps: Default::default(),
+            grants: Grants::ALL,
+        });
         let loaded: Loaded = parse_reply(&reply).map_err(|status| anyhow!("{}", status.text()))?;
         let (program, on_error) = (loaded.program, OnError::Block);
         let attach =

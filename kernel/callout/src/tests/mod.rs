@@ -26,7 +26,7 @@ use tidegate_abi::control::{
     MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
-use tidegate_abi::{Hook, MapDef, MapKind};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind};
 use tidegate_runtime::{Platform, Runtime, Shared};
 
 use crate::layer::LAYERS;
@@ -137,6 +137,7 @@ impl Bench {
             program_type: hook.program_type(),
             code,
             maps: maps.iter().copied().collect(),
+            grants: Grants::ALL,
         });
         parse_reply(&reply).map_err(|status| match tidegate_abi::control::refusal(&reply) {
             Some(refusal) => refusal.code.as_str().into(),

@@ -14,7 +14,7 @@ use tidegate_abi::control::{
     Detached, Id, LinkAttach, LinkDetach, LinkReplace, Loaded, Name, OnError, ProgramLoad, parse_reply,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
-use tidegate_abi::{Hook, Verdict};
+use tidegate_abi::{Grants, Hook, Verdict};
 
 use super::asm::Rewrite;
 use super::rewrites::{Dice, bytes, in_places, play, rewrites};
@@ -127,7 +127,8 @@ impl Links<'_> {
 fn load(bench: &Bench, hook: Hook, code: &[u8]) -> Id {
     let name = Name::try_from("soak").expect("short");
     let program_type = hook.program_type();
-    let reply = bench.ask(&ProgramLoad { name, program_type, code, maps: [].into_iter().collect() });
+    let reply =
+        bench.ask(&ProgramLoad { name, program_type, code, maps: Default::default(), grants: Grants::ALL });
     parse_reply::<Loaded>(&reply).expect("a right program").program
 }
 

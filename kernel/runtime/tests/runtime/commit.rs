@@ -22,7 +22,7 @@ fn written(changes: &[Change]) -> Vec<u8> {
     room
 }
 
-fn commit(runtime: &Runtime, changes: &[Change]) -> Result<Committed, Status> {
+pub(crate) fn commit(runtime: &Runtime, changes: &[Change]) -> Result<Committed, Status> {
     call(runtime, &LinkCommit { changes: &written(changes) })
 }
 

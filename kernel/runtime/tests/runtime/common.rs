@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 use tidegate_abi::control::*;
 use tidegate_abi::insn::{class, jmp, pseudo, source};
-use tidegate_abi::{Hook, Insn, MapDef, MapKind, ProgramType, SendContext, StreamContext, Verdict};
+use tidegate_abi::{Grants, Hook, Insn, MapDef, MapKind, ProgramType, SendContext, StreamContext, Verdict};
 use tidegate_runtime::{Calls, Link, Platform, RunError, Runtime};
 use tidegate_vm::{Fault, Host, Memory, Stack};
 
@@ -108,7 +108,8 @@ pub(crate) fn load(
 ) -> Result<Id, Status> {
     let (name, code) = (name("program"), code(insns));
     let maps = maps.iter().copied().collect();
-    call(runtime, &ProgramLoad { name, program_type, code: &code, maps }).map(|loaded| loaded.program)
+    call(runtime, &ProgramLoad { name, program_type, code: &code, maps, grants: Grants::ALL })
+        .map(|loaded| loaded.program)
 }
 
 /// A program that returns `r0`.

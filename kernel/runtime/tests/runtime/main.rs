@@ -2,6 +2,7 @@
 
 mod commit;
 mod common;
+mod grants;
 mod memory;
 mod messages;
 mod objects;

@@ -2,7 +2,7 @@
 
 use fwps_sim::heap::Heap;
 use tidegate_abi::control::*;
-use tidegate_abi::{Hook, MapDef, MapKind, ProgramType};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType};
 use tidegate_runtime::Runtime;
 
 use crate::common::{call, code, dump, map_handle, message, name, platform, returning, runtime, status};
@@ -108,7 +108,8 @@ fn requests() {
         let insns = [&map_handle(1, 0)[..], &returning(verdict)].concat();
         let code = code(&insns);
         let maps = [map].into_iter().collect();
-        let request = ProgramLoad { name: name("p"), program_type: ProgramType::Stream, code: &code, maps };
+        let (program_type, grants) = (ProgramType::Stream, Grants::ALL);
+        let request = ProgramLoad { name: name("p"), program_type, code: &code, maps, grants };
         let (reply, failed) = ask(&runtime, &request);
         assert!(failed >= 5, "a verification takes memory: {failed}");
         programs.push(parse_reply::<Loaded>(&reply).expect("loaded").program);

@@ -4,7 +4,7 @@ use crate::common::*;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tidegate_abi::control::*;
-use tidegate_abi::{Hook, MapDef, MapKind, ProgramType};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType};
 use tidegate_runtime::Runtime;
 
 /// A runtime with something of everything.
@@ -28,6 +28,7 @@ fn messages() -> Vec<Vec<u8>> {
         program_type: ProgramType::Stream,
         code: &code,
         maps: [1, 2].into_iter().collect(),
+        grants: Grants { capabilities: 0x10, hooks: 1, budget: 300 },
     };
     let (on_error, budget) = (OnError::Permit, 70);
     let attach =

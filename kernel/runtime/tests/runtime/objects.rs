@@ -8,7 +8,7 @@ use crate::common::*;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::*;
-use tidegate_abi::{Hook, Insn, MapKind, ProgramType, Verdict, helper, limits};
+use tidegate_abi::{Grants, Hook, Insn, MapKind, ProgramType, Verdict, helper, limits};
 
 #[test]
 fn ids_are_never_given_twice() {
@@ -108,6 +108,7 @@ fn bytecode_that_the_verifier_refuses_comes_back_with_the_reason() {
         program_type: ProgramType::Stream,
         code: &code,
         maps: [].into_iter().collect(),
+        grants: Grants::ALL,
     };
     let reply = send(&runtime, &message(&load));
     assert_eq!(status(&reply), Status::Refused);
@@ -231,6 +232,7 @@ fn a_load_that_nobody_waits_for_is_refused_and_leaves_nothing() {
         program_type: ProgramType::Stream,
         code: &code,
         maps: [].into_iter().collect(),
+        grants: Grants::ALL,
     };
     let mut reply = vec![0; 4096];
     let length = runtime.handle_until(&AtomicU8::new(1), &message(&load), &mut reply);

@@ -255,6 +255,7 @@ fn program(dice: &mut Dice) -> Vec<u8> {
         program_type: tidegate_abi::ProgramType::ALL[dice.below(2)],
         code: &code,
         maps: Default::default(),
+        grants: tidegate_abi::Grants::ALL,
     })
 }
 

@@ -126,6 +126,7 @@ fn policy_with(path: &Path, policy: &Policy, options: &Options, doubles: &mut Do
             on_error: policy.on_error,
             maps: first.maps.clone(),
             globals: first.globals.clone(),
+            grants: None,
         };
         let before = doubles.report()?.pool_bytes;
         let mut both =
