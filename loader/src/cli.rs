@@ -563,7 +563,9 @@ mod tests {
         type_(&load(&["--grant-may", "drop,edit", "--grant-budget", "90"])).unwrap();
         let shown = type_(&["prog", "show"]).unwrap();
         assert!(
-            shown.contains("may edit, drop  granted: may edit, drop; at every hook; budget 90"),
+            shown.contains(
+                "may decide, edit, drop  granted: may decide, edit, drop; at every hook; budget 90"
+            ),
             "{shown}"
         );
         let links = type_(&["link", "show"]).unwrap();

@@ -396,9 +396,8 @@ impl fmt::Display for Show {
                 f,
                 "{id}: {name}  {program_type}  tag {tag}  {insns} instructions, at most {max_cost} a run"
             )?;
-            let uses =
-                if uses.is_empty() { "only judges".into() } else { format!("may {}", uses.join(", ")) };
-            writeln!(f, "    {uses}  granted: {granted}")?;
+            let uses = if uses.is_empty() { "nothing else".into() } else { uses.join(", ") };
+            writeln!(f, "    may decide, {uses}  granted: {granted}")?;
             let maps = if maps.is_empty() { "none".into() } else { maps.join(",") };
             writeln!(f, "    maps {maps}  {} runs: {counted}", counted.runs)?;
         }
