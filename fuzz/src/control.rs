@@ -179,13 +179,14 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
             let whole = room.len();
             let mut rest = &mut room[..];
             for _ in 0..input.below(4) {
-                let change = match input.below(3) {
+                let change = match input.below(4) {
                     0 => Change::Detach { link: id(input) },
                     1 => Change::Replace { link: id(input), program: id(input) },
+                    2 => Change::Move { link: id(input), priority: u16::from(input.byte()) },
                     _ => {
                         let (program, priority) = (id(input), u16::from(input.byte()));
                         let (on_error, budget, snapshot) = (OnError::Block, 100, false);
-                        Change::Attach { program, hook, priority, on_error, budget, snapshot }
+                        Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot })
                     }
                 };
                 rest = change.write(rest).ok()?;

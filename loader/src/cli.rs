@@ -90,7 +90,7 @@ enum Noun {
     /// Programs: dump, run; on a host: load, show, unload
     #[command(subcommand, visible_alias = "p")]
     Prog(prog::Verb),
-    /// Links of a host, which say where a loaded program runs: attach, show, replace, detach
+    /// Links of a host, which say where a loaded program runs: attach, show, replace, order, detach
     #[command(subcommand, visible_alias = "l")]
     Link(link::Verb),
     /// Maps of a host, by which programs and people exchange data: create, show, dump, lookup, update, delete, freeze, release
@@ -314,6 +314,7 @@ fn dispatch(
         Noun::Link(link::Verb::Replace { link, program }) => {
             output.report(&link::replace(&mut connect()?, link, &program)?)
         }
+        Noun::Link(link::Verb::Order(options)) => output.report(&link::order(&mut connect()?, &options)?),
         Noun::Link(link::Verb::Detach { link }) => output.report(&link::detach(&mut connect()?, link)?),
         Noun::Map(map::Verb::Show) => output.report(&map::show(&mut connect()?)?),
         Noun::Map(map::Verb::Create(options)) => output.report(&map::create(&mut connect()?, &options)?),

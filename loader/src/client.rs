@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tidegate_abi::control::{
-    self, Detached, EventRead, Events, Id, LinkDetach, MapNextKey, Operation, Refusal, Status,
+    self, Change, Committed, Detached, EventRead, Events, Id, IdList, LinkCommit, LinkDetach, MapNextKey,
+    Operation, Refusal, Status,
 };
 use tidegate_abi::limits;
 use tidegate_runtime::{Runtime, Shared};
@@ -73,6 +74,14 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+impl Refused {
+    fn with(status: Status) -> Self {
+        Self { status, system: None, refusal: None }
+    }
+}
+
+/// Bytes that one change of links takes at most.
+const LARGEST_CHANGE: usize = 64;
 /// Bytes of a message to start with. A longer one is tried again with more room.
 const ROOM: usize = 4096;
 /// Bytes of a reply with events, at least.
@@ -113,6 +122,36 @@ impl Client {
                 Ok(_) => was_there = true,
             }
             sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Changes links, all at once or not at all.
+    ///
+    /// # Errors
+    /// The runtime refused: nothing was changed.
+    pub fn commit(&mut self, changes: &[Change]) -> Result<Committed, Refused> {
+        let mut bytes = vec![0; LARGEST_CHANGE * changes.len()];
+        let mut room = &mut bytes[..];
+        for change in changes {
+            room = change.write(room).map_err(Refused::with)?;
+        }
+        let left = room.len();
+        bytes.truncate(bytes.len() - left);
+        self.call(&LinkCommit { changes: &bytes })
+    }
+
+    /// All ids of a kind: `more` asks for those behind one.
+    ///
+    /// # Errors
+    /// The runtime refused.
+    pub fn ids<O: Operation<Reply = IdList>>(&mut self, more: impl Fn(Id) -> O) -> Result<Vec<Id>, Refused> {
+        let mut ids = Vec::new();
+        loop {
+            let next = self.call(&more(ids.last().copied().unwrap_or(0)))?;
+            if next.is_empty() {
+                return Ok(ids);
+            }
+            ids.extend(next);
         }
     }
 
@@ -221,7 +260,7 @@ impl Client {
 
     fn larger(&self, size: usize, status: Status) -> Result<Vec<u8>, Refused> {
         if size >= limits::MAX_MESSAGE {
-            return Err(Refused { status, system: None, refusal: None });
+            return Err(Refused::with(status));
         }
         Ok(vec![0; (size * 4).min(limits::MAX_MESSAGE)])
     }

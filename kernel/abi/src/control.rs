@@ -307,34 +307,29 @@ pub const fn changes(number: u16) -> bool {
 }
 
 /// One change of [`LinkCommit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// Ends a link, as [`LinkDetach`] does. One that keeps something back is shown nothing new, and goes with [`LinkDetach`].
     Detach {
         /// The link.
         link: Id,
     },
-    /// Runs a program at a hook, as [`LinkAttach`] does.
-    Attach {
-        /// The program.
-        program: Id,
-        /// Where it runs.
-        hook: Hook,
-        /// Lower runs earlier; equal ones in the order they were attached.
-        priority: u16,
-        /// What happens when a run fails.
-        on_error: OnError,
-        /// Instructions that one run may take.
-        budget: u32,
-        /// The bytes judged are the bytes sent.
-        snapshot: bool,
-    },
+    /// Runs a program at a hook.
+    Attach(LinkAttach),
     /// Puts another program into a link, which keeps its id, place and counters, as [`LinkReplace`] does.
     Replace {
         /// The link.
         link: Id,
         /// The program that runs from now on.
         program: Id,
+    },
+    /// Gives a link another place in the order of its hook. It keeps its id, its counters and what it keeps back; bytes that
+    /// wait for a link are shown to those that they were not shown to yet, and to no other.
+    Move {
+        /// The link.
+        link: Id,
+        /// Lower runs earlier; equal ones in the order they were attached.
+        priority: u16,
     },
 }
 
@@ -499,6 +494,8 @@ pub struct LinkInfoReply {
     pub budget: u32,
     /// Whether the bytes judged are the bytes sent.
     pub snapshot: bool,
+    /// Whether it was asked to end: it is shown nothing new, and goes once it keeps nothing back.
+    pub draining: bool,
     /// What it keeps back now.
     pub held: Detached,
     /// What it has counted since it was attached.

@@ -177,6 +177,7 @@ fn operations(all: &mut Fingerprint) {
         on_error: OnError::Permit,
         budget: 65_537,
         snapshot: true,
+        draining: true,
         held: Detached { flows: 301, bytes: 1 << 38 },
         counters,
     };
@@ -184,9 +185,13 @@ fn operations(all: &mut Fingerprint) {
     for hook in Hook::ALL {
         let (program, priority, budget) = (0x1516, 501, 65_538);
         for (on_error, snapshot) in [(OnError::Block, true), (OnError::Permit, false)] {
-            let attach = Change::Attach { program, hook, priority, on_error, budget, snapshot };
-            for change in [Change::Detach { link: 0x1617 }, attach, Change::Replace { link: 0x1718, program }]
-            {
+            let attach = LinkAttach { program, hook, priority, on_error, budget, snapshot };
+            for change in [
+                Change::Detach { link: 0x1617 },
+                Change::Attach(attach),
+                Change::Replace { link: 0x1718, program },
+                Change::Move { link: 0x1920, priority },
+            ] {
                 let mut room = [0; 64];
                 let left = change.write(&mut room).expect("room").len();
                 let changes = &room[..64 - left];

@@ -10,9 +10,9 @@
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
 use tidegate_abi::context::{STREAM_MID_STREAM, STREAM_NO_MORE_DATA};
 use tidegate_abi::control::{Id, OnError};
-use tidegate_abi::limits::MAX_WINDOW;
+use tidegate_abi::limits::{self, MAX_WINDOW};
 use tidegate_abi::{StreamContext, Verdict};
-use tidegate_runtime::{Calls, Link};
+use tidegate_runtime::{Calls, Chain, Link};
 use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::edit::{Changes, Piece, Plan};
@@ -69,10 +69,58 @@ pub(crate) struct Ask<'c> {
     pub(crate) kept: Kept<'c>,
     /// The link that keeps the bytes back, or waited for them; 0 for none.
     pub(crate) holder: Id,
-    /// The link that failed about them already; 0 for none.
-    pub(crate) failed: Id,
+    /// Links that are not asked about them; none is usual.
+    pub(crate) passed: Option<&'c Passed>,
     /// Asked from classify, not from the worker.
     pub(crate) inline: bool,
+}
+
+/// Links that bytes which one keeps back were shown to already.
+#[derive(Clone, Default)]
+pub(crate) struct Passed {
+    /// The links of the hook when it began to keep them, in the order that they ran. It may be another one by now.
+    then: Chain,
+    /// Its place among them.
+    holder: usize,
+    /// Those that have passed the bytes on: a bit for each, and there are no more.
+    seen: u64,
+    /// The link that failed about the bytes; 0 for none.
+    pub(crate) failed: Id,
+}
+
+const _: () = assert!(limits::MAX_LINKS <= u64::BITS as usize);
+
+impl Passed {
+    /// What holds when `by` keeps bytes that the links of `chain` were asked about, but for those that had seen them `before`.
+    pub(crate) fn to(by: &Link, chain: &Chain, before: &Self) -> Self {
+        let holder = chain.links().iter().position(|link| link.id() == by.id()).unwrap_or(0);
+        let seen = |(at, link): (usize, &Shared<Link>)| at < holder || before.has_seen(link) == Some(true);
+        let seen = chain.links().iter().enumerate().map(seen);
+        let seen = seen.zip(0..).fold(0, |all, (seen, at)| all | u64::from(seen).wrapping_shl(at));
+        Self { then: chain.clone(), holder, seen, failed: 0 }
+    }
+
+    /// Whether nobody has seen the bytes but who keeps them.
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.seen == 0
+    }
+
+    /// Whether a link of then has seen the bytes.
+    fn has_seen(&self, link: &Link) -> Option<bool> {
+        let at = self.then.links().iter().position(|then| then.id() == link.id())?;
+        Some(self.seen.wrapping_shr(at as u32) & 1 != 0)
+    }
+
+    /// Whether `link` is not to be asked: it has seen the bytes, or came later to a place that they have passed.
+    #[cold]
+    #[inline(never)]
+    fn has(&self, link: &Link) -> bool {
+        link.id() == self.failed
+            || self.has_seen(link).unwrap_or_else(|| {
+                let holder = self.then.links().get(self.holder);
+                holder.is_some_and(|holder| link.order() < holder.order())
+            })
+    }
 }
 
 impl<'c> Ask<'c> {
@@ -97,7 +145,9 @@ impl<'c> Ask<'c> {
         }
         let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
         for link in links {
-            if (link.is_draining() && !self.may_end(link)) || link.id() == self.failed {
+            if (link.is_draining() && !self.may_end(link))
+                || self.passed.is_some_and(|passed| passed.has(link))
+            {
                 continue;
             }
             // A program writes to its context what it wants: the next one finds nothing of that.

@@ -6,7 +6,8 @@
 //! queue and is injected last.
 //!
 //! What is queued has been shown to the links before the one that keeps it: when that one decides, the links behind it are
-//! asked, not those before. What came later is shown to all.
+//! asked, not those before. What came later is shown to all. Where links have moved meanwhile, each is asked about what it has
+//! not seen.
 //!
 //! A queue holds [`MAX_HELD`] bytes. With more, the `on_error` of the link that keeps them decides: the connection is reset,
 //! or the link is passed over for what is queued. A link that is being detached decides for a while on what it keeps; then
@@ -21,10 +22,10 @@ use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_PUSH};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
 use tidegate_abi::{Hook, StreamContext};
-use tidegate_runtime::{Held, Link};
+use tidegate_runtime::{Chain, Held, Link};
 use tidegate_vm::{Lent, Shared};
 
-use crate::ask::{self, Ask, Decision, Kept};
+use crate::ask::{self, Ask, Decision, Kept, Passed};
 use crate::engine::{Dispatch, Engine};
 use crate::flow::{Flow, Marks};
 use crate::injection::Failure;
@@ -64,6 +65,8 @@ struct Queue {
     holder: Option<Held>,
     /// Bytes at the front that the links before the holder have passed on.
     seen: usize,
+    /// Those links.
+    passed: Passed,
     /// Bytes at the front about which a link failed that fails open, and the link.
     failed: (usize, Id),
     hook: Hook,
@@ -90,6 +93,16 @@ pub(crate) struct Arrival<'c> {
     pub(crate) bytes: &'c View<'c>,
     /// The direction ends behind them.
     pub(crate) end: bool,
+}
+
+/// Who keeps what is put into a queue for the first time.
+#[derive(Clone, Copy)]
+pub(crate) struct Holder<'c> {
+    pub(crate) link: &'c Shared<Link>,
+    /// Bytes that the links before it have passed on.
+    pub(crate) seen: usize,
+    /// The links that were asked.
+    pub(crate) chain: &'c Chain,
 }
 
 impl Side {
@@ -120,6 +133,7 @@ impl Queue {
             failures: 0,
             holder: None,
             seen: 0,
+            passed: Passed::default(),
             failed: (0, 0),
             hook,
             context,
@@ -210,8 +224,8 @@ pub(crate) enum NotKept {
     Closing,
 }
 
-/// Puts what was indicated at the end of its direction's queue; `holder` is the link that keeps it and the bytes that the
-/// links before it have passed on, when this is the first time. Wakes the worker. DISPATCH_LEVEL.
+/// Puts what was indicated at the end of its direction's queue; `holder` is who keeps it, when this is the first time. Wakes the
+/// worker. DISPATCH_LEVEL.
 ///
 /// # Errors
 /// [`Overflow`]: it was not taken.
@@ -219,7 +233,7 @@ pub(crate) fn keep(
     engine: Lent<'_, Engine>,
     flow: Lent<'_, Flow>,
     arrival: &Arrival<'_>,
-    holder: Option<(&Shared<Link>, usize)>,
+    holder: Option<Holder<'_>>,
 ) -> Result<(), NotKept> {
     let direction = arrival.context.direction as usize;
     let chunk =
@@ -244,9 +258,10 @@ pub(crate) fn keep(
             queue.push(chunk).map_err(|_| NotKept::Overflow)?;
         }
         queue.end |= arrival.end;
-        if let Some((link, seen)) = holder {
+        if let Some(Holder { link, seen, chain }) = holder {
             queue.holder = Some(Held::new(link, queue.len as u64));
             queue.seen = seen;
+            queue.passed = Passed::to(link, chain, &Passed::default());
         }
         let pieces = queue.chunks.len().saturating_sub(queue.first);
         if (queue.len > MAX_HELD || pieces > MAX_PIECES)
@@ -367,9 +382,9 @@ struct Asked {
     end: bool,
     hook: Hook,
     context: StreamContext,
-    /// The link that keeps the front, when those before it are not to be asked again.
-    from: Option<Shared<Link>>,
-    failed: Id,
+    /// Whether the links before the one that keeps the front are not to be asked again.
+    goes_on: bool,
+    passed: Passed,
 }
 
 /// One decision about the front of a queue. False: there is nothing more to do now.
@@ -394,19 +409,10 @@ fn step(engine: Lent<'_, Engine>, flow: Lent<'_, Flow>, direction: usize) -> boo
         let front = queue.front(desk.window.get_mut(..MAX_WINDOW).unwrap_or_default());
         let end = front.is_none() && queue.end;
         let front = front.or(end.then(|| queue.nothing()))?;
-        let from = if queue.seen > 0 || (end && queue.holder.is_some()) {
-            queue.holder.as_ref().map(|held| Shared::clone(held.link()))
-        } else {
-            None
-        };
-        Some(Asked {
-            front,
-            end,
-            hook: queue.hook,
-            context: queue.context,
-            from,
-            failed: if queue.failed.0 > 0 { queue.failed.1 } else { 0 },
-        })
+        let goes_on = queue.seen > 0 || (end && queue.holder.is_some());
+        let mut passed = if goes_on { queue.passed.clone() } else { Passed::default() };
+        passed.failed = if queue.failed.0 > 0 { queue.failed.1 } else { 0 };
+        Some(Asked { front, end, hook: queue.hook, context: queue.context, goes_on, passed })
     });
     asked.is_some_and(|asked| Step { engine, flow, direction, asked }.run(desk))
 }
@@ -443,11 +449,6 @@ impl Step<'_> {
         }
         let open = self.asked.front.own || closing || self.flow.marks().has(Marks::ALLOWED);
         let links = if open { &[][..] } else { chain.links() };
-        let first = self
-            .asked
-            .from
-            .as_ref()
-            .map_or(0, |from| links.partition_point(|link| link.order() < from.order()));
         let Desk { window, stack, changes } = desk;
         let window = window.get(..self.asked.front.len).unwrap_or_default();
         let mut context = self.asked.context;
@@ -468,14 +469,13 @@ impl Step<'_> {
             len: window.len(),
             window,
             out: FWPS_CLASSIFY_OUT_FLAG::NONE,
-            may_wait: !self.ends() && self.asked.from.is_none() && window.len() < MAX_WINDOW,
+            may_wait: !self.ends() && !self.asked.goes_on && window.len() < MAX_WINDOW,
             kept: Kept::Copied,
             holder: holder.as_ref().map_or(0, |holder| holder.id()),
-            failed: self.asked.failed,
+            passed: Some(&self.asked.passed),
             inline: false,
         };
-        let rest = links.get(first..).unwrap_or_default();
-        let (decision, by) = ask.links(rest, &mut context, stack, changes);
+        let (decision, by) = ask.links(links, &mut context, stack, changes);
         let half = !changes.own.is_empty();
         match decision {
             // Bytes that stay must not be asked about again when what stands in front of them is gone already.
@@ -490,13 +490,11 @@ impl Step<'_> {
             }
             Decision::Ended => self.ended(),
             Decision::NeedMore(_) => {
-                self.hold(by, 0);
+                self.hold(by, 0, &chain);
                 false
             }
             Decision::Hold(seen) => {
-                // The first link of all is shown everything, so that it can decide on more than it has seen.
-                let is_first = links.first().zip(by).is_some_and(|(first, by)| Shared::is_same(first, by));
-                self.hold(by, if is_first { 0 } else { seen });
+                self.hold(by, seen, &chain);
                 false
             }
             Decision::Drop => {
@@ -571,7 +569,11 @@ impl Step<'_> {
         let held = self.queue(|queue| {
             queue.failures = 0;
             queue.consume(cover);
-            if queue.seen == 0 { queue.holder.take() } else { None }
+            if queue.seen == 0 {
+                Some((queue.holder.take(), core::mem::take(&mut queue.passed)))
+            } else {
+                None
+            }
         });
         drop(held);
     }
@@ -580,20 +582,24 @@ impl Step<'_> {
     fn ended(&self) -> bool {
         let held = self.queue(|queue| {
             queue.end = false;
-            queue.holder.take()
+            (queue.holder.take(), core::mem::take(&mut queue.passed))
         });
         drop(held);
         false
     }
 
     /// `by` keeps the front.
-    fn hold(&self, by: Option<&Shared<Link>>, seen: usize) {
+    fn hold(&self, by: Option<&Shared<Link>>, seen: usize, chain: &Chain) {
         let Some(by) = by else { return };
+        // Links may have moved since it began to keep them: what they have seen they have seen.
+        let passed = Passed::to(by, chain, &self.asked.passed);
         let held = self.queue(|queue| {
             let same = queue.holder.as_ref().is_some_and(|held| held.link().id() == by.id());
-            queue.seen = seen;
+            // The first link of all is shown everything, so that it can decide on more than it has seen.
+            queue.seen = if passed.is_nobody() { 0 } else { seen };
+            let before = core::mem::replace(&mut queue.passed, passed);
             let len = queue.len as u64;
-            if same { None } else { queue.holder.replace(Held::new(by, len)) }
+            (before, if same { None } else { queue.holder.replace(Held::new(by, len)) })
         });
         drop(held);
     }

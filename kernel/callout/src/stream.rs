@@ -23,7 +23,7 @@ use crate::ask::{Ask, Decision, Kept};
 use crate::counters::Count;
 use crate::engine::Engine;
 use crate::flow::{Begin, Flow, Marks};
-use crate::held::{self, Arrival, NotKept};
+use crate::held::{self, Arrival, Holder, NotKept};
 use crate::injection::Failure;
 use crate::layer::{self, Incoming};
 use crate::outcome::StreamOutcome;
@@ -247,7 +247,7 @@ fn keep(
     engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
-    holder: Option<(&Shared<Link>, usize)>,
+    holder: Option<Holder<'_>>,
 ) -> StreamOutcome {
     let Ok(view) = indication.data.view() else {
         engine.counters.unreadable.add();
@@ -269,7 +269,7 @@ fn keep(
             StreamOutcome::Drop
         }
         Err(NotKept::Closing) => {
-            too_late(&engine, &flow, holder.map(|(link, _)| link), indication.data.dataLength)
+            too_late(&engine, &flow, holder.map(|holder| holder.link), indication.data.dataLength)
         }
     }
 }
@@ -335,7 +335,7 @@ fn decide(
         may_wait,
         kept: if snapshot { Kept::Copied } else { Kept::Shared(data) },
         holder,
-        failed: 0,
+        passed: None,
         inline: true,
     };
     let mut context = layer::indication(&flow.get().context, &data, indication.missed);
@@ -423,7 +423,7 @@ fn carry_out(
             }
             StreamOutcome::NeedMore(bytes)
         }
-        Decision::Hold(seen) => keep(engine, indication, flow, by.map(|by| (by, seen))),
+        Decision::Hold(seen) => keep(engine, indication, flow, by.map(|link| Holder { link, seen, chain })),
         Decision::Drop => {
             held::give_up(&engine, &flow);
             StreamOutcome::Drop

@@ -12,7 +12,8 @@ use crate::counters::{Count, Tally};
 use crate::platform::Platform;
 use crate::program::Program;
 
-/// A program attached to a hook. It never changes: replacing its program makes a new one with the same id and counters.
+/// A program attached to a hook. It never changes: replacing its program, or moving it, makes a new one with the same id and
+/// counters.
 #[derive(Debug)]
 pub struct Link {
     pub(crate) id: Id,
@@ -140,6 +141,7 @@ impl Link {
             on_error: self.on_error,
             budget: self.budget,
             snapshot: self.snapshot,
+            draining: self.is_draining(),
             held: self.holding.read(),
             counters: self.tally.read(),
         }

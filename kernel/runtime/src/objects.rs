@@ -257,11 +257,10 @@ impl Objects {
                 return Err(Status::Invalid);
             }
             match change {
-                Change::Attach { program, hook, priority, on_error, budget, snapshot } => {
+                Change::Attach(request) => {
                     let id = self.new_id()?;
-                    let request = LinkAttach { program, hook, priority, on_error, budget, snapshot };
                     let link = self.new_link(id, &request, platform)?;
-                    add(self.draft(&mut drafts, hook)?, link)?;
+                    add(self.draft(&mut drafts, request.hook)?, link)?;
                     committed.first = if committed.first == 0 { id } else { committed.first };
                 }
                 Change::Detach { link: id } => {
@@ -285,7 +284,14 @@ impl Objects {
                     let link = self.link(id)?;
                     let draft = self.draft(&mut drafts, link.hook)?;
                     let place = draft.iter_mut().find(|link| link.id == id).ok_or(Status::NotFound)?;
-                    *place = self.with_program(&link, program)?;
+                    *place = self.with_program(place, program)?;
+                }
+                Change::Move { link: id, priority } => {
+                    let draft = self.draft(&mut drafts, self.link(id)?.hook)?;
+                    let at = draft.iter().position(|link| link.id == id).ok_or(Status::NotFound)?;
+                    // Not its last owner: nothing is freed here.
+                    let old = remove(draft, at).ok_or(Status::NotFound)?;
+                    add(draft, moved(&old, priority)?)?;
                 }
             }
         }
@@ -337,16 +343,26 @@ impl Objects {
         platform: &Platform,
     ) -> Result<(Detached, Removed), Status> {
         let link = self.link(id)?;
+        let before = link.holding.read();
+        let mut without = None;
+        if before.flows == 0 {
+            without = Some(self.prepare(link.hook, platform, |links| {
+                links.retain(|link| link.id != id);
+                Ok(())
+            })?);
+        }
+        // From here on nothing fails.
         link.holding.drain(platform);
         let held = link.holding.read();
-        if held.flows > 0 {
-            return Ok((held, Removed::default()));
+        match without {
+            // It may have begun to keep something meanwhile.
+            Some(without) if held.flows == 0 => {
+                Ok((Detached::default(), self.publish(link.hook, without, published, platform)?))
+            }
+            Some(_) => Ok((held, Removed::default())),
+            // Or have come to an end meanwhile: it is told when it is asked again.
+            None => Ok((before, Removed::default())),
         }
-        let removed = self.change(link.hook, published, platform, |links| {
-            links.retain(|link| link.id != id);
-            Ok(())
-        })?;
-        Ok((Detached::default(), removed))
     }
 
     /// Puts another program into a link, which keeps its id, place and counters.
@@ -373,22 +389,52 @@ impl Objects {
         platform: &Platform,
         change: impl FnOnce(&mut Vec<Shared<Link>>) -> Result<(), Status>,
     ) -> Result<Removed, Status> {
+        let prepared = self.prepare(hook, platform, change)?;
+        self.publish(hook, prepared, published, platform)
+    }
+
+    /// The links of a hook as they will be, beside the old ones.
+    fn prepare(
+        &self,
+        hook: Hook,
+        platform: &Platform,
+        change: impl FnOnce(&mut Vec<Shared<Link>>) -> Result<(), Status>,
+    ) -> Result<(Vec<Shared<Link>>, Prepared), Status> {
         let mut new = self.remaining(hook)?;
         change(&mut new)?;
+        let prepared = Prepared::new(&new, platform)?;
+        Ok((new, prepared))
+    }
+
+    /// Puts what was prepared in place.
+    fn publish(
+        &mut self,
+        hook: Hook,
+        (new, prepared): (Vec<Shared<Link>>, Prepared),
+        published: &[Published],
+        platform: &Platform,
+    ) -> Result<Removed, Status> {
         let (links, published) =
             self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
-        let chains = published.publish(Prepared::new(&new, platform)?, platform);
+        let chains = published.publish(prepared, platform);
         let links = core::mem::replace(links, new);
         Ok(Removed { links, chains: Some(chains), ..Removed::default() })
     }
 }
 
-/// Adds a link behind those of its priority.
+/// `old` at another place.
+fn moved(old: &Link, priority: u16) -> Result<Shared<Link>, Status> {
+    let (program, tally) = (Shared::clone(&old.program), Shared::clone(&old.tally));
+    let holding = Shared::clone(&old.holding);
+    shared(Link { priority, program, tally, holding, ..*old })
+}
+
+/// Adds a link at its place.
 fn add(links: &mut Vec<Shared<Link>>, link: Shared<Link>) -> Result<(), Status> {
     if links.len() >= limits::MAX_LINKS {
         return Err(Status::Full);
     }
-    insert(links, links.partition_point(|other| other.priority <= link.priority), link)
+    insert(links, links.partition_point(|other| other.order() < link.order()), link)
 }
 
 /// Whether `program` may run at `hook` within `budget`.

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{
-    self, Change, Id, IdList, LinkCommit, LinkInfo, LinkInfoReply, LinkList, MapInfo, MapInfoReply, MapList,
+    self, Change, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, MapInfo, MapInfoReply, MapList,
     MapLookup, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
 };
 use tidegate_abi::{Grants, Hook, MapKind};
@@ -262,25 +262,18 @@ fn commit(
         let (Some(program), Some(hook)) = (program, Hook::from_name(step.hook)) else { continue };
         changes.push(match (step.action, step.link) {
             (Action::Replace, Some(link)) => Change::Replace { link, program },
-            _ => Change::Attach {
+            _ => Change::Attach(LinkAttach {
                 program,
                 hook,
                 priority: entry.priority,
                 on_error: entry.on_error,
                 budget: entry.budget,
                 snapshot: entry.snapshot,
-            },
+            }),
         });
     }
-    let mut room = vec![0; 64 * changes.len()];
-    let whole = room.len();
-    let mut rest = &mut room[..];
-    for change in &changes {
-        rest = change.write(rest).map_err(|status| Error::new("host", Exit::Partial, status.text()))?;
-    }
-    let length = whole - rest.len();
     client
-        .call(&LinkCommit { changes: &room[..length] })
+        .commit(&changes)
         .map(drop)
         .map_err(|refused| failed("change the links; those that ran run on", &refused))
 }
@@ -329,13 +322,14 @@ impl Running {
             }
         }
         let mut programs = BTreeMap::new();
-        for id in all(|after| client.call(&ProgramList { after }))? {
+        let listed = |refused| failed("list objects", &refused);
+        for id in client.ids(|after| ProgramList { after }).map_err(listed)? {
             if let Some(info) = known(client.call(&ProgramInfo { program: id }))? {
                 programs.insert(id, info);
             }
         }
         let mut maps = BTreeMap::new();
-        for id in all(|after| client.call(&MapList { after }))? {
+        for id in client.ids(|after| MapList { after }).map_err(listed)? {
             if let Some(info) = known(client.call(&MapInfo { map: id }))? {
                 maps.insert(id, info);
             }
@@ -416,18 +410,6 @@ fn known<T>(answer: Result<T, Refused>) -> Result<Option<T>, Error> {
         Ok(answer) => Ok(Some(answer)),
         Err(Refused { status: Status::NotFound, .. }) => Ok(None),
         Err(refused) => Err(failed("read what runs", &refused)),
-    }
-}
-
-fn all(mut more: impl FnMut(Id) -> Result<IdList, Refused>) -> Result<Vec<Id>, Error> {
-    let mut ids = Vec::new();
-    loop {
-        let next =
-            more(ids.last().copied().unwrap_or(0)).map_err(|refused| failed("list objects", &refused))?;
-        if next.is_empty() {
-            return Ok(ids);
-        }
-        ids.extend(next);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `tidegate link attach|show|replace|detach`.
+//! `tidegate link attach|show|replace|order|detach`.
 
 use std::fmt;
 
@@ -6,12 +6,13 @@ use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{
-    Detached, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, OnError, ProgramInfo, Status,
+    Change, Detached, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, OnError, ProgramInfo,
+    Status,
 };
 use tidegate_abi::{Hook, limits};
 
 use super::{Report, live, prog};
-use crate::client::Client;
+use crate::client::{Client, Refused};
 use crate::error::Error;
 use crate::grants;
 use crate::run::OnErrorArg;
@@ -30,11 +31,39 @@ pub(super) enum Verb {
         /// The program, by its id, its name or its tag
         program: String,
     },
+    /// Give a link another place in the order of its hook, at once; it keeps its id, its counters and what it keeps back
+    #[command(
+        after_help = "Lower priorities run earlier, equal ones in the order that they were attached. --before and --after give other \
+        links other priorities where there is no room between two of them, all in one step; `link show` lists links as they run."
+    )]
+    Order(Order),
     /// End a link: its program does not run there any more
     Detach {
         /// Id of the link, as `link show` has it
         link: Id,
     },
+}
+
+#[derive(Args)]
+pub(super) struct Order {
+    /// Id of the link, as `link show` has it
+    link: Id,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// Right in front of this link
+    #[arg(long, value_name = "LINK")]
+    before: Option<Id>,
+    /// Right behind this link
+    #[arg(long, value_name = "LINK")]
+    after: Option<Id>,
+    /// At this priority
+    #[arg(long)]
+    priority: Option<u16>,
 }
 
 #[derive(Args)]
@@ -73,6 +102,8 @@ struct Row {
     on_error: &'static str,
     budget: u32,
     snapshot: bool,
+    /// Whether it was asked to end and still keeps something back: it is shown nothing new.
+    draining: bool,
     /// What it keeps back: directions of connections, and bytes.
     held: Held,
     counted: Tally,
@@ -92,39 +123,54 @@ impl From<Detached> for Held {
 }
 
 pub(super) fn attach(client: &mut Client, options: &Attach) -> Result<Links, Error> {
+    let changes = attaching(client, options)?;
+    match client.commit(&changes) {
+        Ok(committed) => rows(client, (committed.first..).take(changes.len())),
+        Err(refused) => Err(not_attached(client, &options.program, &changes, &refused)?),
+    }
+}
+
+/// Why `changes`, which are attaches, are refused.
+pub(super) fn not_attached(
+    client: &mut Client,
+    program: &str,
+    changes: &[Change],
+    refused: &Refused,
+) -> Result<Error, Error> {
+    if refused.status == Status::NotGranted {
+        for change in changes {
+            let Change::Attach(LinkAttach { program, hook, budget, .. }) = *change else { continue };
+            let info = client.call(&ProgramInfo { program });
+            let grants = info.map_err(|refused| live::refused("show a program", &refused))?.grants;
+            if !grants.allows(hook) || budget > grants.budget {
+                return not_granted(client, program, hook, budget);
+            }
+        }
+    }
+    Ok(live::refused(&format!("attach `{program}`"), refused))
+}
+
+/// The changes that an attach is: one for each hook.
+pub(super) fn attaching(client: &mut Client, options: &Attach) -> Result<Vec<Change>, Error> {
     let (program, kind) = prog::find(client, &options.program)?;
     let hooks = match options.hook {
         Some(hook) => vec![hook],
         None => kind.hooks().to_vec(),
     };
-    let mut links = Vec::new();
-    for hook in hooks {
-        let request = LinkAttach {
-            program,
-            hook,
-            priority: options.priority,
-            on_error: options.on_error.into(),
-            budget: options.budget,
-            snapshot: options.snapshot,
-        };
-        match client.call(&request) {
-            Ok(link) => links.push(link),
-            Err(refused) => {
-                // All hooks or none.
-                for link in links {
-                    let _ = client.detach(link);
-                }
-                if refused.status == Status::NotGranted {
-                    return Err(not_granted(client, program, hook, options.budget)?);
-                }
-                return Err(live::refused(
-                    &format!("attach `{}` at {}", options.program, hook.name()),
-                    &refused,
-                ));
-            }
-        }
-    }
-    links.into_iter().map(|id| row(client, id)).collect::<Result<_, _>>().map(|links| Links { links })
+    let attach = |hook| LinkAttach {
+        program,
+        hook,
+        priority: options.priority,
+        on_error: options.on_error.into(),
+        budget: options.budget,
+        snapshot: options.snapshot,
+    };
+    Ok(hooks.into_iter().map(attach).map(Change::Attach).collect())
+}
+
+/// The links of these ids.
+pub(super) fn rows(client: &mut Client, ids: impl IntoIterator<Item = Id>) -> Result<Links, Error> {
+    ids.into_iter().map(|id| row(client, id)).collect::<Result<_, _>>().map(|links| Links { links })
 }
 
 pub(super) fn show(client: &mut Client) -> Result<Links, Error> {
@@ -148,6 +194,76 @@ pub(super) fn replace(client: &mut Client, link: Id, program: &str) -> Result<Li
         return Err(live::refused(&format!("run `{program}` at link {link}"), &refused));
     }
     Ok(Links { links: vec![row(client, link)?] })
+}
+
+/// Moves a link, and shows its hook's links in the order that they run now.
+pub(super) fn order(client: &mut Client, options: &Order) -> Result<Links, Error> {
+    let (hook, changes) = moving(client, options)?;
+    client
+        .commit(&changes)
+        .map_err(|refused| live::refused(&format!("move link {}", options.link), &refused))?;
+    let ids = client.call(&LinkList { hook }).map_err(|refused| live::refused("list links", &refused))?;
+    rows(client, ids)
+}
+
+/// The changes that a move is, and the hook where they are.
+pub(super) fn moving(client: &mut Client, options: &Order) -> Result<(Hook, Vec<Change>), Error> {
+    let Order { link, place } = options;
+    let doing = format!("move link {link}");
+    let refused = |refused: Refused| live::refused(&doing, &refused);
+    let hook = client.call(&LinkInfo { link: *link }).map_err(refused)?.hook;
+    if let Some(priority) = place.priority {
+        return Ok((hook, vec![Change::Move { link: *link, priority }]));
+    }
+    let mut links = Vec::new();
+    for id in client.call(&LinkList { hook }).map_err(refused)? {
+        links.push((id, client.call(&LinkInfo { link: id }).map_err(refused)?.priority));
+    }
+    let Some(other) = place.before.or(place.after).filter(|other| links.iter().any(|(id, _)| id == other))
+    else {
+        let message = format!("link {link} runs at {}, and the other one does not", hook.name());
+        return Err(
+            Error::usage("link-hook", message).with_help("`tidegate link show` lists links hook by hook")
+        );
+    };
+    let moves = reordered(&links, *link, other, place.after.is_some()).ok_or_else(|| {
+        Error::usage("link-order", format!("cannot {doing}: there are no priorities left behind it"))
+            .with_help("give the links in front of it lower ones: --priority")
+    })?;
+    Ok((hook, moves.into_iter().map(|(link, priority)| Change::Move { link, priority }).collect()))
+}
+
+/// The priorities that change when `link` is to run next to `other`, of `links` in the order that they run; `None` when they would
+/// be larger than priorities can be.
+fn reordered(links: &[(Id, u16)], link: Id, other: Id, behind: bool) -> Option<Vec<(Id, u16)>> {
+    let own = *links.iter().find(|(id, _)| *id == link)?;
+    if link == other {
+        return Some(Vec::new());
+    }
+    let mut wanted: Vec<_> = links.iter().copied().filter(|(id, _)| *id != link).collect();
+    let at = wanted.iter().position(|(id, _)| *id == other)? + usize::from(behind);
+    // As near to where it was as its neighbours allow; where they leave no room, those behind it move on.
+    let from = at.checked_sub(1).and_then(|before| wanted.get(before));
+    let from = from.map_or(Some(0), |(id, priority)| priority.checked_add(u16::from(*id > link)))?;
+    let to = wanted.get(at);
+    let to = to.map_or(Some(u16::MAX), |(id, priority)| priority.checked_sub(u16::from(link > *id)));
+    let priority = to.filter(|to| from <= *to).map_or(from, |to| own.1.clamp(from, to));
+    wanted.insert(at, (link, priority));
+    let mut moves = Vec::new();
+    let mut last: Option<(u16, Id)> = None;
+    for (id, priority) in wanted {
+        let least = match last {
+            Some((before, other)) if other > id => before.checked_add(1)?,
+            Some((before, _)) => before,
+            None => 0,
+        };
+        let priority = priority.max(least);
+        if !links.contains(&(id, priority)) {
+            moves.push((id, priority));
+        }
+        last = Some((priority, id));
+    }
+    Some(moves)
 }
 
 pub(super) fn detach(client: &mut Client, link: Id) -> Result<super::Done, Error> {
@@ -179,6 +295,7 @@ fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
         },
         budget: info.budget,
         snapshot: info.snapshot,
+        draining: info.draining,
         held: info.held.into(),
         counted: info.counters.into(),
     })
@@ -189,9 +306,12 @@ impl Report for Links {}
 impl fmt::Display for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for link in &self.links {
-            let Row { id, hook, program, priority, on_error, budget, snapshot, held, counted } = link;
+            let Row { id, hook, program, priority, on_error, budget, snapshot, draining, held, counted } =
+                link;
             write!(f, "{id}: {hook}  program {program}  priority {priority}  on error {on_error}")?;
-            writeln!(f, "  budget {budget}{}", if *snapshot { "  snapshot" } else { "" })?;
+            let (snapshot, draining) =
+                (if *snapshot { "  snapshot" } else { "" }, if *draining { "  ends" } else { "" });
+            writeln!(f, "  budget {budget}{snapshot}{draining}")?;
             write!(f, "    {} runs: {counted}", counted.runs)?;
             if *held == Held::from(Detached::default()) {
                 writeln!(f)?;
@@ -200,5 +320,60 @@ impl fmt::Display for Links {
             }
         }
         writeln!(f, "{}", crate::tally::count(self.links.len(), "link"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn as_few_links_move_as_can() {
+        let links = [(1, 10), (2, 20), (3, 20), (4, 30)];
+        for (link, other, behind, moves) in [
+            (4, 2, false, &[(4, 19)][..]),
+            (1, 3, true, &[(1, 21)]),
+            (2, 3, true, &[(2, 21)]),
+            (3, 2, false, &[(3, 19)]),
+            (1, 2, false, &[]),
+            (2, 2, true, &[]),
+        ] {
+            assert_eq!(reordered(&links, link, other, behind).as_deref(), Some(moves), "{link} {other}");
+        }
+        assert_eq!(
+            reordered(&[(1, 0), (2, 0), (3, 0)], 3, 1, false),
+            Some(vec![(1, 1), (2, 1)]),
+            "no room before 0"
+        );
+        assert_eq!(reordered(&[(1, 65_535), (2, 65_535)], 1, 2, true), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_link_comes_to_its_place_and_the_others_stay_in_order(
+            priorities in prop::collection::vec(0..4_u16, 2..7),
+            link in any::<prop::sample::Index>(),
+            other in any::<prop::sample::Index>(),
+            behind: bool,
+        ) {
+            let mut links: Vec<(Id, u16)> = (1..).zip(priorities).collect();
+            let order = |links: &mut Vec<(Id, u16)>| links.sort_by_key(|(id, priority)| (*priority, *id));
+            order(&mut links);
+            let [link, other] = [link, other].map(|at| links[at.index(links.len())].0);
+            let moves = reordered(&links, link, other, behind).expect("there is room");
+            let mut wanted: Vec<_> = links.iter().map(|(id, _)| *id).filter(|id| *id != link || link == other).collect();
+            if link != other {
+                let at = wanted.iter().position(|id| *id == other).expect("it is there");
+                wanted.insert(at + usize::from(behind), link);
+            }
+            let mut after: Vec<_> = links
+                .iter()
+                .map(|(id, priority)| (*id, moves.iter().find(|(moved, _)| moved == id).map_or(*priority, |(_, to)| *to)))
+                .collect();
+            order(&mut after);
+            prop_assert_eq!(after.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), wanted);
+        }
     }
 }

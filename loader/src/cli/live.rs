@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use tidegate_abi::control::{Id, IdList, Status};
+use tidegate_abi::control::{Id, Status};
 
 use crate::client::{Client, Refused};
 use crate::device::Device;
@@ -53,18 +53,6 @@ pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
         Status::NotGranted => Error::new("not-granted", Exit::Denied, message),
         Status::Refused | Status::OverBudget => Error::new("program-refused", Exit::Refused, message),
         _ => Error::new("host-refused", Exit::Usage, message),
-    }
-}
-
-/// All ids of a kind: `more` asks for those behind one.
-pub(super) fn all_ids(mut more: impl FnMut(Id) -> Result<IdList, Refused>) -> Result<Vec<Id>, Refused> {
-    let mut ids = Vec::new();
-    loop {
-        let next = more(ids.last().copied().unwrap_or(0))?;
-        if next.is_empty() {
-            return Ok(ids);
-        }
-        ids.extend(next);
     }
 }
 

@@ -366,8 +366,8 @@ fn bytes(text: &str, size: u32, shape: Option<&Shape>, what: &str) -> Result<Vec
 }
 
 pub(super) fn all(client: &mut Client) -> Result<Vec<(Id, MapInfoReply)>, Error> {
-    let ids = live::all_ids(|after| client.call(&MapList { after }));
-    let ids = ids.map_err(|refused| live::refused("list maps", &refused))?;
+    let ids =
+        client.ids(|after| MapList { after }).map_err(|refused| live::refused("list maps", &refused))?;
     let mut maps = Vec::new();
     for id in ids {
         match client.call(&MapInfo { map: id }) {

@@ -421,8 +421,9 @@ pub(super) fn unload(client: &mut Client, text: &str) -> Result<Done, Error> {
 }
 
 pub(super) fn all(client: &mut Client) -> Result<Vec<(Id, ProgramInfoReply)>, Error> {
-    let ids = live::all_ids(|after| client.call(&ProgramList { after }));
-    let ids = ids.map_err(|refused| live::refused("list programs", &refused))?;
+    let ids = client
+        .ids(|after| ProgramList { after })
+        .map_err(|refused| live::refused("list programs", &refused))?;
     let mut programs = Vec::new();
     for id in ids {
         match client.call(&ProgramInfo { program: id }) {

@@ -55,6 +55,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("gen skeleton", &[of::<skeleton::Made>]),
     ("link attach", &[of::<link::Links>]),
     ("link detach", &[of::<Done>]),
+    ("link order", &[of::<link::Links>]),
     ("link replace", &[of::<link::Links>]),
     ("link show", &[of::<link::Links>]),
     ("map create", &[of::<map::Maps>]),
@@ -214,6 +215,7 @@ mod tests {
         typed("prog stats", &[]);
         typed("prog stats", &["--watch", "0", "--count", "1"]);
         typed("link replace", &[&link, &program]);
+        typed("link order", &[&link, "--priority", "7"]);
         typed("map show", &[]);
         typed("map update", &["bytes", "1", "2"]);
         typed("map lookup", &["bytes", "1"]);

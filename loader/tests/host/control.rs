@@ -63,6 +63,42 @@ fn a_policy_comes_changes_and_goes_while_a_connection_passes() {
 }
 
 #[test]
+fn links_run_in_the_order_that_they_are_given() {
+    let host = Host::start(&folder("host-order"));
+    host.run(&["prog", "load", GATE, "--prog", "stamp", "--map", "marks.0=str:<first>"]).ok();
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--map", "cuts.113=0"]).ok();
+    let attach = |program: &str| {
+        id(&host.run(&["-j", "link", "attach", program, "stream-v4", "--priority", "3"]).json(), "links")
+    };
+    let (stamp, cut) = (attach("stamp"), attach("cut"));
+    let say = |text: &str| host.say(&mut host.connect(), text, text.len() + 8);
+    let order = |arguments: &[&str]| {
+        let shown = host.run(&[&["-j", "link", "order"], arguments].concat()).json();
+        let ids = |shown: &Value| -> Vec<String> {
+            shown["links"].as_array().expect("links").iter().map(|link| link["id"].to_string()).collect()
+        };
+        assert_eq!(ids(&shown), ids(&host.run(&["-j", "link", "show"]).json()), "{shown}");
+        ids(&shown)
+    };
+    assert_eq!(say("quit").as_deref(), Some("<first>\0quit"), "what is stamped is decided on");
+    assert_eq!(order(&[&cut, "--before", &stamp]), [cut.clone(), stamp.clone()]);
+    assert_eq!(say("quit"), None, "it looks first");
+    assert_eq!(order(&[&cut, "--after", &stamp]), [stamp.clone(), cut.clone()]);
+    assert_eq!(say("quit").as_deref(), Some("<first>\0quit"));
+    assert_eq!(order(&[&stamp, "--priority", "9"]), [cut.clone(), stamp.clone()]);
+    let counted = host.run(&["-j", "link", "show"]).json();
+    assert_eq!(
+        counted["links"][0]["counted"]["verdicts"]["drop-connection"], 1,
+        "it keeps its counters: {counted}"
+    );
+    let other = id(&host.run(&["-j", "link", "attach", "cut", "stream-v6"]).json(), "links");
+    let ran = host.run(&["-j", "link", "order", &cut, "--before", &other]);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (1, &"link-hook".into()));
+    let ran = host.run(&["-j", "link", "order", "77777", "--priority", "1"]);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (5, &"not-found".into()));
+}
+
+#[test]
 fn a_refused_program_is_refused_by_the_host_and_leaves_nothing() {
     let host = Host::start(&folder("host-refused"));
     let (link, budget) = ("link", "1");

@@ -197,6 +197,50 @@ fn the_links_behind_the_one_that_keeps_are_asked_when_it_has_decided_and_those_b
 }
 
 #[test]
+fn links_that_move_meanwhile_are_asked_about_what_they_have_not_seen_and_no_other() {
+    everywhere(|bench, hook, direction, on_error| {
+        let first = bench.link(hook, &asm::verdict(Verdict::Continue), on_error);
+        let (_, map) = pending(bench, hook, on_error);
+        let last = bench.link(hook, &asm::edits(&[(0, 1, b"x")], Verdict::Permit), on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"abc");
+        bench.sim.settle();
+        // They change places: the one that has seen the bytes stands behind them now, the other in front.
+        bench.move_links(&[(first, 2), (last, 0)]);
+        bench.set(map, Verdict::Continue as u64);
+        assert_eq!(bench.out(flow, direction), b"xbc");
+        assert_eq!((bench.counters(first).runs, bench.counters(last).runs), (1, 1));
+        // What comes now is shown to them as they stand.
+        bench.sim.indicate(flow, direction, b"def");
+        assert_eq!(bench.out(flow, direction), b"xbcxef");
+        assert_eq!((bench.counters(first).runs, bench.counters(last).runs), (1, 2));
+    });
+}
+
+#[test]
+fn a_link_that_moves_takes_what_it_keeps_along() {
+    everywhere(|bench, hook, direction, on_error| {
+        let first = bench.link(hook, &asm::verdict(Verdict::Continue), on_error);
+        let (link, map) = pending(bench, hook, on_error);
+        let last = bench.link(hook, &asm::verdict(Verdict::Continue), on_error);
+        let flow = bench.flow(hook);
+        bench.sim.indicate(flow, direction, b"abc");
+        bench.sim.settle();
+        for priority in [0, 9, 1] {
+            bench.move_links(&[(link, priority)]);
+            bench.sim.settle();
+            assert_eq!(bench.held(link), Detached { flows: 1, bytes: 3 }, "at {priority}");
+            assert_eq!(bench.counters(first).runs, 1, "at {priority}");
+        }
+        bench.set(map, PERMIT);
+        assert_eq!(bench.out(flow, direction), b"abc");
+        assert_eq!(bench.held(link), Detached::default());
+        assert_eq!(bench.counters(first).runs, 1, "it had passed the bytes on");
+        assert!(bench.counters(last).runs <= 1, "it is asked when it stands in front, and no second time");
+    });
+}
+
+#[test]
 fn detaching_waits_for_what_the_link_keeps_and_shows_how_much_it_is() {
     everywhere(|bench, hook, direction, on_error| {
         let (link, map, flow) = kept(bench, hook, direction, on_error, b"kept");

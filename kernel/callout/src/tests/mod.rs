@@ -22,8 +22,9 @@ use std::vec::Vec;
 use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome, Sent, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
-    Counters, Detached, LinkAttach, LinkDetach, LinkInfo, LinkInfoReply, Loaded, MapCreate, MapInfo,
-    MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad, parse_reply, write_request,
+    Change, Committed, Counters, Detached, LinkAttach, LinkCommit, LinkDetach, LinkInfo, LinkInfoReply,
+    Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad, parse_reply,
+    write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Grants, Hook, MapDef, MapKind};
@@ -177,6 +178,18 @@ impl Bench {
     pub(crate) fn set(&self, map: u32, number: u64) {
         let update = MapUpdate { map, key: &[0; 4], value: &number.to_ne_bytes(), flags: 0 };
         parse_reply::<()>(&self.ask(&update)).expect("it exists");
+    }
+
+    /// Gives links other priorities, all at once.
+    pub(crate) fn move_links(&self, moves: &[(u32, u16)]) {
+        let mut room = vec![0; 64 * moves.len()];
+        let mut rest = &mut room[..];
+        for (link, priority) in moves {
+            rest = Change::Move { link: *link, priority: *priority }.write(rest).expect("room");
+        }
+        let left = rest.len();
+        room.truncate(room.len() - left);
+        parse_reply::<Committed>(&self.ask(&LinkCommit { changes: &room })).expect("they exist");
     }
 
     /// Ends a link, or tells what it still keeps back.

@@ -27,7 +27,8 @@ pub(crate) fn commit(runtime: &Runtime, changes: &[Change]) -> Result<Committed,
 }
 
 fn attaching(program: Id, hook: Hook, priority: u16) -> Change {
-    Change::Attach { program, hook, priority, on_error: OnError::Block, budget: 100, snapshot: false }
+    let (on_error, snapshot) = (OnError::Block, false);
+    Change::Attach(LinkAttach { program, hook, priority, on_error, budget: 100, snapshot })
 }
 
 /// Hook, id, program and priority of every link, in the order that they run.
@@ -77,6 +78,8 @@ fn what_cannot_be_is_refused() {
     let link = attach(&runtime, program, Hook::StreamV4, 5).expect("room");
     let before = dump(&runtime);
     let (on_error, hook, priority, snapshot) = (OnError::Block, Hook::StreamV4, 1, false);
+    let with_budget =
+        |budget| Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot });
     let many: Vec<_> = (0..limits::MAX_LINKS as u16).map(|at| attaching(program, hook, at)).collect();
     let too_many = vec![Change::Replace { link, program }; limits::MAX_CHANGES + 1];
     for (changes, status) in [
@@ -85,8 +88,10 @@ fn what_cannot_be_is_refused() {
         (&[Change::Detach { link }, Change::Replace { link, program }], Status::NotFound),
         (&[Change::Replace { link, program: 99 }], Status::NotFound),
         (&[attaching(program, Hook::OutboundTransportV4, 1)], Status::Invalid),
-        (&[Change::Attach { program, hook, priority, on_error, budget: 0, snapshot }], Status::Invalid),
-        (&[Change::Attach { program, hook, priority, on_error, budget: 1, snapshot }], Status::OverBudget),
+        (&[with_budget(0)], Status::Invalid),
+        (&[with_budget(1)], Status::OverBudget),
+        (&[Change::Move { link: 99, priority: 1 }], Status::NotFound),
+        (&[Change::Detach { link }, Change::Move { link, priority: 1 }], Status::NotFound),
         (&many, Status::Full),
         (&too_many, Status::Invalid),
     ] {
@@ -100,6 +105,29 @@ fn what_cannot_be_is_refused() {
     assert!(commit(&runtime, &fits).is_ok(), "the one that ends makes room");
 }
 
+#[test]
+fn a_link_that_moves_stays_what_it_is_and_runs_at_its_new_place() {
+    let runtime = runtime();
+    let program = load(&runtime, ProgramType::Stream, &returning(1), &[]).expect("accepted");
+    let [one, two, three] =
+        [5; 3].map(|priority| attach(&runtime, program, Hook::StreamV4, priority).expect("room"));
+    let order =
+        || links(&runtime).into_iter().map(|(_, link, _, priority)| (link, priority)).collect::<Vec<_>>();
+    let info = call(&runtime, &LinkInfo { link: three }).expect("it is there");
+    commit(&runtime, &[Change::Move { link: three, priority: 4 }]).expect("it is there");
+    assert_eq!(order(), [(three, 4), (one, 5), (two, 5)]);
+    assert_eq!(call(&runtime, &LinkInfo { link: three }), Ok(LinkInfoReply { priority: 4, ..info.clone() }));
+    commit(&runtime, &[Change::Move { link: one, priority: 6 }, Change::Move { link: three, priority: 5 }])
+        .unwrap();
+    assert_eq!(order(), [(two, 5), (three, 5), (one, 6)], "equal ones in the order that they were attached");
+    // A link that moves and gets another program in one message has both.
+    let other = load(&runtime, ProgramType::Stream, &returning(2), &[]).expect("accepted");
+    let both = [Change::Move { link: two, priority: 9 }, Change::Replace { link: two, program: other }];
+    commit(&runtime, &both).expect("it is there");
+    let moved = call(&runtime, &LinkInfo { link: two }).expect("it is there");
+    assert_eq!((moved.program, moved.priority), (other, 9));
+}
+
 /// A change of links that exist or don't, by programs that fit or don't.
 fn change() -> impl Strategy<Value = Change> {
     let hook = (0..3_usize).prop_map(|at| [Hook::StreamV4, Hook::StreamV6, Hook::OutboundTransportV4][at]);
@@ -109,6 +137,7 @@ fn change() -> impl Strategy<Value = Change> {
         link().prop_map(|link| Change::Detach { link }),
         (1..5_u32, hook, 0..4_u16).prop_map(|(program, hook, priority)| attaching(program, hook, priority)),
         (link(), 1..5_u32).prop_map(|(link, program)| Change::Replace { link, program }),
+        (link(), 0..4_u16).prop_map(|(link, priority)| Change::Move { link, priority }),
     ]
 }
 
@@ -132,7 +161,10 @@ proptest! {
             .map(|change| match *change {
                 Change::Detach { link } => call(&stepwise, &LinkDetach { link }).map(drop),
                 Change::Replace { link, program } => call(&stepwise, &LinkReplace { link, program }),
-                Change::Attach { program, hook, priority, .. } => attach(&stepwise, program, hook, priority).map(drop),
+                Change::Attach(LinkAttach { program, hook, priority, .. }) => {
+                    attach(&stepwise, program, hook, priority).map(drop)
+                }
+                Change::Move { .. } => commit(&stepwise, std::slice::from_ref(change)).map(drop),
             })
             .collect();
         let after = |runtime: &Runtime| {

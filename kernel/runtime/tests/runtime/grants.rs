@@ -79,7 +79,7 @@ fn no_way_leads_a_program_to_a_hook_or_a_budget_that_is_not_granted() {
     let before = dump(&runtime);
     let attach = |hook, budget| {
         let (priority, on_error, snapshot) = (0, OnError::Block, false);
-        Change::Attach { program, hook, priority, on_error, budget, snapshot }
+        Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot })
     };
     for (hook, budget) in [(Hook::StreamV6, 100), (Hook::StreamV4, 101)] {
         assert_eq!(attach_within(&runtime, program, hook, budget), Err(Status::NotGranted));

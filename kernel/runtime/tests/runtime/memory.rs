@@ -130,7 +130,8 @@ fn requests() {
     }
     let (mut room, on_error) = ([0; 64], OnError::Block);
     let (program, hook) = (programs[0], Hook::StreamV4);
-    let added = Change::Attach { program, hook, priority: 1, on_error, budget: 100, snapshot: false };
+    let added =
+        Change::Attach(LinkAttach { program, hook, priority: 1, on_error, budget: 100, snapshot: false });
     let left = added.write(Change::Detach { link }.write(&mut room).expect("room")).expect("room").len();
     starved += ask(&runtime, &LinkCommit { changes: &room[..64 - left] }).1;
     for link in parse_reply::<IdList>(&ask(&runtime, &LinkList { hook: Hook::StreamV4 }).0).expect("links") {
