@@ -5,29 +5,51 @@
 //! runs any more is unloaded. What a client that died has left is unloaded by the next one, for it is attached to nothing.
 
 mod plan;
+mod signature;
+mod trust;
 mod versions;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tidegate_abi::control::OnError;
-use tidegate_abi::{Hook, limits};
+use tidegate_abi::{Grants, Hook, limits};
 use toml::{Spanned, Table};
 
 use crate::error::Error;
+use crate::grants;
 use crate::host::Setup;
 use crate::object::Object;
+use crate::report::prove;
 use crate::scenario::Contents;
 
 pub use plan::{Plan, apply};
+pub use signature::{Manifest, PublicKey, SecretKey, Signature, beside};
+pub use trust::{Signer, Trust, entry};
 pub use versions::Versions;
 
 /// What a bundle says.
 #[derive(Debug)]
 pub struct Bundle {
     links: Vec<Entry>,
+    /// What was read: once, so that what is signed, what is run and what is kept are the same.
+    read: Read,
+    signer: Option<Signer>,
+    /// What its programs may do at most; none: everything, for nobody was asked.
+    grants: Option<Grants>,
+}
+
+/// The bytes of a bundle and of what it names.
+#[derive(Debug)]
+struct Read {
+    text: Vec<u8>,
+    /// As it stands beside the bundle, whosever it is.
+    signature: Option<Vec<u8>>,
+    /// By the names that the bundle gives them.
+    objects: BTreeMap<String, Vec<u8>>,
 }
 
 /// Programs of an object, and how they are linked.
@@ -35,7 +57,6 @@ pub struct Bundle {
 struct Entry {
     /// As the file names it, for people.
     name: String,
-    path: PathBuf,
     object: Object,
     setup: Setup,
     /// Places in [`Object::programs`].
@@ -58,7 +79,7 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Link {
-    object: PathBuf,
+    object: String,
     program: Option<String>,
     hooks: Option<Vec<Spanned<String>>>,
     priority: u16,
@@ -82,17 +103,39 @@ enum Rule {
 }
 
 impl Bundle {
-    /// Reads the bundle at `path` and the objects that it names, which are looked up beside it.
+    /// Reads the bundle at `path` and the objects that it names, which are looked up beside it. With `trust` it must be signed by
+    /// one of its keys, and what it may do is what that key is granted.
     ///
     /// # Errors
-    /// The file or an object can't be used, or two programs ask for the same place.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|error| Error::file("read", path, &error))?;
+    /// The file or an object can't be used, two programs ask for the same place, or it is not signed as it must be.
+    pub fn read(path: &Path, trust: Option<&Trust>) -> Result<Self, Error> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut bundle = Self::find(path, |name| folder.join(name), trust)?;
+        bundle.grant(bundle.grants)?;
+        Ok(bundle)
+    }
+
+    /// Reads a bundle, and the objects that it names where `place` says that they are. Nothing of it is looked at before its
+    /// signature was.
+    fn find(path: &Path, place: impl Fn(&str) -> PathBuf, trust: Option<&Trust>) -> Result<Self, Error> {
+        let bytes = |path: &Path| fs::read(path).map_err(|error| Error::file("read", path, &error));
+        let text = bytes(path)?;
+        let signature = match fs::read(beside(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(|error| Error::file("read", &beside(path), &error))?),
+        };
+        let mut read = Read { text, signature, objects: BTreeMap::new() };
+        let signed = trust.map(|trust| trust.check(path, read.signature.as_deref())).transpose()?;
+        if let Some((manifest, ..)) = &signed {
+            manifest.check_bundle(path, &read.text)?;
+        }
+        let text = std::str::from_utf8(&read.text)
+            .map_err(|_| Error::usage("bundle-malformed", format!("{} is not text", path.display())))?;
         let at = |at: usize, message: &dyn std::fmt::Display| {
             let line = text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
             Error::usage("bundle-malformed", format!("{}:{line}: {message}", path.display()))
         };
-        let file: File = toml::from_str(&text)
+        let file: File = toml::from_str(text)
             .map_err(|error| at(error.span().map_or(0, |span| span.start), &error.message()))?;
         let mut links = Vec::new();
         let mut places: BTreeMap<(usize, u16), usize> = BTreeMap::new();
@@ -106,7 +149,16 @@ impl Bundle {
                 })
             };
             let hooks = link.hooks.as_ref().map(|hooks| hooks.iter().map(hook).collect()).transpose()?;
-            let entry = Entry::new(path, link, hooks)?;
+            let place = place(&link.object);
+            if !read.objects.contains_key(&link.object) {
+                let bytes = Object::bytes(&place)?;
+                if let Some((manifest, ..)) = &signed {
+                    manifest.check_object(&link.object, &place, &bytes)?;
+                }
+                read.objects.insert(link.object.clone(), bytes);
+            }
+            let object = Object::of(&place, &read.objects[&link.object])?;
+            let entry = Entry::new(&place, object, link, hooks)?;
             for (_, hook) in entry.places() {
                 if let Some(other) = places.insert((hook.index(), entry.priority), start) {
                     let line = text.as_bytes().iter().take(other).filter(|byte| **byte == b'\n').count() + 1;
@@ -121,14 +173,69 @@ impl Bundle {
             }
             links.push(entry);
         }
-        Ok(Self { links })
+        let (signer, grants) = signed.map(|(_, signer, grants)| (signer, grants)).unzip();
+        Ok(Self { links, read, signer, grants })
+    }
+
+    /// Grants its programs this. The runtime will hold them to it; what goes beyond is said now, before anything is touched.
+    fn grant(&mut self, grants: Option<Grants>) -> Result<(), Error> {
+        self.grants = grants;
+        for entry in &mut self.links {
+            entry.setup.grants = grants;
+        }
+        let Some(grants) = grants else { return Ok(()) };
+        for entry in &self.links {
+            for (place, hook) in entry.places() {
+                let program = &entry.object.programs()[entry.programs[place]];
+                if !grants::beyond(&entry.object, program, grants).is_empty() {
+                    return Err(grants::not_loaded(&entry.object, program, grants));
+                }
+                if !grants.allows(hook) || entry.budget > grants.budget {
+                    return Err(grants::not_linked(&program.name, grants, hook, entry.budget));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who signed it, when that was asked.
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signer.as_ref()
+    }
+
+    /// What its programs may do at most.
+    pub fn grants(&self) -> Grants {
+        self.grants.unwrap_or(Grants::ALL)
+    }
+
+    /// What its programs do at most, by proof, and its links say.
+    pub fn needs(&self) -> Grants {
+        let mut needs = Grants { capabilities: 0, hooks: 0, budget: 0 };
+        for entry in &self.links {
+            for (place, hook) in entry.places() {
+                let program = &entry.object.programs()[entry.programs[place]];
+                if let Ok(proven) = prove(&entry.object, program) {
+                    needs.capabilities |= proven.capabilities().0;
+                }
+                needs.hooks |= Grants::hooks(&[hook]);
+                needs.budget = needs.budget.max(entry.budget);
+            }
+        }
+        needs
+    }
+
+    /// What a signature of it is of.
+    ///
+    /// # Errors
+    /// The name of an object can't be in one.
+    pub fn manifest(&self) -> Result<Manifest, Error> {
+        let objects = self.read.objects.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+        Manifest::new(&self.read.text, objects)
     }
 }
 
 impl Entry {
-    fn new(bundle: &Path, link: Link, hooks: Option<Vec<Hook>>) -> Result<Self, Error> {
-        let path = bundle.parent().unwrap_or(Path::new(".")).join(&link.object);
-        let object = Object::read(&path)?;
+    fn new(path: &Path, object: Object, link: Link, hooks: Option<Vec<Hook>>) -> Result<Self, Error> {
         let chosen = |name: &String| {
             object.programs().iter().position(|program| program.name == *name).ok_or_else(|| {
                 let known: Vec<_> = object.programs().iter().map(|program| program.name.as_str()).collect();
@@ -146,8 +253,7 @@ impl Entry {
             Rule::Permit => OnError::Permit,
         };
         Ok(Self {
-            name: link.program.unwrap_or_else(|| link.object.display().to_string()),
-            path,
+            name: link.program.unwrap_or(link.object),
             setup: Setup {
                 programs: names,
                 on_error,
@@ -180,5 +286,66 @@ impl Entry {
             }
         }
         places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn any_byte_of_a_signed_bundle_or_its_objects_that_is_another_is_refused() {
+        let folder = env::temp_dir().join(format!("tidegate-bundle-{}", process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let place = |name: &str| folder.join(name);
+        let write = |name: &str, bytes: &[u8]| fs::write(place(name), bytes).expect("a file");
+        let object =
+            fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gate.o")).expect("an object");
+        let text = "[[link]]\nobject = \"a.o\"\nprogram = \"cut\"\npriority = 1\n\
+                    [[link]]\nobject = \"b.o\"\nprogram = \"stamp\"\npriority = 2\n";
+        let secret = SecretKey::generate();
+        let trusted = entry("ops", secret.public());
+        for (name, bytes) in [
+            ("b.toml", text.as_bytes()),
+            ("a.o", &object),
+            ("b.o", &object),
+            ("trust.toml", trusted.as_bytes()),
+        ] {
+            write(name, bytes);
+        }
+        let bundle = place("b.toml");
+        let manifest = Bundle::read(&bundle, None).and_then(|bundle| bundle.manifest()).expect("a bundle");
+        let signature = Signature::new(manifest, &secret).to_string();
+        write("b.toml.sig", signature.as_bytes());
+        let trust = Trust::read(&place("trust.toml")).expect("a trust file");
+        let read = || Bundle::read(&bundle, Some(&trust)).map(drop).map_err(|error| error.code);
+        assert_eq!(read(), Ok(()));
+        let mut refused = BTreeMap::new();
+        for (name, bytes, step) in [
+            ("b.toml", text.as_bytes(), 1),
+            ("b.toml.sig", signature.as_bytes(), 5),
+            ("a.o", &object, 97),
+            ("b.o", &object, 101),
+        ] {
+            for at in (0..bytes.len()).step_by(step).chain([bytes.len() - 1]) {
+                let mut other = bytes.to_vec();
+                other[at] ^= 1 << (at % 8);
+                write(name, &other);
+                let code = read().expect_err("another byte");
+                *refused.entry((name, code)).or_insert(0) += 1;
+            }
+            write(name, &bytes[..bytes.len() - 1]);
+            assert!(read().is_err(), "{name} is cut");
+            write(name, bytes);
+        }
+        assert_eq!(read(), Ok(()), "all is as it was");
+        let codes: Vec<_> = refused.keys().copied().collect();
+        let changed = |name| (name, "bundle-changed");
+        let of_signature = ["bundle-key", "bundle-signature"].map(|code| ("b.toml.sig", code));
+        assert_eq!(codes, [&[changed("a.o"), changed("b.o"), changed("b.toml")], &of_signature[..]].concat());
+        fs::remove_dir_all(&folder).expect("it is there");
     }
 }

@@ -6,6 +6,7 @@
 mod abi;
 mod apply;
 mod btf;
+mod bundle;
 mod completions;
 #[cfg(test)]
 #[path = "../tests/conform/mod.rs"]
@@ -117,6 +118,22 @@ enum Noun {
     Diff(apply::Diff),
     /// Make a host run the bundle again that ran before the last `apply`
     Rollback(apply::Rollback),
+    /// Signed bundles: make a key, sign, verify; `apply --trust` takes no others
+    #[command(
+        subcommand,
+        after_help = "For example:\n  \
+            tidegate bundle keygen ops.key >> trust.toml    a key, and who trusts it\n  \
+            tidegate bundle sign bundle.toml --key ops.key  writes bundle.toml.sig\n  \
+            tidegate bundle verify bundle.toml --trust trust.toml\n  \
+            tidegate apply bundle.toml --trust trust.toml\n\n\
+            A trust file has an entry for each key, with what its bundles may do at most:\n  \
+            [keys.ops]\n  \
+            public = \"ed25519:...\"\n  \
+            may = [\"see payload\", \"drop\"]            # also edit, inject, send events; [] is: decide, nothing else\n  \
+            hooks = [\"stream-v4\", \"stream-v6\"]\n  \
+            budget = 65536                         # of a link, at most"
+    )]
+    Bundle(bundle::Verb),
     /// The driver itself: install, start, stop, uninstall, status
     #[command(subcommand)]
     Driver(driver::Verb),
@@ -330,8 +347,11 @@ fn dispatch(
             Output { json: output.json(), pretty: false }.report(&summary)
         }
         Noun::Apply(options) => output.report(&apply::apply(&mut connect()?, host, &options)?),
-        Noun::Diff(options) => output.report(&apply::diff(&mut connect()?, &options)?),
+        Noun::Diff(options) => output.report(&apply::diff(&mut connect()?, host, &options)?),
         Noun::Rollback(options) => output.report(&apply::rollback(&mut connect()?, host, &options)?),
+        Noun::Bundle(bundle::Verb::Keygen(options)) => output.report(&bundle::keygen(&options)?),
+        Noun::Bundle(bundle::Verb::Sign(options)) => output.report(&bundle::sign(&options)?),
+        Noun::Bundle(bundle::Verb::Verify(options)) => output.report(&bundle::verify(host, &options)?),
         Noun::Driver(verb) => output.report(&driver::run(&verb)?),
         Noun::Test(options) => output.report(&test::run(&options)?),
         Noun::Proxy(options) => {

@@ -109,8 +109,9 @@ pub fn not_linked(program: &str, grants: Grants, hook: Hook, budget: u32) -> Err
 }
 
 fn error(message: String) -> Error {
-    Error::new("not-granted", Exit::Denied, message)
-        .with_help("grant more to whoever it is from, or ask of the program that it does less")
+    Error::new("not-granted", Exit::Denied, message).with_help(
+        "grant it more, where it is loaded or its signer in the trust file, or have the program do less",
+    )
 }
 
 /// What a program does that `grants` do not cover, in words: nothing, when it is within them.

@@ -94,13 +94,29 @@ impl Object {
     /// # Errors
     /// The file can't be read, or [`parse`](Self::parse) fails; the error names the file.
     pub fn read(path: &Path) -> Result<Self, Error> {
+        Self::of(path, &Self::bytes(path)?)
+    }
+
+    /// What is in the file at `path`.
+    ///
+    /// # Errors
+    /// The file can't be read, or is too large for an object.
+    pub fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
         let bytes = read_at_most(path, MAX_FILE).map_err(|error| Error::file("read", path, &error))?;
         if bytes.len() as u64 > MAX_FILE {
             let message = format!("{}: more than {} MiB", path.display(), MAX_FILE >> 20);
             return Err(Error::usage("object-too-large", message)
                 .with_help("give an object, not an archive or a device"));
         }
-        Self::parse(&bytes).map_err(|error| {
+        Ok(bytes)
+    }
+
+    /// Links the object that was read from the file at `path`.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse)'s; the error names the file.
+    pub fn of(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        Self::parse(bytes).map_err(|error| {
             Error::usage(error.code, format!("{}: {}", path.display(), error.message)).with_help(error.help)
         })
     }

@@ -47,6 +47,18 @@ fn prints_in(folder: &Path, verb: &str, arguments: &[&str], exit: i32) -> Value 
 }
 
 #[test]
+fn what_is_said_of_signed_bundles() {
+    let folder = folder("bundle");
+    let text = format!("[[link]]\nobject = \"{}\"\nprogram = \"cut\"\npriority = 5\n", fixture("gate.o"));
+    fs::write(folder.join("bundle.toml"), text).expect("a bundle");
+    let made = prints_in(&folder, "bundle keygen", &["ops.key"], 0);
+    fs::write(folder.join("trust.toml"), made["trust"].as_str().expect("text")).expect("a trust file");
+    prints_in(&folder, "bundle verify", &["bundle.toml", "--trust", "trust.toml"], 4);
+    prints_in(&folder, "bundle sign", &["bundle.toml", "--key", "ops.key"], 0);
+    prints_in(&folder, "bundle verify", &["bundle.toml", "--trust", "trust.toml"], 0);
+}
+
+#[test]
 fn what_is_said_of_objects() {
     let (object, rust) = (fixture("features.o"), fixture("features-rs.o"));
     prints("verify", &[&object, &rust], 0);

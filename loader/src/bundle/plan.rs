@@ -11,14 +11,19 @@ use tidegate_abi::control::{
 };
 use tidegate_abi::{Grants, Hook, MapKind};
 
-use super::{Bundle, Entry};
+use super::{Bundle, Entry, Signer};
 use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
+use crate::grants::Granted;
 use crate::host::{Planned, Staged};
 
 /// What has to change for a host to run a bundle.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Plan {
+    /// Who signed the bundle, when a trust file was asked.
+    signer: Option<Signer>,
+    /// What its programs may do at most.
+    granted: Granted,
     steps: Vec<Step>,
     /// Links that are as the bundle says.
     kept: usize,
@@ -73,7 +78,15 @@ impl Plan {
     /// The host does not answer, or the bundle's contents don't fit its maps.
     pub fn new(client: &mut Client, bundle: &Bundle) -> Result<Self, Error> {
         let running = Running::read(client)?;
-        let mut plan = Self { steps: Vec::new(), kept: 0, applied: false, loads: BTreeSet::new(), running };
+        let mut plan = Self {
+            signer: bundle.signer().cloned(),
+            granted: bundle.grants().into(),
+            steps: Vec::new(),
+            kept: 0,
+            applied: false,
+            loads: BTreeSet::new(),
+            running,
+        };
         let mut wanted = BTreeSet::new();
         for (number, entry) in bundle.links.iter().enumerate() {
             plan.compare(client, number, entry, &mut wanted)?;
@@ -417,6 +430,9 @@ impl crate::cli::Report for Plan {}
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(signer) = &self.signer {
+            writeln!(f, "signed by {}; granted: {}", signer.name, self.granted)?;
+        }
         for Step { action, hook, priority, program, link, why, .. } in &self.steps {
             let sign = match (action, link) {
                 (Action::Attach, None) => '+',

@@ -3,10 +3,16 @@
 //! `next` is written before links change and becomes `current` behind that, when `current` has become `previous`. A client that
 //! died in between left a `next`: whether it was put into place, the host tells.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Bundle, Plan};
+use serde::{Deserialize, Serialize};
+use tidegate_abi::Grants;
+
+use super::signature::beside;
+use super::trust::Said;
+use super::{Bundle, Plan, Signer, Trust};
 use crate::client::Client;
 use crate::error::{Error, Exit};
 
@@ -14,8 +20,22 @@ use crate::error::{Error, Exit};
 #[derive(Clone, Debug)]
 pub struct Versions(PathBuf);
 
-/// Name of the bundle in a version's folder.
+/// Name of the bundle in a version's folder. Its signature is beside it.
 const FILE: &str = "bundle.toml";
+/// Name of what is known of it, beside what it says.
+const KEPT: &str = "kept.toml";
+
+/// What is known of a bundle that was kept.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    /// Where its objects are, by the names that it gives them.
+    objects: BTreeMap<String, String>,
+    /// Who signed it, when that was asked.
+    signer: Option<Signer>,
+    /// What its programs were granted then.
+    grants: Option<Said>,
+}
 
 impl Versions {
     /// Those in `folder`, which need not exist.
@@ -27,31 +47,34 @@ impl Versions {
         self.0.join(name)
     }
 
-    /// Writes down what is about to be put into place: the bundle at `path`, which is `bundle`, and its objects.
+    /// Writes down what is about to be put into place: `bundle`, its signature and its objects, as they were read.
     ///
     /// # Errors
     /// The folder can't be written to.
-    pub fn write(&self, path: &Path, bundle: &Bundle) -> Result<(), Error> {
+    pub fn write(&self, bundle: &Bundle) -> Result<(), Error> {
         let (making, next) = (self.version("making"), self.version("next"));
         for old in [&making, &next] {
             remove(old)?;
         }
         fs::create_dir_all(&making).map_err(|error| Error::file("make", &making, &error))?;
-        let text = fs::read_to_string(path).map_err(|error| Error::file("read", path, &error))?;
-        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            Error::usage("bundle-malformed", format!("{}: {}", path.display(), error.message()))
-        })?;
-        let links = table.get_mut("link").and_then(toml::Value::as_array_mut).into_iter().flatten();
-        for ((number, entry), link) in bundle.links.iter().enumerate().zip(links) {
-            let name = format!("{number}.o");
-            let to = making.join(&name);
-            fs::copy(&entry.path, &to).map_err(|error| Error::file("copy to", &to, &error))?;
-            if let Some(link) = link.as_table_mut() {
-                link.insert("object".into(), name.into());
-            }
+        let write = |name: &Path, bytes: &[u8]| {
+            let to = making.join(name);
+            fs::write(&to, bytes).map_err(|error| Error::file("write", &to, &error))
+        };
+        let mut objects = BTreeMap::new();
+        for (number, (name, bytes)) in bundle.read.objects.iter().enumerate() {
+            let file = format!("{number}.o");
+            write(file.as_ref(), bytes)?;
+            objects.insert(name.clone(), file);
         }
-        let file = making.join(FILE);
-        fs::write(&file, table.to_string()).map_err(|error| Error::file("write", &file, &error))?;
+        let (signer, grants) = (bundle.signer.clone(), bundle.grants.map(Said::new));
+        let kept = toml::to_string(&Kept { objects, signer, grants })
+            .map_err(|error| Error::new("bundle-kept", Exit::Partial, error.to_string()))?;
+        write(KEPT.as_ref(), kept.as_bytes())?;
+        if let Some(signature) = &bundle.read.signature {
+            write(&beside(FILE.as_ref()), signature)?;
+        }
+        write(FILE.as_ref(), &bundle.read.text)?;
         rename(&making, &next)
     }
 
@@ -86,24 +109,42 @@ impl Versions {
             return Ok(());
         }
         // One that can't be read was never put into place.
-        let runs = Bundle::read(&file)
+        let runs = self
+            .read("next", None)
             .and_then(|bundle| Plan::new(client, &bundle))
             .is_ok_and(|plan| plan.is_empty());
         if runs { self.promote() } else { self.forget() }
     }
 
-    /// The bundle that ran before the one that runs.
+    /// The bundle that ran before the one that runs. It may do what it might then; with `trust` it must be signed by a key that is
+    /// in it now, and may do nothing that this key may not.
     ///
     /// # Errors
-    /// There was none.
-    pub fn previous(&self) -> Result<PathBuf, Error> {
-        let file = self.version("previous").join(FILE);
-        if file.exists() {
-            return Ok(file);
+    /// There was none, or it is not trusted any more.
+    pub fn previous(&self, trust: Option<&Trust>) -> Result<Bundle, Error> {
+        if self.version("previous").join(FILE).exists() {
+            return self.read("previous", trust);
         }
         let message = format!("there is nothing to go back to in {}", self.0.display());
         Err(Error::new("rollback-none", Exit::NotFound, message)
             .with_help("`tidegate apply` keeps the bundle that it replaces"))
+    }
+
+    fn read(&self, name: &str, trust: Option<&Trust>) -> Result<Bundle, Error> {
+        let folder = self.version(name);
+        let file = folder.join(KEPT);
+        let text = fs::read_to_string(&file).map_err(|error| Error::file("read", &file, &error))?;
+        let malformed = |message: &str| Error::usage("bundle-kept", format!("{}: {message}", file.display()));
+        let kept: Kept = toml::from_str(&text).map_err(|error| malformed(error.message()))?;
+        let then =
+            kept.grants.map(|said| said.grants().map_err(|message| malformed(&message))).transpose()?;
+        // One that it does not know is nowhere.
+        let place = |name: &str| folder.join(kept.objects.get(name).map_or("lost.o", String::as_str));
+        let mut bundle = Bundle::find(&folder.join(FILE), place, trust)?;
+        bundle.signer = bundle.signer.or(kept.signer);
+        let grants = bundle.grants.map_or(then, |now| Some(now.and(then.unwrap_or(Grants::ALL))));
+        bundle.grant(grants)?;
+        Ok(bundle)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::live;
-use crate::bundle::{self, Bundle, Plan, Versions};
+use crate::bundle::{self, Bundle, Plan, Trust, Versions};
 use crate::client::Client;
 use crate::error::Error;
 
@@ -17,6 +17,8 @@ pub(super) struct Options {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    trust: TrustFile,
+    #[command(flatten)]
     versions: Folder,
 }
 
@@ -24,6 +26,8 @@ pub(super) struct Options {
 pub(super) struct Diff {
     /// The bundle
     file: PathBuf,
+    #[command(flatten)]
+    trust: TrustFile,
 }
 
 #[derive(Args)]
@@ -32,7 +36,24 @@ pub(super) struct Rollback {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    trust: TrustFile,
+    #[command(flatten)]
     versions: Folder,
+}
+
+#[derive(Args)]
+pub(super) struct TrustFile {
+    /// Whose bundles are taken, and what they may do: a trust file; none: TIDEGATE_TRUST in the environment, or trust.toml where
+    /// the bundles that ran are kept, if it is there
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+}
+
+impl TrustFile {
+    /// What it says, when there is one.
+    pub(super) fn read(&self, host: Option<&Path>) -> Result<Option<Trust>, Error> {
+        live::trust(self.trust.as_deref(), host).map(|path| Trust::read(&path)).transpose()
+    }
 }
 
 #[derive(Args)]
@@ -49,34 +70,35 @@ impl Folder {
 }
 
 pub(super) fn apply(client: &mut Client, host: Option<&Path>, options: &Options) -> Result<Plan, Error> {
-    let bundle = Bundle::read(&options.file)?;
+    let bundle = Bundle::read(&options.file, options.trust.read(host)?.as_ref())?;
     if options.dry_run {
         return Plan::new(client, &bundle);
     }
-    put(client, &options.versions.of(host), &options.file, &bundle)
+    let versions = options.versions.of(host);
+    versions.settle(client)?;
+    put(client, &versions, &bundle)
 }
 
-pub(super) fn diff(client: &mut Client, options: &Diff) -> Result<Plan, Error> {
-    Plan::new(client, &Bundle::read(&options.file)?)
+pub(super) fn diff(client: &mut Client, host: Option<&Path>, options: &Diff) -> Result<Plan, Error> {
+    Plan::new(client, &Bundle::read(&options.file, options.trust.read(host)?.as_ref())?)
 }
 
 pub(super) fn rollback(client: &mut Client, host: Option<&Path>, options: &Rollback) -> Result<Plan, Error> {
-    let versions = options.versions.of(host);
+    let (trust, versions) = (options.trust.read(host)?, options.versions.of(host));
     if options.dry_run {
-        return Plan::new(client, &Bundle::read(&versions.previous()?)?);
+        return Plan::new(client, &versions.previous(trust.as_ref())?);
     }
     versions.settle(client)?;
-    let file = versions.previous()?;
-    put(client, &versions, &file, &Bundle::read(&file)?)
+    let bundle = versions.previous(trust.as_ref())?;
+    put(client, &versions, &bundle)
 }
 
 /// Puts a bundle into place, and keeps the one that ran.
-fn put(client: &mut Client, versions: &Versions, file: &Path, bundle: &Bundle) -> Result<Plan, Error> {
-    versions.settle(client)?;
+fn put(client: &mut Client, versions: &Versions, bundle: &Bundle) -> Result<Plan, Error> {
     let mut plan = Plan::new(client, bundle)?;
     let changes = !plan.is_empty();
     if changes {
-        versions.write(file, bundle)?;
+        versions.write(bundle)?;
     }
     // Without a change too: what others that died have left goes.
     if let Err(error) = bundle::apply(client, bundle, &mut plan) {

@@ -13,6 +13,9 @@ use crate::socket::Socket;
 /// The environment variable that names the host when `--host` does not.
 const VARIABLE: &str = "TIDEGATE_HOST";
 
+/// The environment variable that names the trust file when `--trust` does not.
+const TRUST: &str = "TIDEGATE_TRUST";
+
 /// What the driver is called where a host is named.
 const DRIVER: &str = "driver";
 
@@ -41,6 +44,13 @@ pub(super) fn versions(named: Option<&Path>) -> PathBuf {
         }
         _ => env::var_os("ProgramData").map_or_else(|| "/var/lib".into(), PathBuf::from).join("tidegate"),
     }
+}
+
+/// The trust file that is `named`, or that the environment names, or that lies where the bundles of the host are kept.
+pub(super) fn trust(named: Option<&Path>, host: Option<&Path>) -> Option<PathBuf> {
+    let environment = || env::var_os(TRUST).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let beside = || Some(versions(host).join("trust.toml")).filter(|path| path.exists());
+    named.map(PathBuf::from).or_else(environment).or_else(beside)
 }
 
 /// An error of the host's, met while `doing` something.

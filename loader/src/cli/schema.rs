@@ -12,10 +12,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Document, Done, Failed, Report, SCHEMA, abi, btf, completions, doctor, driver, event, feature, link, man,
-    map, prog, skeleton, stats, verify, version,
+    Document, Done, Failed, Report, SCHEMA, abi, btf, bundle, completions, doctor, driver, event, feature,
+    link, man, map, prog, skeleton, stats, verify, version,
 };
-use crate::bundle;
+use crate::bundle::Plan;
 use crate::error::Error;
 #[cfg(target_os = "linux")]
 use crate::tun;
@@ -39,10 +39,13 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 /// Every verb and the documents that it prints; one that prints several has a line for each thing that it tells.
 const VERBS: &[(&str, &[Prints])] = &[
     ("abi dump", &[of::<abi::Dump>]),
-    ("apply", &[of::<bundle::Plan>]),
+    ("apply", &[of::<Plan>]),
     ("btf dump", &[of::<btf::Dump>]),
+    ("bundle keygen", &[of::<bundle::Made>]),
+    ("bundle sign", &[of::<bundle::Signed>]),
+    ("bundle verify", &[of::<bundle::Signed>]),
     ("completions", &[of::<completions::Completions>]),
-    ("diff", &[of::<bundle::Plan>]),
+    ("diff", &[of::<Plan>]),
     ("doctor", &[of::<doctor::Doctor>]),
     ("driver install", &[of::<driver::Status>]),
     ("driver start", &[of::<driver::Status>]),
@@ -73,7 +76,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("prog stats", &[of::<stats::Stats>]),
     ("prog unload", &[of::<Done>]),
     ("proxy", &[of::<proxy::Line>, of::<proxy::Summary>]),
-    ("rollback", &[of::<bundle::Plan>]),
+    ("rollback", &[of::<Plan>]),
     ("schema", &[of::<Schemas>]),
     ("test", &[of::<test::Report>]),
     #[cfg(target_os = "linux")]

@@ -14,7 +14,7 @@ pub(crate) const GATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtur
 
 pub(crate) fn tidegate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.env_remove("TIDEGATE_HOST");
+    command.env_remove("TIDEGATE_HOST").env_remove("TIDEGATE_TRUST");
     command
 }
 
