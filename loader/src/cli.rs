@@ -138,6 +138,13 @@ enum Noun {
     #[command(subcommand)]
     Driver(driver::Verb),
     /// Run the scenarios of policies and compare what came out with what they expect
+    #[command(after_help = "For example:\n  \
+        tidegate test programs/                           every scenario of every policy, under every cut\n  \
+        tidegate test my_policy --filter 'a name'         those with this text in their name\n  \
+        tidegate test my_policy --bless                   the policy is right: show what is different now, and expect it\n  \
+        tidegate test my_policy --junit result.xml --sarif result.sarif\n\n\
+        --bless keeps the comments and the layout of the file. What depends on how a stream is cut, a run that failed and a policy\n\
+        that is refused are never blessed: they fail as before, and it is said why.")]
     Test(test::Options),
     /// Relay real TCP connections through the programs of an object, on any machine
     #[command(after_help = "For example, with a web server on port 8080:\n  \

@@ -1,4 +1,4 @@
-//! Refusals as SARIF 2.1.0, the form in which editors and code hosts take what tools found.
+//! Findings as SARIF 2.1.0, the form in which editors and code hosts take what tools found.
 
 use serde_json::{Value, json};
 use tidegate_verifier::refusal::CODES;
@@ -7,19 +7,24 @@ use crate::report::{Diagnosis, Source};
 
 /// The log of one run of the verifier over `files`: each with what it was refused for.
 pub fn log<'d>(refusals: impl Iterator<Item = (&'d str, &'d Diagnosis)>) -> Value {
-    let rules: Vec<_> = CODES
-        .iter()
-        .map(|entry| {
-            json!({
-                "id": entry.text,
-                "shortDescription": { "text": entry.title },
-                "fullDescription": { "text": entry.explanation },
-                "help": { "text": entry.cure },
-                "defaultConfiguration": { "level": "error" },
-            })
-        })
-        .collect();
-    let results: Vec<_> = refusals.map(|(object, diagnosis)| result(object, diagnosis)).collect();
+    let rules =
+        CODES.iter().map(|entry| rule(entry.text, entry.title, entry.explanation, entry.cure)).collect();
+    document(rules, refusals.map(|(object, diagnosis)| result(object, diagnosis)).collect())
+}
+
+/// What a result refers to: a kind of finding.
+pub(crate) fn rule(id: &str, short: &str, full: &str, help: &str) -> Value {
+    json!({
+        "id": id,
+        "shortDescription": { "text": short },
+        "fullDescription": { "text": full },
+        "help": { "text": help },
+        "defaultConfiguration": { "level": "error" },
+    })
+}
+
+/// The log of one run.
+pub(crate) fn document(rules: Vec<Value>, results: Vec<Value>) -> Value {
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -75,7 +80,7 @@ fn region_of(source: &Source) -> Value {
 }
 
 /// A path as a reference: what is no letter, digit or `-._~/` by its bytes.
-fn uri(path: &str) -> String {
+pub(crate) fn uri(path: &str) -> String {
     let mut uri = String::from(if path.starts_with('/') { "file://" } else { "" });
     for byte in path.bytes() {
         match byte {

@@ -1,7 +1,9 @@
 //! Scenarios: what a policy is shown, and what must come of it. A TOML file beside the policy, readable by its author.
 
+pub mod edit;
 mod file;
 pub mod literal;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -262,7 +264,8 @@ impl Reader<'_> {
     }
 
     fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("."))
+        // A name alone has an empty parent, which is no folder to any call of the system.
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     fn policy(&self, objects: Option<&Path>) -> Result<Policy, Error> {

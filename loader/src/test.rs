@@ -1,12 +1,15 @@
 //! Runs the scenarios of policies: each build of a policy, each scenario, a stream under every cut.
 
+mod bless;
 mod check;
 mod coverage;
 pub mod cuts;
 mod junit;
+mod sarif;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,9 +25,12 @@ use crate::cli;
 use crate::error::{Error, Exit};
 use crate::host::{self, Config, Machine, Sent, Setup};
 use crate::object::Object;
+use crate::scenario::edit::{Became, Change};
 use crate::scenario::{Fate, PacketStep, Policy, Scenario, Stream, Traffic};
 use crate::tally::count;
-use check::Outcome;
+use bless::{Blessed, Blessing};
+pub use bless::{Hunk, diff};
+use check::{Astray, Cause, Outcome, Wrong};
 pub use coverage::Coverage;
 use cuts::{Cuts, Dice, Script, Tried};
 
@@ -49,9 +55,16 @@ pub struct Options {
     /// Only say which scenarios there are
     #[arg(long)]
     pub list: bool,
+    /// Where something else comes out than a scenario expects, show it and write it into the scenario file as what is expected;
+    /// only what is the same under every cut, and never a run that failed
+    #[arg(long, conflicts_with = "list")]
+    pub bless: bool,
     /// Also write the result as JUnit XML, which build servers show
     #[arg(long, value_name = "FILE", conflicts_with = "list")]
     pub junit: Option<PathBuf>,
+    /// Also write what failed as a SARIF 2.1.0 log, which editors and code hosts show beside the scenario
+    #[arg(long, value_name = "FILE", conflicts_with = "list")]
+    pub sarif: Option<PathBuf>,
     /// Tell which lines and branches of the sources were run, and which were not
     #[arg(long, conflicts_with = "list")]
     pub coverage: bool,
@@ -80,6 +93,9 @@ pub struct Report {
     /// Whether they were only listed.
     listed: bool,
     scenarios: Vec<Tested>,
+    /// Scenario files whose expectations were changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    blessed: Vec<Blessed>,
     /// What was run of the sources, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     coverage: Option<Coverage>,
@@ -99,17 +115,28 @@ struct Tested {
     /// Of a stream that passed under every cut.
     tried: Option<Tried>,
     failure: Option<Failure>,
+    /// What its file expects now, so that it passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blessing: Option<Blessing>,
 }
 
 /// Why a scenario failed, in the smallest run that shows it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 struct Failure {
+    /// What kind of thing is wrong.
+    cause: Cause,
     /// The connection of a capture.
     connection: String,
     /// What is wrong, in words.
     wrong: Vec<String>,
     /// The fewest cuts that show it; none: the given ones.
     cuts: Option<Cuts>,
+    /// Why its expectations were not changed, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_blessed: Option<String>,
+    /// What would have to be expected instead; nothing when that would not make it right.
+    #[serde(skip)]
+    instead: Vec<Change>,
 }
 
 impl cli::Report for Report {
@@ -130,11 +157,18 @@ impl fmt::Display for Report {
                 writeln!(f, "  {:4}  {}", tested.line, tested.scenario)?;
                 continue;
             }
-            let word = if tested.passed { "ok  " } else { "FAIL" };
+            let word = match (&tested.blessing, tested.passed) {
+                (Some(_), _) => "now ",
+                (None, true) => "ok  ",
+                (None, false) => "FAIL",
+            };
             write!(f, "  {word}  {}", tested.scenario)?;
             match &tested.tried {
                 Some(tried) => writeln!(f, "  ({}: {tried})", count(tested.runs, "run"))?,
                 None => writeln!(f, "  ({})", count(tested.runs, "run"))?,
+            }
+            if let Some(blessing) = &tested.blessing {
+                write!(f, "{}", blessing.at(tested))?;
             }
             if let Some(failure) = &tested.failure {
                 write!(f, "{}", failure.at(tested))?;
@@ -145,6 +179,9 @@ impl fmt::Display for Report {
         }
         if let Some(coverage) = &self.coverage {
             write!(f, "{coverage}")?;
+        }
+        for blessed in &self.blessed {
+            writeln!(f, "{blessed}")?;
         }
         let per_second = self.runs as f64 / self.seconds.max(0.001);
         let result = if self.failed == 0 { "ok" } else { "FAILED" };
@@ -178,8 +215,23 @@ impl fmt::Display for Tried {
 }
 
 impl Failure {
-    /// The lines about it.
-    fn at(&self, tested: &Tested) -> String {
+    /// In the smallest run that shows it: under `cuts`, or the given ones.
+    fn new(connection: &str, wrong: Vec<Wrong>, cuts: Option<Cuts>) -> Self {
+        let gravest = wrong.iter().map(|wrong| wrong.cause).max().unwrap_or(Cause::Expectation);
+        let by_cuts = cuts.is_some() && gravest == Cause::Expectation;
+        let instead = wrong.iter().map(|wrong| wrong.instead.clone()).collect::<Option<Vec<_>>>();
+        Self {
+            cause: if by_cuts { Cause::Cuts } else { gravest },
+            connection: connection.into(),
+            wrong: wrong.into_iter().map(|wrong| wrong.text).collect(),
+            instead: if cuts.is_none() { instead.unwrap_or_default() } else { Vec::new() },
+            not_blessed: None,
+            cuts,
+        }
+    }
+
+    /// Where it is seen: the connection, and the cuts.
+    fn seen(&self) -> String {
         let connection =
             if self.connection.is_empty() { String::new() } else { format!("{}, ", self.connection) };
         let cuts = match &self.cuts {
@@ -195,10 +247,17 @@ impl Failure {
                 format!("cut at {}{more}", shown.join(", "))
             }
         };
-        let place = format!("{}:{}", tested.file.display(), tested.line);
-        let mut text = format!("        {place}: {connection}{cuts}\n");
+        connection + &cuts
+    }
+
+    /// The lines about it.
+    fn at(&self, tested: &Tested) -> String {
+        let mut text = format!("        {}:{}: {}\n", tested.file.display(), tested.line, self.seen());
         for wrong in &self.wrong {
             text += &format!("          {}\n", wrong.replace('\n', "\n          "));
+        }
+        if let Some(why) = &self.not_blessed {
+            text += &format!("          not blessed: {why}\n");
         }
         text
     }
@@ -235,20 +294,23 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             let chosen = |scenario: &&Scenario| {
                 options.filter.as_ref().is_none_or(|text| scenario.name.contains(text.as_str()))
             };
-            for scenario in policy.scenarios.iter().filter(chosen) {
+            for (at, scenario) in policy.scenarios.iter().enumerate().filter(|(_, scenario)| chosen(scenario))
+            {
                 jobs.push(Job {
                     policy,
                     path: object,
                     object: &objects[object.as_path()],
                     scenario,
+                    at,
                     options,
                     seen: options.covers().then_some(&seen),
                 });
             }
         }
     }
-    let scenarios =
+    let mut scenarios =
         if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
+    let blessed = if options.bless { bless::all(&jobs, &mut scenarios)? } else { Vec::new() };
     let passed = scenarios.iter().filter(|tested: &&Tested| tested.passed).count();
     let coverage = if options.covers() { Some(coverage(&jobs, &seen)) } else { None };
     let report = Report {
@@ -259,10 +321,14 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         seconds: start.elapsed().as_secs_f64(),
         listed: options.list,
         scenarios,
+        blessed,
         coverage,
     };
     if let Some(path) = &options.junit {
         junit::write(&report, path)?;
+    }
+    if let Some(path) = &options.sarif {
+        sarif::write(&report, path)?;
     }
     if let Some(coverage) = &report.coverage {
         options.lcov.as_deref().map_or(Ok(()), |path| coverage.write_lcov(path))?;
@@ -295,11 +361,14 @@ fn in_parallel<J: Sync, R: Send>(jobs: &[J], work: impl Fn(&J) -> R + Sync) -> V
 }
 
 /// A scenario to be tested with one build of its policy.
+#[derive(Clone, Copy)]
 struct Job<'a> {
     policy: &'a Policy,
     path: &'a Path,
     object: &'a Object,
     scenario: &'a Scenario,
+    /// Its place in the file, from 0.
+    at: usize,
     options: &'a Options,
     /// Where it is told what ran, if that is asked for.
     seen: Option<&'a Seen>,
@@ -353,6 +422,7 @@ impl Job<'_> {
             seconds: 0.0,
             tried: None,
             failure: None,
+            blessing: None,
         }
     }
 
@@ -360,10 +430,10 @@ impl Job<'_> {
         let start = Instant::now();
         let mut tested = self.list();
         if let Err(error) = self.all(&mut tested) {
-            let mut wrong = vec![error.message];
-            wrong.extend(error.help.map(|help| format!("help: {help}")));
-            let connection = String::new();
-            tested.failure = Some(Failure { connection, wrong, cuts: None });
+            let help = error.help.map(|help| format!("help: {help}"));
+            let wrong = [error.message].into_iter().chain(help);
+            let wrong = wrong.map(|text| Wrong::never_right(Cause::Setup, text)).collect();
+            tested.failure = Some(Failure::new("", wrong, None));
         }
         tested.seconds = start.elapsed().as_secs_f64();
         tested.passed = tested.failure.is_none();
@@ -434,18 +504,15 @@ impl Job<'_> {
             };
             let outcome = self.stream(machine, stream, &script.steps(&smallest), seed)?;
             let shown = self.judge(&script, &smallest, given.as_ref(), &outcome);
-            tested.failure = Some(Failure {
-                connection: stream.label.clone(),
-                wrong: if shown.is_empty() { wrong } else { shown },
-                cuts: (!is_given).then_some(smallest),
-            });
+            let wrong = if shown.is_empty() { wrong } else { shown };
+            tested.failure = Some(Failure::new(&stream.label, wrong, (!is_given).then_some(smallest)));
             break;
         }
         Ok(())
     }
 
     /// What is wrong with a run under `cuts`, beside the one under the given cuts.
-    fn judge(&self, script: &Script, cuts: &Cuts, given: Option<&Outcome>, outcome: &Outcome) -> Vec<String> {
+    fn judge(&self, script: &Script, cuts: &Cuts, given: Option<&Outcome>, outcome: &Outcome) -> Vec<Wrong> {
         let is_given = cuts == script.given();
         let mut wrong = check::stream(&self.scenario.expect, &script.steps(cuts), is_given, outcome);
         if let Some(given) = given.filter(|_| wrong.is_empty()) {
@@ -470,10 +537,10 @@ impl Job<'_> {
         }
         let delivery = session.close(flow);
         let tally = session.tally()?;
-        let mut wrong = session.end();
+        let broken = session.end();
         let events = machine.events()?;
-        wrong.extend(machine.differences(&self.scenario.expect.maps)?);
-        Ok(Outcome { delivery: Some(delivery), tally, events, wrong })
+        let differences = machine.differences(&self.scenario.expect.maps)?;
+        Ok(Outcome { delivery: Some(delivery), tally, events, differences, broken })
     }
 
     fn packets(
@@ -495,15 +562,14 @@ impl Job<'_> {
                 fates.push(fate(packet, session.passed(asked), &session.take_sent()));
             }
             let tally = session.tally()?;
-            let mut wrong = session.end();
+            let broken = session.end();
             let events = machine.events()?;
-            wrong.extend(machine.differences(&self.scenario.expect.maps)?);
-            let outcome = Outcome { delivery: None, tally, events, wrong };
+            let differences = machine.differences(&self.scenario.expect.maps)?;
+            let outcome = Outcome { delivery: None, tally, events, differences, broken };
             tested.runs += 1;
             let wrong = check::packets(&self.scenario.expect, packets, &fates, &outcome);
             if !wrong.is_empty() {
-                let connection = String::new();
-                tested.failure = Some(Failure { connection, wrong, cuts: None });
+                tested.failure = Some(Failure::new("", wrong, None));
                 break;
             }
         }
@@ -512,42 +578,56 @@ impl Job<'_> {
 }
 
 /// What became of a packet: `sent` is what left since it was given to the stack.
-fn fate(packet: &PacketStep, passed: bool, sent: &[Sent]) -> Result<Fate, String> {
+fn fate(packet: &PacketStep, passed: bool, sent: &[Sent]) -> Result<Fate, Astray> {
+    let never = |text: String| Astray { text, became: None };
     let [one] = sent else {
         return match sent {
-            [] if passed => Err("it was permitted and did not leave".into()),
+            [] if passed => Err(never("it was permitted and did not leave".into())),
             [] => Ok(Fate::Blocked),
-            several => Err(format!("{} packets left in its place", several.len())),
+            several => Err(never(format!("{} packets left in its place", several.len()))),
         };
     };
     if !one.checksum_ok {
-        return Err("it left with a wrong checksum".into());
-    }
-    let remote = packet.leaves_for.unwrap_or(packet.remote);
-    let ports = [packet.local.port().to_be_bytes(), remote.port().to_be_bytes()].concat();
-    if !one.bytes.starts_with(&ports) || one.remote != remote.ip() {
-        return Err(format!("it left for somewhere else, expected {remote}"));
-    }
-    let tos = host::tos(one);
-    // Of a captured packet nothing of the kind is said.
-    if packet.fate.is_some() && tos != packet.tos {
-        let said = |tos: Option<u8>| tos.map_or("none of its own".into(), |tos| tos.to_string());
-        let (left, expected) = (said(tos), said(packet.tos));
-        return Err(format!("the type of service that it left with is {left}, expected {expected}"));
+        return Err(never("it left with a wrong checksum".into()));
     }
     let header = match packet.transport {
         Transport::Udp => {
             let length =
                 one.bytes.get(4..6).map_or(0, |length| usize::from(length[0]) << 8 | usize::from(length[1]));
             if length != one.bytes.len() {
-                return Err(format!("its UDP header says {length} bytes, it has {}", one.bytes.len()));
+                let text = format!("its UDP header says {length} bytes, it has {}", one.bytes.len());
+                return Err(never(text));
             }
             8
         }
         Transport::Tcp { .. } => one.bytes.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4),
     };
-    let payload = one.bytes.get(header..).ok_or("it left without its whole header")?;
-    let same = payload == packet.payload && remote == packet.remote && tos.is_none();
+    let Some((ports, payload)) = one.bytes.first_chunk::<4>().zip(one.bytes.get(header..)) else {
+        return Err(never("it left without its whole header".into()));
+    };
+    let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+    let left_for = SocketAddr::new(one.remote, port(2));
+    let tos = host::tos(one);
+    let expected = packet.leaves_for.unwrap_or(packet.remote);
+    // Of a captured packet nothing of the kind is said.
+    let said = packet.fate.is_some();
+    let became = Became {
+        blocked: false,
+        payload: Some(payload.to_vec()).filter(|payload| *payload != packet.payload),
+        leaves_for: Some(left_for).filter(|left| *left != packet.remote),
+        tos,
+    };
+    let became = Some(became).filter(|_| said && port(0) == packet.local.port());
+    if port(0) != packet.local.port() || left_for != expected {
+        return Err(Astray { text: format!("it left for somewhere else, expected {expected}"), became });
+    }
+    if said && tos != packet.tos {
+        let said = |tos: Option<u8>| tos.map_or("none of its own".into(), |tos| tos.to_string());
+        let (left, expected) = (said(tos), said(packet.tos));
+        let text = format!("the type of service that it left with is {left}, expected {expected}");
+        return Err(Astray { text, became });
+    }
+    let same = payload == packet.payload && expected == packet.remote && tos.is_none();
     Ok(if same { Fate::Sent } else { Fate::Becomes(payload.to_vec()) })
 }
 

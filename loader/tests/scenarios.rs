@@ -26,7 +26,9 @@ fn options(path: PathBuf) -> Options {
         runs: 300,
         filter: None,
         list: false,
+        bless: false,
         junit: None,
+        sarif: None,
         coverage: false,
         lcov: None,
         html: None,
@@ -339,4 +341,169 @@ fn what_was_run_of_the_source_is_told_by_line_and_branch() {
     let (text, value) = told(&options);
     assert!(value["coverage"]["files"][0]["lines"][logs.to_string()]["runs"].as_u64() > Some(0), "{text}");
     assert!(!text.contains("never run"), "{text}");
+}
+
+/// Blesses the scenarios of `text` with one of the probes: the exit, the report as JSON and as text, and the file as it is then.
+fn blessed(name: &str, program: &str, text: &str) -> (Exit, Value, String, String) {
+    let text = format!("objects = [\"probes.o\"]\nprogram = \"{program}\"\n{text}");
+    let folder = folder(name, &text);
+    let options = Options { bless: true, ..options(folder.clone()) };
+    let report = test::run(&options).unwrap_or_else(|error| panic!("{error}"));
+    let now = fs::read_to_string(folder.join("probe.toml")).expect("the file is there");
+    // Whatever was written: a second time there is nothing to do.
+    let again = test::run(&options).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again.exit(), report.exit());
+    assert_eq!(fs::read_to_string(folder.join("probe.toml")).expect("the file is there"), now);
+    (report.exit(), serde_json::to_value(&report).expect("JSON"), report.to_string(), now)
+}
+
+#[test]
+fn what_came_out_becomes_what_is_expected_and_the_rest_of_the_file_stays() {
+    let before = "# What is not said here stays.\n\
+        [[scenario]]\nname = \"no x leaves\"  # as its name says\n\
+        steps = [\n    { send = \"axbxc\" },  # in one piece\n    { receive = \"x\" },\n]\n\
+        [scenario.expect]\nsent = \"axbxc\"  # the bytes\nverdicts = [\"continue\"]\n\n\
+        # And this one holds.\n[[scenario]]\nname = \"holds\"\nsteps = [{ send = \"a\" }]\n";
+    let (exit, value, text, now) = blessed("bless", "without_x", before);
+    assert_eq!(exit, Exit::Ok, "{text}");
+    let after = before.replace("sent = \"axbxc\"", "sent = \"abc\"").replace(
+        "verdicts = [\"continue\"]\n",
+        "verdicts = [\"permit\", \"block\"]\nreceived = \"nothing\"\n",
+    );
+    assert!(now.ends_with(&after), "{now}");
+    assert_eq!((&value["passed"], &value["failed"]), (&2.into(), &0.into()));
+    assert_eq!(value["blessed"][0]["expectations"], 3);
+    assert_eq!(value["scenarios"][0]["blessing"]["changes"][0]["was"][0], "sent = \"axbxc\"  # the bytes");
+    assert!(text.contains("          - sent = \"axbxc\"  # the bytes\n"), "{text}");
+    assert!(text.contains("          + sent = \"abc\"  # the bytes\n"), "{text}");
+    assert!(text.contains("blessed: 3 expectations in ") && text.contains("probe.toml\n"), "{text}");
+}
+
+#[test]
+fn each_kind_of_expectation_is_blessed() {
+    for (name, program, expect, now) in [
+        ("b1", "constant", "connection = \"dropped\"", "connection = \"open\""),
+        ("b2", "drop_q", "connection = \"open\"", "connection = \"dropped\""),
+        ("b3", "constant", "sent = \"a x\"", "sent = \"unchanged\""),
+        ("b4", "constant", "received = \"x\"", "received = \"unchanged\""),
+        ("b5", "constant", "sent_lacks = [\"q\", \"z\"]", "sent_lacks = [\"z\"]"),
+        ("b6", "constant", "verdicts = [\"permit\"]", "verdicts = [\"continue\"]"),
+        ("b7", "constant", "errors = 1", "errors = 0"),
+        ("b8", "account", "events = { losses = [\"str:x\"] }", "events = { losses = [] }"),
+        ("b9", "account", "maps.bytes = { 0 = 4 }", "maps.bytes = { 0 = 3 }"),
+        ("b10", "account", "maps.ports = { 7 = 4 }", "maps.ports = { 7 = \"absent\" }"),
+    ] {
+        let text = |expect: &str| {
+            format!(
+                "[[scenario]]\nname = \"x\"\nsteps = [{{ send = \"a q\" }}]\n[scenario.expect]\n{expect}\n"
+            )
+        };
+        let (exit, value, said, file) = blessed(&format!("kind-{name}"), program, &text(expect));
+        assert_eq!((exit, &value["blessed"][0]["expectations"]), (Exit::Ok, &1.into()), "{said}");
+        assert!(file.ends_with(&text(now)), "{file}");
+    }
+    let packets = |steps: &str, totals: &str| {
+        format!(
+            "[maps.ports]\n53 = 1\n54 = 2\n[[scenario]]\nname = \"x\"\nsteps = [\n{steps}]\n[scenario.expect]\npackets = {{ {totals} }}\n"
+        )
+    };
+    let before = packets(
+        "    { udp = \"a\", to = \"192.0.2.1:80\", is = \"blocked\" },\n    { udp = \"abc\", to = \"192.0.2.1:53\", becomes = \"b\" },\n    { udp = \"abc\", to = \"192.0.2.1:54\", tos = 4 },\n",
+        "sent = 2",
+    );
+    let after = packets(
+        "    { udp = \"a\", to = \"192.0.2.1:80\" },\n    { udp = \"abc\", to = \"192.0.2.1:53\", is = \"blocked\" },\n    { udp = \"abc\", to = \"192.0.2.1:54\", becomes = \"!!!bc\" },\n",
+        "sent = 1",
+    );
+    let (exit, _, said, file) = blessed("kind-packets", "by_port", &before);
+    assert_eq!(exit, Exit::Ok, "{said}");
+    assert!(file.ends_with(&after), "{file}");
+}
+
+#[test]
+fn what_depends_on_the_cut_what_failed_and_what_cannot_run_is_never_blessed() {
+    let steps = "[[scenario]]\nname = \"x\"\nsteps = [{ send = \"abqdef\" }]\n[scenario.expect]\n";
+    for (name, program, expect, cause, why) in [
+        (
+            "n1",
+            "drop_first_q",
+            "sent = \"unchanged\"",
+            "cuts",
+            "what comes out depends on the cut; cut at 2: ",
+        ),
+        ("n2", "mark", "sent = \"x\"", "expectation", "what comes out depends on the cut; "),
+        ("n3", "fails", "connection = \"open\"", "fault", "runs of the policy fail"),
+        ("n4", "constant", "maps.none = { 0 = 1 }", "setup", "the policy can't be run"),
+        ("n5", "constant", "events = { none = [] }", "setup", "the policy can't be run"),
+    ] {
+        let before = format!("{steps}{expect}\n");
+        let (exit, value, said, file) = blessed(&format!("never-{name}"), program, &before);
+        assert_eq!(exit, Exit::Partial, "{said}");
+        assert!(file.ends_with(&before), "{file}");
+        let failure = &value["scenarios"][0]["failure"];
+        assert_eq!(failure["cause"], cause, "{said}");
+        assert!(failure["not_blessed"].as_str().is_some_and(|said| said.starts_with(why)), "{failure:#}");
+    }
+}
+
+#[test]
+fn without_bless_nothing_is_written() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"constant\"\n[[scenario]]\nname = \"x\"\n\
+        steps = [{ send = \"a\" }]\n[scenario.expect]\nsent = \"b\"\n";
+    let folder = folder("unblessed", text);
+    let report = test::run(&options(folder.clone())).expect("a report");
+    assert_eq!(report.exit(), Exit::Partial);
+    assert_eq!(fs::read_to_string(folder.join("probe.toml")).expect("the file is there"), text);
+}
+
+#[test]
+fn blessing_what_passes_changes_no_byte() {
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../programs");
+    let mut files = 0;
+    for file in tidegate::scenario::Policy::find(&programs).expect("the policies are there") {
+        let text = fs::read_to_string(&file).expect("it can be read");
+        let editor = tidegate::scenario::edit::Editor::new(&text, &programs);
+        assert_eq!(editor.expect("it stays as it is").text(), text, "{}", file.display());
+        files += 1;
+    }
+    assert!(files > 10, "{files}");
+    let text = "objects = [\"probes.o\"]\r\nprogram = 'constant'\r\n[[scenario]]\r\nname = \"x\"\r\nsteps = [{ send = \"a\" }]";
+    let folder = folder("as-it-is", text);
+    let report = test::run(&Options { bless: true, ..options(folder.clone()) }).expect("a report");
+    assert_eq!((report.exit(), report.to_string().contains("blessed")), (Exit::Ok, false));
+    assert_eq!(fs::read_to_string(folder.join("probe.toml")).expect("the file is there"), text);
+}
+
+#[test]
+fn what_failed_is_a_sarif_log_with_stable_rules() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"drop_first_q\"\n\
+        [[scenario]]\nname = \"holds\"\nsteps = [{ send = \"ab\" }]\n\
+        [[scenario]]\nname = \"depends on the cut\"\nsteps = [{ send = \"abq\" }]\n\
+        [[scenario]]\nname = \"expects something else\"\nsteps = [{ send = \"abc\" }]\n[scenario.expect]\nsent = \"b\"\n";
+    let folder = folder("sarif", text);
+    let path = folder.join("result.sarif");
+    test::run(&Options { sarif: Some(path.clone()), ..options(folder) }).expect("a report");
+    let log: Value = serde_json::from_slice(&fs::read(path).expect("written")).expect("JSON");
+    assert_eq!((&log["version"], &log["runs"].as_array().map(Vec::len)), (&"2.1.0".into(), &Some(1)));
+    let run = &log["runs"][0];
+    let rules: Vec<_> =
+        run["tool"]["driver"]["rules"].as_array().expect("rules").iter().map(|rule| &rule["id"]).collect();
+    assert_eq!(
+        rules,
+        ["scenario-expectation", "scenario-cuts", "scenario-fault", "scenario-contract", "scenario-setup"]
+    );
+    let results = run["results"].as_array().expect("results");
+    assert_eq!(results.len(), 2);
+    for (result, (rule, line, words)) in results.iter().zip([
+        ("scenario-cuts", 6, "depends on the cut: cut at 2: the connection was dropped"),
+        ("scenario-expectation", 9, "expects something else: as given: sent: 3 bytes, expected 1"),
+    ]) {
+        assert_eq!(result["ruleId"], rule);
+        assert_eq!(rules[result["ruleIndex"].as_u64().expect("an index") as usize], rule);
+        let place = &result["locations"][0]["physicalLocation"];
+        assert_eq!(place["region"]["startLine"], line);
+        assert!(place["artifactLocation"]["uri"].as_str().is_some_and(|uri| uri.ends_with("probe.toml")));
+        assert!(result["message"]["text"].as_str().is_some_and(|text| text.starts_with(words)), "{result:#}");
+        assert!(result["partialFingerprints"]["scenario/v1"].is_string());
+    }
 }

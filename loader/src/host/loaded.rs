@@ -14,7 +14,7 @@ use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
 use crate::grants;
 use crate::object::{Map, Object, Program};
-use crate::scenario::{Contents, literal};
+use crate::scenario::{Contents, literal, write};
 use crate::tally::Tally;
 
 /// How a policy is set up.
@@ -30,6 +30,19 @@ pub struct Setup {
     pub globals: Table,
     /// What its programs may do at most; none: everything.
     pub grants: Option<Grants>,
+}
+
+/// An entry of a map that does not hold what was expected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// The map.
+    pub map: String,
+    /// The key, as it was written.
+    pub key: String,
+    /// What it holds, written as the expectation was; none: there is no such entry.
+    pub held: Option<Value>,
+    /// Both, in words.
+    pub text: String,
 }
 
 /// A policy that is attached to the hooks of both address families.
@@ -305,11 +318,11 @@ impl Loaded {
         rings.map(take).collect()
     }
 
-    /// Holds the contents of the maps against `expected`: what is different, in words.
+    /// Holds the contents of the maps against `expected`: what is different.
     ///
     /// # Errors
     /// `expected` does not fit the maps.
-    pub fn differences(&self, client: &mut Client, expected: &Contents) -> Result<Vec<String>, Error> {
+    pub fn differences(&self, client: &mut Client, expected: &Contents) -> Result<Vec<Difference>, Error> {
         let mut found = Vec::new();
         for (name, entries) in expected {
             let map = self.map(name)?;
@@ -326,8 +339,13 @@ impl Loaded {
                 };
                 if held != wanted {
                     let show = |value: Option<&[u8]>| value.map_or("absent".into(), |value| map.show(value));
-                    let (held, wanted) = (show(held.as_deref()), show(wanted.as_deref()));
-                    found.push(format!("map {name}: `{text}` is {held}, expected {wanted}"));
+                    let (is, wanted) = (show(held.as_deref()), show(wanted.as_deref()));
+                    found.push(Difference {
+                        map: name.clone(),
+                        key: text.clone(),
+                        held: held.map(|held| write::value(&held, map.value.as_ref(), value)),
+                        text: format!("map {name}: `{text}` is {is}, expected {wanted}"),
+                    });
                 }
             }
         }

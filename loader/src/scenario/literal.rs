@@ -38,6 +38,9 @@ pub fn bytes(text: &str, folder: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
+/// The prefixes that [`bytes`] knows.
+pub(super) const PREFIXES: [&str; 6] = ["text", "hex", "file", "fill", "dns", "dns-query"];
+
 /// Bytes that one `fill:` may make.
 const LARGEST_FILL: usize = 16 << 20;
 
@@ -267,7 +270,7 @@ impl Serialize for Tree {
     }
 }
 
-const fn is_readable(byte: u8) -> bool {
+pub(super) const fn is_readable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t')
 }
 
@@ -353,6 +356,11 @@ fn members_of(text: &str) -> Result<toml::Table, String> {
         Ok((name.trim().to_string(), Value::String(value.trim().into())))
     };
     text.split(',').map(member).collect()
+}
+
+/// How many bytes a text with a prefix stands for.
+pub(super) fn size(text: &str) -> Option<usize> {
+    prefixed(text).ok().flatten().map(|(bytes, _)| bytes.len())
 }
 
 /// The bytes of a text with a prefix, and whether zeros may follow them.
@@ -451,7 +459,7 @@ fn hex(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// A name in its DNS form (RFC 1035 section 3.1): labels with their lengths, then the root.
-fn labels(name: &str) -> Result<Vec<u8>, String> {
+pub(super) fn labels(name: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     for label in name.trim_end_matches('.').split('.').filter(|_| !matches!(name, "" | ".")) {
         match u8::try_from(label.len()) {
@@ -466,6 +474,9 @@ fn labels(name: &str) -> Result<Vec<u8>, String> {
     }
     Ok(bytes)
 }
+
+/// The types of a query that have a name here.
+pub(super) const QUERY_TYPES: [&str; 8] = ["A", "NS", "CNAME", "MX", "TXT", "AAAA", "HTTPS", "ANY"];
 
 /// A DNS query (RFC 1035 section 4) for `NAME TYPE`: id 0x1234, recursion desired, class IN, nothing else.
 fn query(question: &str) -> Result<Vec<u8>, String> {

@@ -2,10 +2,50 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::flows::{Direction, Kind, Step};
-use crate::host::Delivery;
+use crate::host::{Delivery, Difference};
+use crate::scenario::edit::{Became, Change, Delivered, name};
 use crate::scenario::{self, Expect, Fate, Whole, literal};
 use crate::tally::Tally;
+
+/// What kind of thing is wrong, the gravest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Cause {
+    /// Something else came out than was expected.
+    Expectation,
+    /// What comes out depends on how the stream is cut.
+    Cuts,
+    /// A run failed that should not have, or the other way round.
+    Fault,
+    /// The contract with the filter engine was broken.
+    Contract,
+    /// The policy could not be run: it is refused, or the scenario names what it does not have.
+    Setup,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug)]
+pub(super) struct Wrong {
+    /// In words.
+    pub(super) text: String,
+    pub(super) cause: Cause,
+    /// What would have to be expected instead; none where nothing makes it right.
+    pub(super) instead: Option<Change>,
+}
+
+impl Wrong {
+    fn unexpected(text: String, instead: Change) -> Self {
+        Self { text, cause: Cause::Expectation, instead: Some(instead) }
+    }
+
+    pub(super) fn never_right(cause: Cause, text: String) -> Self {
+        Self { text, cause, instead: None }
+    }
+}
 
 /// What came of one run.
 #[derive(Debug)]
@@ -15,37 +55,59 @@ pub(super) struct Outcome {
     pub(super) tally: Tally,
     /// Records, by the name of their ring buffer.
     pub(super) events: BTreeMap<String, Vec<Vec<u8>>>,
-    /// What is wrong already: maps that differ, broken rules of the filter engine.
-    pub(super) wrong: Vec<String>,
+    /// Entries of maps that are not what was expected.
+    pub(super) differences: Vec<Difference>,
+    /// Broken rules of the filter engine.
+    pub(super) broken: Vec<String>,
+}
+
+/// A packet that became something that can't be, or that is not looked at further.
+#[derive(Debug)]
+pub(super) struct Astray {
+    /// In words.
+    pub(super) text: String,
+    /// What it became; none where that is never right.
+    pub(super) became: Option<Became>,
 }
 
 /// What is wrong with the outcome of a stream. `given`: it was shown under the cuts that it came with.
-pub(super) fn stream(expect: &Expect, steps: &[Step], given: bool, outcome: &Outcome) -> Vec<String> {
+pub(super) fn stream(expect: &Expect, steps: &[Step], given: bool, outcome: &Outcome) -> Vec<Wrong> {
     let mut wrong = common(expect, given, outcome);
     let Some(delivery) = &outcome.delivery else { return wrong };
-    match (expect.dropped, delivery.dropped) {
-        (true, false) => wrong.push("the connection was not dropped".into()),
-        (false, true) => wrong.push("the connection was dropped".into()),
-        _ => {}
+    let dropped = delivery.dropped;
+    if expect.dropped != dropped {
+        let text = if dropped { "the connection was dropped" } else { "the connection was not dropped" };
+        wrong.push(Wrong::unexpected(text.into(), Change::Connection { dropped }));
     }
     let out = [
-        (Direction::Outbound, "sent", &expect.sent, &delivery.sent.bytes),
-        (Direction::Inbound, "received", &expect.received, &delivery.received.bytes),
+        (Direction::Outbound, &expect.sent, &delivery.sent.bytes),
+        (Direction::Inbound, &expect.received, &delivery.received.bytes),
     ];
-    for (direction, what, expected, bytes) in out {
-        let whole = match &expected.whole {
-            Whole::Any => None,
-            Whole::Unchanged => Some(put_in(steps, direction)),
-            Whole::Exactly(bytes) => Some(bytes.clone()),
+    for (direction, expected, bytes) in out {
+        let what = name(direction);
+        let delivered = || match put_in(steps, direction) == *bytes {
+            true => Delivered::Unchanged,
+            false => Delivered::Bytes(bytes.clone()),
         };
-        if let Some(difference) = whole.and_then(|whole| difference(&whole, bytes)) {
-            wrong.push(format!("{what}: {difference}"));
+        let differs = match &expected.whole {
+            Whole::Any => None,
+            Whole::Unchanged => difference(&put_in(steps, direction), bytes),
+            Whole::Exactly(whole) => difference(whole, bytes),
+        };
+        if let Some(difference) = differs {
+            let instead = Change::Whole(direction, delivered());
+            wrong.push(Wrong::unexpected(format!("{what}: {difference}"), instead));
         }
-        for text in expected.contains.iter().filter(|text| !occurs(bytes, text)) {
-            wrong.push(format!("{what}: {} does not occur", literal::show(text)));
-        }
-        for text in expected.lacks.iter().filter(|text| occurs(bytes, text)) {
-            wrong.push(format!("{what}: {} occurs", literal::show(text)));
+        let places = |texts: &[Vec<u8>], fails: bool| -> Vec<usize> {
+            (0..texts.len()).filter(|at| occurs(bytes, &texts[*at]) == fails).collect()
+        };
+        let (contains, lacks) = (places(&expected.contains, false), places(&expected.lacks, true));
+        let texts = contains.iter().map(|at| (&expected.contains[*at], "does not occur"));
+        for (text, fails) in texts.chain(lacks.iter().map(|at| (&expected.lacks[*at], "occurs"))) {
+            let text = format!("{what}: {} {fails}", literal::show(text));
+            let (contains, lacks) = (contains.clone(), lacks.clone());
+            let instead = Change::Texts { direction, contains, lacks, delivered: delivered() };
+            wrong.push(Wrong::unexpected(text, instead));
         }
     }
     wrong
@@ -55,16 +117,21 @@ pub(super) fn stream(expect: &Expect, steps: &[Step], given: bool, outcome: &Out
 pub(super) fn packets(
     expect: &Expect,
     steps: &[scenario::PacketStep],
-    fates: &[Result<Fate, String>],
+    fates: &[Result<Fate, Astray>],
     outcome: &Outcome,
-) -> Vec<String> {
+) -> Vec<Wrong> {
     let mut wrong = common(expect, true, outcome);
     let mut totals = [0_u64; 3];
-    for (step, fate) in steps.iter().zip(fates) {
+    for (number, (step, fate)) in steps.iter().zip(fates).enumerate() {
+        let instead = |became| Change::Packet { step: number, became };
         let fate = match fate {
             Ok(fate) => fate,
-            Err(error) => {
-                wrong.push(format!("{}: {error}", step.label));
+            Err(Astray { text, became }) => {
+                let text = format!("{}: {text}", step.label);
+                wrong.push(match became {
+                    Some(became) => Wrong::unexpected(text, instead(became.clone())),
+                    None => Wrong::never_right(Cause::Contract, text),
+                });
                 continue;
             }
         };
@@ -82,7 +149,8 @@ pub(super) fn packets(
             (Some(expected), fate) => Some(format!("it {}, expected that it {}", told(fate), told(expected))),
         };
         if let Some(difference) = difference {
-            wrong.push(format!("{}: {difference}", step.label));
+            let became = Became::of(step, fate);
+            wrong.push(Wrong::unexpected(format!("{}: {difference}", step.label), instead(became)));
         }
     }
     let expected = [
@@ -92,19 +160,35 @@ pub(super) fn packets(
     ];
     for (what, expected, count) in expected {
         if let Some(expected) = expected.filter(|expected| *expected != count) {
-            wrong.push(format!("{count} packets were {what}, expected {expected}"));
+            let text = format!("{count} packets were {what}, expected {expected}");
+            wrong.push(Wrong::unexpected(text, Change::Total(what, count)));
         }
     }
     wrong
 }
 
+impl Became {
+    /// What became of a packet that left, if it did, for where and with what type of service it was to.
+    fn of(step: &scenario::PacketStep, fate: &Fate) -> Self {
+        let payload = match fate {
+            Fate::Becomes(payload) => Some(payload.clone()).filter(|payload| *payload != step.payload),
+            Fate::Sent | Fate::Blocked | Fate::Changed => None,
+        };
+        match fate {
+            Fate::Blocked => Self { blocked: true, ..Self::default() },
+            _ => Self { blocked: false, payload, leaves_for: step.leaves_for, tos: step.tos },
+        }
+    }
+}
+
 /// What is different between two runs of one stream that only their cuts tell apart.
-pub(super) fn same(first: &Outcome, other: &Outcome) -> Vec<String> {
+pub(super) fn same(first: &Outcome, other: &Outcome) -> Vec<Wrong> {
     let (Some(first), Some(other)) = (&first.delivery, &other.delivery) else { return Vec::new() };
+    let by_cuts = |text| Wrong::never_right(Cause::Cuts, text);
     if first.dropped != other.dropped {
         let state = |dropped| if dropped { "dropped" } else { "open" };
         let (now, before) = (state(other.dropped), state(first.dropped));
-        return vec![format!("the connection is {now}, under the given cuts it is {before}")];
+        return vec![by_cuts(format!("the connection is {now}, under the given cuts it is {before}"))];
     }
     let mut wrong = Vec::new();
     for (what, before, now) in [
@@ -116,19 +200,28 @@ pub(super) fn same(first: &Outcome, other: &Outcome) -> Vec<String> {
             continue;
         }
         if let Some(difference) = difference(before, now) {
-            wrong.push(format!("{what} is not what it is under the given cuts: {difference}"));
+            wrong.push(by_cuts(format!("{what} is not what it is under the given cuts: {difference}")));
         }
     }
     wrong
 }
 
 /// What can be wrong with streams and packets alike.
-fn common(expect: &Expect, given: bool, outcome: &Outcome) -> Vec<String> {
-    let mut wrong = outcome.wrong.clone();
+fn common(expect: &Expect, given: bool, outcome: &Outcome) -> Vec<Wrong> {
+    let broken = outcome.broken.iter().map(|rule| Wrong::never_right(Cause::Contract, rule.clone()));
+    let mut wrong: Vec<_> = broken.collect();
+    wrong.extend(outcome.differences.iter().map(|difference| {
+        let Difference { map, key, held, text } = difference.clone();
+        Wrong::unexpected(text, Change::Entry { map, key, value: held })
+    }));
     // How often a program fails depends on how often it runs; whether it does, must not.
     let errors = outcome.tally.errors;
     if if given { errors != expect.errors } else { (errors > 0) != (expect.errors > 0) } {
-        wrong.push(format!("{errors} runs failed, expected {}", expect.errors));
+        let text = format!("{errors} runs failed, expected {}", expect.errors);
+        wrong.push(match errors {
+            0 => Wrong::unexpected(text, Change::NoErrors),
+            _ => Wrong::never_right(Cause::Fault, text),
+        });
     }
     if let Some(expected) = expect.verdicts.as_ref().filter(|_| given) {
         let decided = outcome.tally.decided();
@@ -137,26 +230,30 @@ fn common(expect: &Expect, given: bool, outcome: &Outcome) -> Vec<String> {
             names.sort_unstable();
             names.join(", ")
         };
-        let (decided, expected) = (names(&decided), names(expected));
-        if decided != expected {
-            wrong.push(format!("the verdicts were {decided}, expected {expected}"));
+        if names(&decided) != names(expected) {
+            let text = format!("the verdicts were {}, expected {}", names(&decided), names(expected));
+            wrong.push(Wrong::unexpected(text, Change::Verdicts(decided)));
         }
     }
     for (map, expected) in &expect.events {
         let Some(records) = outcome.events.get(map) else {
-            wrong.push(format!("the policy has no ring buffer `{map}`"));
+            wrong.push(Wrong::never_right(Cause::Setup, format!("the policy has no ring buffer `{map}`")));
             continue;
+        };
+        let mut unexpected = |text| {
+            let instead = Change::Events { map: map.clone(), records: records.clone() };
+            wrong.push(Wrong::unexpected(text, instead));
         };
         if records.len() != expected.len() {
             let shown = records
                 .first()
                 .map_or(String::new(), |record| format!("; the first is {}", literal::show(record)));
-            wrong.push(format!("{map}: {} records, expected {}{shown}", records.len(), expected.len()));
+            unexpected(format!("{map}: {} records, expected {}{shown}", records.len(), expected.len()));
         }
         for (number, (record, start)) in (1..).zip(records.iter().zip(expected)) {
             if !record.starts_with(start) {
                 let (record, start) = (literal::show(record), literal::show(start));
-                wrong.push(format!("{map}: record {number} is {record}, expected {start}"));
+                unexpected(format!("{map}: record {number} is {record}, expected {start}"));
             }
         }
     }
@@ -218,13 +315,35 @@ mod tests {
     use crate::host::Delivered;
     use crate::scenario::Delivery as Expected;
 
+    fn texts(wrong: Vec<Wrong>) -> Vec<String> {
+        wrong.into_iter().map(|wrong| wrong.text).collect()
+    }
+
+    fn stream(expect: &Expect, steps: &[Step], given: bool, outcome: &Outcome) -> Vec<String> {
+        texts(super::stream(expect, steps, given, outcome))
+    }
+
+    fn packets(
+        expect: &Expect,
+        steps: &[scenario::PacketStep],
+        fates: &[Result<Fate, Astray>],
+        outcome: &Outcome,
+    ) -> Vec<String> {
+        texts(super::packets(expect, steps, fates, outcome))
+    }
+
+    fn same(first: &Outcome, other: &Outcome) -> Vec<String> {
+        texts(super::same(first, other))
+    }
+
     fn outcome(sent: &[u8], dropped: bool) -> Outcome {
         let delivered = |bytes: &[u8]| Delivered { bytes: bytes.into(), fin: false, aborted: false };
         Outcome {
             delivery: Some(Delivery { sent: delivered(sent), received: delivered(b""), dropped }),
             tally: Tally::default(),
             events: BTreeMap::new(),
-            wrong: Vec::new(),
+            differences: Vec::new(),
+            broken: Vec::new(),
         }
     }
 
