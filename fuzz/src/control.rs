@@ -194,6 +194,18 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
             let length = whole - rest.len();
             write_request(&LinkCommit { changes: &room[..length] }, out)
         }
+        25..=26 => {
+            let mode = match input.below(3) {
+                0 => TrialMode::Shadow,
+                _ => TrialMode::Canary {
+                    percent: input.byte() & 0x7f,
+                    max_errors: u16::from(input.byte()) << 3,
+                    min_runs: u32::from(input.byte()),
+                },
+            };
+            let trial = (input.below(4) > 0).then_some(Trial { program, mode });
+            write_request(&LinkTry { link, trial }, out)
+        }
         _ => write_request(&EventRead { map, max: u32::from(input.byte()) << 6 }, out),
     };
     result.ok()

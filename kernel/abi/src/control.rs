@@ -279,6 +279,12 @@ operations! {
         /// What changes, one [`Change`] after the other, as [`Change::write`] writes them.
         changes: &'a [u8],
     } -> Committed; "Changes links of any hooks, all at once or not at all."
+    36 LinkTry {
+        /// The link.
+        link: Id,
+        /// What is tried in it; none: what was tried no longer is.
+        trial: Option<Trial>,
+    } -> (); "Tries another program in a link, or ends the trial. LinkReplace ends it too."
 
     40 EventRead {
         /// A ring buffer.
@@ -350,6 +356,33 @@ impl Change {
     pub fn take(bytes: &[u8]) -> Result<(Self, &[u8]), Status> {
         postcard::take_from_bytes(bytes).map_err(|_| Status::Malformed)
     }
+}
+
+/// A program that is tried in a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The program, of the type of the link's own.
+    pub program: Id,
+    /// How it is tried.
+    pub mode: TrialMode,
+}
+
+/// How a program is tried in a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrialMode {
+    /// It runs beside the link's own program on what that is shown. What both want is compared, and nothing that it wants of the
+    /// data is done.
+    Shadow,
+    /// It runs in the place of the link's own program for a share of the flows, and a flow stays with one of them; until too
+    /// many of its runs fail.
+    Canary {
+        /// Of a hundred flows so many, 0 to 100.
+        percent: u8,
+        /// When more of a thousand runs fail, all flows go back to the link's own program; 0 to 1,000.
+        max_errors: u16,
+        /// But not before so many runs.
+        min_runs: u32,
+    },
 }
 
 /// Reply to [`LinkCommit`].
@@ -500,6 +533,29 @@ pub struct LinkInfoReply {
     pub held: Detached,
     /// What it has counted since it was attached.
     pub counters: Counters,
+    /// What is tried in it.
+    pub trial: Option<TrialInfo>,
+}
+
+/// What is tried in a link, and what came of it so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialInfo {
+    /// What is tried.
+    pub trial: Trial,
+    /// Its runs. Of a shadow each is in one of the next four.
+    pub runs: u64,
+    /// Shadow: runs that wanted what the link's own program wanted.
+    pub agreed: u64,
+    /// Shadow: runs with another verdict, or one on other bytes.
+    pub verdicts: u64,
+    /// Shadow: runs with the same verdict, of which other bytes would have come.
+    pub bytes: u64,
+    /// Runs that failed; of a canary those too whose edits could not be carried out.
+    pub errors: u64,
+    /// Shadow: runs for which there was no memory.
+    pub missed: u64,
+    /// Canary: too many of its runs failed, so that the link's own program has all flows again.
+    pub returned: bool,
 }
 
 /// What a link counts.
@@ -631,7 +687,7 @@ mod tests {
     fn what_is_named_after_a_change_changes() {
         let verbs = [
             "Create", "Release", "Update", "Delete", "Freeze", "Load", "Unload", "Attach", "Detach",
-            "Replace", "Commit", "Read",
+            "Replace", "Commit", "Try", "Read",
         ];
         for (name, number) in OPERATIONS {
             assert_eq!(changes(*number), verbs.iter().any(|verb| name.ends_with(verb)), "{name}");

@@ -170,6 +170,23 @@ fn operations(all: &mut Fingerprint) {
     }
     all.operation(&LinkDetach { link: 0x0910 }, &Detached { flows: 300, bytes: 1 << 37 });
     all.operation(&LinkReplace { link: 0x1011, program: 0x1112 }, &());
+    let modes =
+        [TrialMode::Shadow, TrialMode::Canary { percent: 90, max_errors: 0x0a01, min_runs: 0x0b02_0304 }];
+    let trial = |mode| Trial { program: 0x1c1d, mode };
+    all.operation(&LinkTry { link: 0x1e1f, trial: None }, &());
+    for mode in modes {
+        all.operation(&LinkTry { link: 0x1e1f, trial: Some(trial(mode)) }, &());
+    }
+    let [shadow, canary] = modes.map(|mode| TrialInfo {
+        trial: trial(mode),
+        runs: 1 << 40,
+        agreed: 1 << 41,
+        verdicts: 1 << 42,
+        bytes: 1 << 43,
+        errors: 1 << 44,
+        missed: 1 << 45,
+        returned: true,
+    });
     let info = LinkInfoReply {
         program: 0x1213,
         hook: Hook::OutboundTransportV6,
@@ -180,8 +197,11 @@ fn operations(all: &mut Fingerprint) {
         draining: true,
         held: Detached { flows: 301, bytes: 1 << 38 },
         counters,
+        trial: None,
     };
-    all.operation(&LinkInfo { link: 0x1314 }, &info);
+    for trial in [None, Some(shadow), Some(canary)] {
+        all.operation(&LinkInfo { link: 0x1314 }, &LinkInfoReply { trial, ..info.clone() });
+    }
     for hook in Hook::ALL {
         let (program, priority, budget) = (0x1516, 501, 65_538);
         for (on_error, snapshot) in [(OnError::Block, true), (OnError::Permit, false)] {

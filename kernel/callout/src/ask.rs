@@ -4,6 +4,9 @@
 //! bytes, and for kept ranges the original's own pages behind partial MDLs, under a reference until the completion. Where the
 //! bytes judged are a copy (they were kept back, or a link wants a snapshot), kept ranges are copied from it.
 //!
+//! A program that is tried in a link beside its own (see [`Trial`]) is shown what that one is shown, behind it, and before anything
+//! is done: what it wants is compared and forgotten.
+//!
 //! A link that continues with the first bytes only wants to be asked about the rest again, so no link behind it decides on
 //! more than those bytes: an edit that reaches further is an error of its link.
 
@@ -12,7 +15,7 @@ use tidegate_abi::context::{STREAM_MID_STREAM, STREAM_NO_MORE_DATA};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::{self, MAX_WINDOW};
 use tidegate_abi::{StreamContext, Verdict};
-use tidegate_runtime::{Calls, Chain, Link};
+use tidegate_runtime::{Calls, Chain, Comparison, Link, Trial};
 use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::edit::{Changes, Piece, Plan};
@@ -123,6 +126,53 @@ impl Passed {
     }
 }
 
+impl Decision {
+    /// How many bytes it is about.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Next(bytes) | Self::Permit(bytes) | Self::Edit(bytes) | Self::Clone(bytes) => bytes,
+            Self::Block(bytes) | Self::NeedMore(bytes) | Self::Hold(bytes) => bytes,
+            Self::Ended | Self::Drop | Self::Allow => 0,
+        }
+    }
+}
+
+/// What a run wants, before anything of it is done.
+struct Wanted<'w> {
+    /// Its verdict and what that comes to; `None`: it failed, or it can't be carried out.
+    what: Option<(Verdict, Decision)>,
+    changes: &'w Changes,
+}
+
+impl Wanted<'_> {
+    /// How what a shadow's run wants and what the one of the link's own program wanted compare.
+    fn compare(&self, own: &Self, window: &[u8]) -> Comparison {
+        let Some((verdict, decision)) = self.what else { return Comparison::Error };
+        match own.what {
+            Some((same, done)) if verdict == same && decision.bytes() == done.bytes() => {
+                let same = self.output(decision, window).eq(own.output(done, window))
+                    && self.changes.own.is_same(&own.changes.own);
+                if same { Comparison::Agreed } else { Comparison::Bytes }
+            }
+            _ => Comparison::Verdict,
+        }
+    }
+
+    /// What comes out in the place of the bytes shown.
+    fn output<'o>(&'o self, decision: Decision, window: &'o [u8]) -> impl Iterator<Item = u8> + 'o {
+        let (plan, cover) = match decision {
+            Decision::Edit(cover) => (&self.changes.edits, cover),
+            Decision::Clone(cover) => (&self.changes.clone, cover),
+            Decision::Next(cover) | Decision::Permit(cover) => (UNCHANGED, cover),
+            _ => (UNCHANGED, 0),
+        };
+        plan.output(window, cover)
+    }
+}
+
+/// What leaves bytes as they are.
+const UNCHANGED: &Plan = &Plan::new();
+
 impl<'c> Ask<'c> {
     /// Asks the links one by one, and carries out what a decision injects. Gives back the link that decided.
     #[inline(always)]
@@ -145,13 +195,18 @@ impl<'c> Ask<'c> {
         }
         let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
         for link in links {
-            if (link.is_draining() && !self.may_end(link))
-                || self.passed.is_some_and(|passed| passed.has(link))
-            {
+            if link.is_special() {
+                match self.special(link, flags, context, open, stack, &mut host) {
+                    (Decision::Next(cover), _) => open = cover,
+                    (decision, by) => return (decision, Some(by)),
+                }
+                continue;
+            }
+            if self.passed.is_some_and(|passed| passed.has(link)) {
                 continue;
             }
             // A program writes to its context what it wants: the next one finds nothing of that.
-            context.flags = flags | if link.is_newer(self.flow.born) { STREAM_MID_STREAM } else { 0 };
+            context.flags = flags | self.mid_stream(link);
             (context.bytes_enforced, context.bytes_required) = (0, 0);
             let verdict = host.run(link, stack, context, self.window).ok();
             let wants_more = host.changes().is_touched() || context.bytes_enforced != 0;
@@ -168,6 +223,82 @@ impl<'c> Ask<'c> {
             }
         }
         (Decision::Next(open), None)
+    }
+
+    #[inline]
+    fn mid_stream(&self, link: &Link) -> u32 {
+        if link.is_newer(self.flow.born, self.flow.id) { STREAM_MID_STREAM } else { 0 }
+    }
+
+    /// Asks a link that is being detached, or in which something is tried. Gives back who decided: the link, or what stood in
+    /// for it.
+    #[cold]
+    #[inline(never)]
+    fn special<'l: 'h, 'h>(
+        &'h self,
+        link: &'l Shared<Link>,
+        flags: u32,
+        context: &mut StreamContext,
+        open: usize,
+        stack: &mut Stack,
+        host: &mut PacketHost<'h>,
+    ) -> (Decision, &'l Shared<Link>) {
+        if (link.is_draining() && !self.may_end(link)) || self.passed.is_some_and(|passed| passed.has(link)) {
+            return (Decision::Next(open), link);
+        }
+        let (mut by, mut shadow, mut missed) = (link, None, 0);
+        match link.trial() {
+            Some(trial) if trial.is_shadow() => shadow = Some(trial),
+            Some(trial) if trial.stands_in(self.flow.id, || self.engine().get().runtime.moment()) => {
+                by = trial.candidate();
+            }
+            Some(trial) if trial.gave_back(self.flow.id, self.flow.born) => missed = STREAM_MID_STREAM,
+            _ => {}
+        }
+        context.flags = flags | missed | self.mid_stream(by);
+        (context.bytes_enforced, context.bytes_required) = (0, 0);
+        let verdict = host.run(by, stack, context, self.window).ok();
+        if let Some(trial) = shadow {
+            let own = self.wanted(verdict, context, host, open);
+            self.shadow(trial, flags, context, open, stack, &own);
+        }
+        (self.decide(by, verdict, context, open, host), by)
+    }
+
+    /// Runs a program that is tried beside a link's own, which wanted `own`, and compares. `context` is what that one was given.
+    #[inline(never)]
+    fn shadow(
+        &self,
+        trial: &Trial,
+        flags: u32,
+        context: &StreamContext,
+        open: usize,
+        stack: &mut Stack,
+        own: &Wanted<'_>,
+    ) {
+        let candidate = trial.candidate();
+        let Ok(mut changes) = Changes::boxed() else { return trial.count_missed() };
+        let flags = flags | self.mid_stream(candidate);
+        let mut context = StreamContext { flags, bytes_enforced: 0, bytes_required: 0, ..*context };
+        let mut host = PacketHost::new(Calls::new(candidate), About::Stream(self), &mut changes);
+        let verdict = host.run(candidate, stack, &mut context, self.window).ok();
+        trial.count(self.wanted(verdict, &context, &host, open).compare(own, self.window));
+    }
+
+    /// What a run wants.
+    fn wanted<'h>(
+        &self,
+        verdict: Option<Verdict>,
+        context: &StreamContext,
+        host: &'h PacketHost<'_>,
+        open: usize,
+    ) -> Wanted<'h> {
+        let changes = host.changes();
+        let decide = |verdict| {
+            let decision = self.judge(verdict, context, host.injects(), changes, open);
+            decision.ok().map(|decision| (verdict, decision))
+        };
+        Wanted { what: verdict.and_then(decide), changes }
     }
 
     /// Whose flow it is.
@@ -220,7 +351,10 @@ impl<'c> Ask<'c> {
         host: &mut PacketHost<'_>,
     ) -> Decision {
         let decision = match verdict {
-            None => Err(()),
+            None => {
+                link.count_fault();
+                Err(())
+            }
             Some(verdict) => {
                 let (injects, changes) = (host.injects(), host.changes());
                 let decision = self.judge(verdict, context, injects, changes, open);
@@ -350,7 +484,6 @@ impl<'c> Ask<'c> {
 
     /// Injects a copy of the first `cover` bytes as they were judged.
     pub(crate) fn pass(&self, cover: usize) -> Result<(), Failure> {
-        const UNCHANGED: &Plan = &Plan::new();
         self.copy(UNCHANGED, cover)
     }
 
@@ -399,6 +532,7 @@ impl<'c> Ask<'c> {
     ///
     /// # Errors
     /// The verdict can't be carried out on these bytes: an error of the link.
+    #[inline(always)]
     fn judge(
         &self,
         verdict: Verdict,

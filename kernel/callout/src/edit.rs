@@ -3,10 +3,13 @@
 //! A plan is only a plan: it names ranges and owns the new bytes, and nothing is cloned, allocated or changed until the
 //! run is over and its verdict says that the edits count.
 
+use alloc::boxed::Box;
 use core::ops::Range;
 
 use tidegate_abi::errno;
 use tidegate_abi::limits::{MAX_EDIT_BYTES, MAX_EDITS, MAX_INJECTIONS};
+
+use crate::memory::{self, NoMemory};
 
 /// One edit. Its new bytes follow those of the edit before in [`Plan::bytes`].
 #[derive(Clone, Copy)]
@@ -17,6 +20,7 @@ struct Edit {
 }
 
 /// Edits in the order of their offsets. Fixed size, so that recording one never allocates.
+#[derive(Clone, Copy)]
 pub(crate) struct Plan {
     edits: [Edit; MAX_EDITS],
     count: usize,
@@ -137,6 +141,15 @@ impl Plan {
         cut.filter(|part| part.len() != 0)
     }
 
+    /// What comes out of the first `cover` bytes shown, byte by byte.
+    pub(crate) fn output<'p>(&'p self, shown: &'p [u8], cover: usize) -> impl Iterator<Item = u8> + 'p {
+        let bytes = |piece| match piece {
+            Piece::Keep(range) => shown.get(range),
+            Piece::New(range) => self.new_bytes().get(range),
+        };
+        self.pieces(cover).flat_map(move |piece| bytes(piece).unwrap_or_default().iter().copied())
+    }
+
     /// Bytes that come out of the first `cover` bytes shown.
     pub(crate) fn output_len(&self, cover: usize) -> usize {
         self.pieces(cover).map(|piece| piece.len()).sum()
@@ -148,6 +161,7 @@ impl Plan {
 }
 
 /// What one run wants to send of its own, and to remove of what is still to come. Fixed size, as a plan is.
+#[derive(Clone, Copy)]
 pub(crate) struct Own {
     sent: [Sent; MAX_INJECTIONS],
     count: usize,
@@ -157,6 +171,7 @@ pub(crate) struct Own {
 }
 
 /// What one run wants changed.
+#[derive(Clone, Copy)]
 pub(crate) struct Changes {
     /// There may be something.
     touched: bool,
@@ -172,6 +187,15 @@ impl Changes {
     /// Nothing.
     pub(crate) const fn new() -> Self {
         Self { touched: false, edits: Plan::new(), clone: Plan::new(), own: Own::new() }
+    }
+
+    /// The same in memory of its own.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn boxed() -> Result<Box<Self>, NoMemory> {
+        static NOTHING: Changes = Changes::new();
+        memory::boxed_copy(&NOTHING)
     }
 
     /// The same, for whoever changes something.
@@ -265,6 +289,15 @@ impl Own {
     /// True when nothing is sent or removed.
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0 && self.ahead == 0
+    }
+
+    /// Whether the same is sent and removed.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        fn sent(own: &Own, direction: usize) -> impl Iterator<Item = &u8> {
+            own.pieces().filter(move |piece| piece.direction == direction).flat_map(|piece| piece.bytes)
+        }
+        let same = |direction| sent(self, direction).eq(sent(other, direction));
+        self.ahead == other.ahead && self.ends() == other.ends() && same(0) && same(1)
     }
 
     /// Whether a direction is ended.

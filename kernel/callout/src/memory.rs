@@ -77,6 +77,19 @@ pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, NoMemory> {
     }
 }
 
+/// A copy of `value` in memory of its own, which never lies on the stack. IRQL <= DISPATCH_LEVEL.
+pub(crate) fn boxed_copy<T: Copy>(value: &T) -> Result<Box<T>, NoMemory> {
+    const { assert!(size_of::<T>() > 0, "nothing needs no box") };
+    check()?;
+    // SAFETY: the size is not zero.
+    let place = NonNull::new(unsafe { alloc::alloc::alloc(Layout::new::<T>()) }).ok_or(NoMemory)?.cast::<T>();
+    // SAFETY: it is new memory of the global allocator, of a `T`'s layout, and holds one then.
+    unsafe {
+        place.copy_from_nonoverlapping(NonNull::from_ref(value), 1);
+        Ok(Box::from_raw(place.as_ptr()))
+    }
+}
+
 /// `value` behind a shared pointer. IRQL <= DISPATCH_LEVEL.
 pub(crate) fn shared<T>(value: T) -> Result<Shared<T>, NoMemory> {
     check()?;

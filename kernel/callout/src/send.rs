@@ -26,11 +26,11 @@ use tidegate_abi::context::SEND_REINJECTED;
 use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{SendContext, Verdict};
-use tidegate_runtime::{Calls, Link};
-use tidegate_vm::{Lent, Shared};
+use tidegate_runtime::{Calls, Comparison, Link, Trial};
+use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::checksum::{self, Ends, Sum};
-use crate::edit::{Part, Plan};
+use crate::edit::{Changes, Part, Plan};
 use crate::engine::Engine;
 use crate::envelope::{self, Envelope};
 use crate::host::{About, Editable, PacketHost};
@@ -61,6 +61,8 @@ struct Send<'c> {
     snapshot: bool,
     /// And a link that wants it so fails closed.
     sealed: bool,
+    /// Something is tried in a link.
+    tried: bool,
     context: SendContext,
 }
 
@@ -127,7 +129,8 @@ pub(crate) fn classify(
     };
     let snapshot = chain.is_snapshot();
     let sealed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
-    let send = Send { engine, incoming, protocol, editable, foreign, snapshot, sealed, context };
+    let tried = chain.is_tried();
+    let send = Send { engine, incoming, protocol, editable, foreign, snapshot, sealed, tried, context };
     let mut views = packets.views();
     match (views.next(), views.next()) {
         (None, _) => SendOutcome::Permit,
@@ -152,6 +155,43 @@ fn flow_of(context: &SendContext) -> u64 {
 fn unseen(links: &[Shared<Link>]) -> bool {
     links.iter().for_each(|link| link.count_error());
     links.iter().any(|link| link.on_error() == OnError::Block)
+}
+
+/// What a run wants, before anything of it is done.
+struct Wanted<'w> {
+    /// `None`: it failed.
+    verdict: Option<Verdict>,
+    injects: bool,
+    changes: &'w Changes,
+    envelope: &'w Envelope,
+}
+
+impl Wanted<'_> {
+    /// The verdict, the plan of the packet that goes out, and whether one does; `None`: it failed, or can't be carried out.
+    fn what(&self) -> Option<(Verdict, &Plan, bool)> {
+        match self.verdict? {
+            Verdict::Block if self.injects => Some((Verdict::Block, &self.changes.clone, true)),
+            _ if self.injects => None,
+            Verdict::Block => Some((Verdict::Block, UNCHANGED, false)),
+            verdict => Some((verdict, &self.changes.edits, true)),
+        }
+    }
+
+    /// How what a shadow's run wants and what the one of the link's own program wanted compare.
+    fn compare(&self, own: &Self, window: &[u8]) -> Comparison {
+        let Some((verdict, plan, goes)) = self.what() else { return Comparison::Error };
+        let len = window.len();
+        match own.what() {
+            Some((same, ..)) if verdict != same => Comparison::Verdict,
+            Some((_, other, went)) => {
+                let same = goes == went
+                    && (!goes || self.envelope == own.envelope)
+                    && plan.output(window, len).eq(other.output(window, len));
+                if same { Comparison::Agreed } else { Comparison::Bytes }
+            }
+            None => Comparison::Verdict,
+        }
+    }
 }
 
 impl Send<'_> {
@@ -255,6 +295,7 @@ impl Send<'_> {
         let mut rest = links;
         while let Some((link, behind)) = rest.split_first() {
             rest = behind;
+            let (link, shadow) = if self.tried { self.turn(link) } else { (link, None) };
             let mut context = self.context;
             let mut envelope = self.envelope();
             let about = About::Packet {
@@ -267,9 +308,15 @@ impl Send<'_> {
             let verdict = host.run(link, stack, &mut context, window);
             let injects = host.injects();
             drop(host);
+            if let Some(trial) = shadow {
+                let wanted = Wanted { verdict: verdict.ok(), injects, changes, envelope: &envelope };
+                self.shadow(trial, window, stack, &wanted);
+            }
             let built = match verdict {
-                // A run that failed has been counted.
-                Err(_) => Err(()),
+                Err(_) => {
+                    link.count_fault();
+                    Err(())
+                }
                 Ok(verdict) => {
                     let plan = match verdict {
                         Verdict::Block if injects => Ok(&changes.clone),
@@ -297,6 +344,40 @@ impl Send<'_> {
             }
         }
         self.pass(packet, window, links)
+    }
+
+    /// What runs for a link in which something may be tried: its own program or another, and what runs beside that.
+    #[cold]
+    #[inline(never)]
+    fn turn<'l>(&self, link: &'l Shared<Link>) -> (&'l Shared<Link>, Option<&'l Trial>) {
+        match link.trial() {
+            Some(trial) if trial.is_shadow() => (link, Some(trial)),
+            Some(trial) if trial.stands_in(flow_of(&self.context), || self.engine.get().runtime.moment()) => {
+                (trial.candidate(), None)
+            }
+            _ => (link, None),
+        }
+    }
+
+    /// Runs a program that is tried beside a link's own, which wanted `own`, and compares.
+    #[cold]
+    #[inline(never)]
+    fn shadow(&self, trial: &Trial, window: &[u8], stack: &mut Stack, own: &Wanted<'_>) {
+        let candidate = trial.candidate();
+        let Ok(mut changes) = Changes::boxed() else { return trial.count_missed() };
+        let (mut context, mut envelope) = (self.context, self.envelope());
+        let about = About::Packet {
+            window,
+            flow: context.flow_id,
+            editable: self.editable,
+            envelope: (!self.is_raw()).then_some(&mut envelope),
+        };
+        let mut host = PacketHost::new(Calls::new(candidate), about, &mut changes);
+        let verdict = host.run(candidate, stack, &mut context, window).ok();
+        let injects = host.injects();
+        drop(host);
+        let wanted = Wanted { verdict, injects, changes: &changes, envelope: &envelope };
+        trial.count(wanted.compare(own, window));
     }
 
     /// A packet passes: the one that was judged.

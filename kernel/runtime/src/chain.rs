@@ -20,6 +20,7 @@ pub struct Chain(Option<Shared<Links>>);
 struct Links {
     links: Vec<Shared<Link>>,
     snapshot: bool,
+    tried: bool,
 }
 
 impl Chain {
@@ -39,6 +40,12 @@ impl Chain {
     #[inline]
     pub fn is_snapshot(&self) -> bool {
         self.0.as_ref().is_some_and(|chain| chain.snapshot)
+    }
+
+    /// Whether something is tried in one of them.
+    #[inline]
+    pub fn is_tried(&self) -> bool {
+        self.0.as_ref().is_some_and(|chain| chain.tried)
     }
 }
 
@@ -62,7 +69,8 @@ impl Prepared {
                 push(&mut copy, Shared::clone(link))?;
             }
             let snapshot = links.iter().any(|link| link.is_snapshot());
-            let chain = Links { links: copy, snapshot };
+            let tried = links.iter().any(|link| link.trial().is_some());
+            let chain = Links { links: copy, snapshot, tried };
             push(&mut copies, Chain(if links.is_empty() { None } else { Some(shared(chain)?) }))?;
         }
         Ok(Self(copies))

@@ -137,7 +137,11 @@ impl Runtime {
             }),
             Request::LinkReplace(request) => apart(|| {
                 let (link, program) = (request.link, request.program);
-                drop(self.objects(|objects| objects.replace(link, program, &self.chains, &self.platform))?);
+                drop(self.objects(|objects| {
+                    let done = objects.replace(link, program, &self.chains, &self.platform);
+                    self.newest.store(objects.newest(), Ordering::Relaxed);
+                    done
+                })?);
                 self.changed();
                 control::write(OK, &(), reply)
             }),
@@ -150,6 +154,16 @@ impl Runtime {
                 drop(removed);
                 self.changed();
                 control::write(OK, &committed, reply)
+            }),
+            Request::LinkTry(request) => apart(|| {
+                let (link, trial) = (request.link, request.trial);
+                drop(self.objects(|objects| {
+                    let done = objects.set_trial(link, trial, &self.chains, &self.platform);
+                    self.newest.store(objects.newest(), Ordering::Relaxed);
+                    done
+                })?);
+                self.changed();
+                control::write(OK, &(), reply)
             }),
             Request::LinkInfo(request) => apart(|| {
                 let link = self.objects(|objects| objects.link(request.link))?;

@@ -23,6 +23,7 @@ mod objects;
 mod platform;
 mod program;
 mod spin;
+mod trial;
 
 pub use self::spin::Spin;
 pub use calls::Calls;
@@ -31,6 +32,7 @@ pub use link::{Held, Link, RunError};
 pub use platform::Platform;
 /// A shared owner whose making can fail; what the runtime hands out lies behind one.
 pub use tidegate_vm::Shared;
+pub use trial::{Comparison, Trial};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -163,6 +165,13 @@ impl Runtime {
     /// The newest id of all objects: those that come later have greater ones.
     pub fn newest(&self) -> Id {
         self.newest.load(Ordering::Relaxed)
+    }
+
+    /// An id that is newer than all that were given: what comes later is told from what was there by it. IRQL <=
+    /// `DISPATCH_LEVEL`.
+    pub fn moment(&self) -> Id {
+        // When there are no more ids nothing comes later.
+        self.new_id().unwrap_or(Id::MAX)
     }
 
     /// An id that was never given before.

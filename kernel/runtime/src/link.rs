@@ -1,7 +1,7 @@
 //! Links: a program at a hook, with a place in the order and a rule for failures.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tidegate_abi::control::{Detached, Id, LinkInfoReply, OnError};
 use tidegate_abi::limits::DRAIN_NS;
@@ -11,6 +11,7 @@ use tidegate_vm::{Context, Fault, Host, Shared, Stack};
 use crate::counters::{Count, Tally};
 use crate::platform::Platform;
 use crate::program::Program;
+use crate::trial::{Score, Share, Trial};
 
 /// A program attached to a hook. It never changes: replacing its program, or moving it, makes a new one with the same id and
 /// counters.
@@ -22,11 +23,19 @@ pub struct Link {
     pub(crate) on_error: OnError,
     pub(crate) budget: u32,
     pub(crate) snapshot: bool,
-    /// The newer of it and its program.
+    /// Of what began when the newest id was this or a newer one, its program is shown everything.
     pub(crate) newest: Id,
+    /// The same, but for the flows that are [`away`](Self::away).
+    pub(crate) since: Id,
+    /// Flows that another program had until `newest`.
+    pub(crate) away: Share,
     pub(crate) holding: Shared<Holding>,
     pub(crate) program: Shared<Program>,
     pub(crate) tally: Shared<Tally>,
+    /// What is tried in it.
+    pub(crate) trial: Option<Trial>,
+    /// Of one that is tried: where its failures count.
+    pub(crate) score: Option<Shared<Score>>,
     pub(crate) platform: Platform,
 }
 
@@ -66,10 +75,27 @@ impl Link {
         (self.priority, self.id)
     }
 
-    /// Whether it joins what began when `newest` was the newest id in the middle.
+    /// Whether it joins a flow that began when `born` was the newest id in the middle.
     #[inline]
-    pub fn is_newer(&self, newest: Id) -> bool {
-        self.newest > newest
+    pub fn is_newer(&self, born: Id, flow: u64) -> bool {
+        self.newest > born && self.has_missed(born, flow)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_missed(&self, born: Id, flow: u64) -> bool {
+        self.since > born || self.away.has(flow)
+    }
+
+    /// Whether it may be draining, or have a trial: what is to be looked at before it runs.
+    #[inline]
+    pub fn is_special(&self) -> bool {
+        self.holding.special.load(Relaxed)
+    }
+
+    /// What is tried in it.
+    pub fn trial(&self) -> Option<&Trial> {
+        self.trial.as_ref()
     }
 
     /// Whether it is being detached: it is only shown what it keeps back.
@@ -88,6 +114,8 @@ impl Link {
     ///
     /// # Errors
     /// Why there is no verdict. The run is counted as failed then.
+    // It is little beside the run itself: as a call from several places it would cost a link a fifth more.
+    #[inline(always)]
     pub fn run<C: Context, H: Host>(
         &self,
         host: &mut H,
@@ -96,15 +124,30 @@ impl Link {
         window: &[u8],
     ) -> Result<Verdict, RunError> {
         let window = if window.is_empty() { tidegate_vm::nothing() } else { window };
-        let r0 = self.program.executable.run(host, stack, context, window, self.budget);
-        let verdict = r0
-            .map_err(RunError::Fault)
-            .and_then(|r0| Verdict::from_r0(self.program_type(), r0).ok_or(RunError::Verdict(r0)));
+        let verdict = match self.program.executable.run(host, stack, context, window, self.budget) {
+            Ok(r0) => match Verdict::from_r0(self.program_type(), r0) {
+                Some(verdict) => verdict,
+                None => return self.failed(RunError::Verdict(r0), window.len()),
+            },
+            Err(fault) => return self.failed(RunError::Fault(fault), window.len()),
+        };
+        self.count_run(Some(verdict), window.len());
+        Ok(verdict)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn failed(&self, error: RunError, shown: usize) -> Result<Verdict, RunError> {
+        self.count_run(None, shown);
+        Err(error)
+    }
+
+    #[inline(always)]
+    fn count_run(&self, verdict: Option<Verdict>, shown: usize) {
         let processor = self.platform.index();
         for tally in [&*self.tally, &self.program.tally] {
-            tally.add_run(processor, verdict.ok(), window.len());
+            tally.add_run(processor, verdict, shown);
         }
-        verdict
     }
 
     /// Counts a run whose edits were carried out. IRQL <= `DISPATCH_LEVEL`, as for its kin.
@@ -120,12 +163,20 @@ impl Link {
     /// Moves a run that ended with `verdict` to the failed ones: an edit or injection could not be carried out.
     pub fn count_failed(&self, verdict: Verdict) {
         self.add(Count::Verdict(verdict), 1_u64.wrapping_neg());
-        self.add(Count::Error, 1);
+        self.count_error();
     }
 
     /// Counts a failure without a run: the data could not even be shown.
     pub fn count_error(&self) {
         self.add(Count::Error, 1);
+        self.count_fault();
+    }
+
+    /// Tells the trial that it is of, if it is one that is tried, of a run that failed and was counted.
+    pub fn count_fault(&self) {
+        if let Some(score) = &self.score {
+            score.count_error();
+        }
     }
 
     pub(crate) fn add(&self, count: Count, amount: u64) {
@@ -144,6 +195,7 @@ impl Link {
             draining: self.is_draining(),
             held: self.holding.read(),
             counters: self.tally.read(),
+            trial: self.trial.as_ref().map(Trial::info),
         }
     }
 }
@@ -155,6 +207,8 @@ pub(crate) struct Holding {
     bytes: AtomicU64,
     /// When it was first asked to end; 0: it was not.
     since: AtomicU64,
+    /// It was asked to end, or something is tried in the link: all that is rare is behind one flag.
+    special: AtomicBool,
 }
 
 impl Holding {
@@ -167,6 +221,12 @@ impl Holding {
         let now = (platform.now_ns)().max(1);
         // Only the first time counts.
         let _ = self.since.compare_exchange(0, now, Relaxed, Relaxed);
+        self.special.store(true, Relaxed);
+    }
+
+    /// Says whether something is tried in the link.
+    pub(crate) fn set_tried(&self, tried: bool) {
+        self.special.store(tried || self.since.load(Relaxed) != 0, Relaxed);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use tidegate_abi::control::{Change, Committed, Detached, Id, IdList, LinkAttach, Status};
+use tidegate_abi::control::{self, Change, Committed, Detached, Id, IdList, LinkAttach, Status, TrialMode};
 use tidegate_abi::{Hook, MapKind, limits};
 use tidegate_vm::Shared;
 
@@ -16,6 +16,7 @@ use crate::map::Map;
 use crate::memory::{insert, push, remove, room, shared};
 use crate::platform::Platform;
 use crate::program::Program;
+use crate::trial::{Score, Share, Trial};
 
 /// Hooks that there are.
 pub(crate) const HOOKS: usize = Hook::ALL.len();
@@ -164,7 +165,8 @@ impl Objects {
     pub(crate) fn remove_program(&mut self, id: Id) -> Result<Removed, Status> {
         let at = self.programs.binary_search_by_key(&id, |program| program.id);
         let at = at.map_err(|_| Status::NotFound)?;
-        if self.links.iter().flatten().any(|link| link.program.id == id) {
+        let tried = |link: &Link| link.trial.as_ref().is_some_and(|trial| trial.candidate.program.id == id);
+        if self.links.iter().flatten().any(|link| link.program.id == id || tried(link)) {
             return Err(Status::Busy);
         }
         let mut maps = room(limits::MAX_MAPS)?;
@@ -219,20 +221,66 @@ impl Objects {
             budget: request.budget,
             snapshot: request.snapshot,
             newest: id.max(program.id),
+            since: id.max(program.id),
+            away: Share::NONE,
             holding: shared(Holding::default())?,
             program,
             tally: shared(Tally::new(platform)?)?,
+            trial: None,
+            score: None,
             platform: *platform,
         })
     }
 
-    /// `old` with another program.
-    fn with_program(&self, old: &Link, program: Id) -> Result<Shared<Link>, Status> {
+    /// `old` with another program, and nothing tried; `now` is newer than all ids.
+    fn with_program(&self, old: &Link, program: Id, now: Id) -> Result<Shared<Link>, Status> {
         let program = self.program(program)?;
         fits(&program, old.hook, old.budget)?;
+        if program.id == old.program.id {
+            return old.trying(None, now);
+        }
+        // What a shadow was shown it need not be told again.
+        let shadow = old.trial.as_ref().filter(|trial| trial.is_shadow()).map(|trial| &trial.candidate);
+        let since =
+            shadow.filter(|shadow| shadow.program.id == program.id).map_or(now, |shadow| shadow.since);
         let (tally, holding) = (Shared::clone(&old.tally), Shared::clone(&old.holding));
-        let newest = old.id.max(program.id);
-        shared(Link { newest, program, tally, holding, ..*old })
+        let (trial, score, away) = (None, None, Share::NONE);
+        shared(Link { newest: since, since, away, program, tally, holding, trial, score, ..*old })
+    }
+
+    /// `old` with a trial; `now` is newer than all ids.
+    fn with_trial(
+        &self,
+        old: &Link,
+        trial: control::Trial,
+        now: Id,
+        platform: &Platform,
+    ) -> Result<Shared<Link>, Status> {
+        if let TrialMode::Canary { percent, max_errors, .. } = trial.mode
+            && (percent > 100 || max_errors > 1_000)
+        {
+            return Err(Status::Invalid);
+        }
+        let program = self.program(trial.program)?;
+        fits(&program, old.hook, old.budget)?;
+        let score = shared(Score::new(trial.mode))?;
+        // What a canary does the link does; what a shadow would do it does not.
+        let tally = match trial.mode {
+            TrialMode::Shadow => shared(Tally::new(platform)?)?,
+            TrialMode::Canary { .. } => Shared::clone(&old.tally),
+        };
+        let candidate = shared(Link {
+            newest: now,
+            since: now,
+            away: Share::NONE,
+            program,
+            tally,
+            holding: Shared::clone(&old.holding),
+            trial: None,
+            score: Some(Shared::clone(&score)),
+            ..*old
+        })?;
+        old.trying(Some(Trial { candidate, score }), now)
     }
 
     /// Makes all `changes`, or none: what runs afterwards is made beside what runs now, and then takes its place at once.
@@ -250,6 +298,7 @@ impl Objects {
         let mut ended: Vec<Shared<Holding>> = room(limits::MAX_LINKS * HOOKS)?;
         let mut committed = Committed { first: 0, draining: 0 };
         let mut count = 0;
+        let now = self.new_id()?;
         while !changes.is_empty() {
             let (change, rest) = Change::take(changes)?;
             (changes, count) = (rest, count + 1);
@@ -284,7 +333,7 @@ impl Objects {
                     let link = self.link(id)?;
                     let draft = self.draft(&mut drafts, link.hook)?;
                     let place = draft.iter_mut().find(|link| link.id == id).ok_or(Status::NotFound)?;
-                    *place = self.with_program(place, program)?;
+                    *place = self.with_program(place, program, now)?;
                 }
                 Change::Move { link: id, priority } => {
                     let draft = self.draft(&mut drafts, self.link(id)?.hook)?;
@@ -305,6 +354,7 @@ impl Objects {
         for (((links, published), new), old) in hooks.zip(&mut removed.hooks) {
             if let (Some(draft), Some(prepared)) = new {
                 let chains = published.publish(prepared, platform);
+                tell(&draft);
                 *old = Some((core::mem::replace(links, draft), chains));
             }
         }
@@ -373,10 +423,38 @@ impl Objects {
         published: &[Published],
         platform: &Platform,
     ) -> Result<Removed, Status> {
-        let old = self.link(id)?;
-        let new = self.with_program(&old, program)?;
-        self.change(old.hook, published, platform, |links| {
-            links.iter_mut().filter(|link| link.id == id).for_each(|link| *link = Shared::clone(&new));
+        let (old, now) = (self.link(id)?, self.new_id()?);
+        let new = self.with_program(&old, program, now)?;
+        self.put(&new, published, platform)
+    }
+
+    /// Tries another program in a link, or ends the trial.
+    pub(crate) fn set_trial(
+        &mut self,
+        id: Id,
+        trial: Option<control::Trial>,
+        published: &[Published],
+        platform: &Platform,
+    ) -> Result<Removed, Status> {
+        let (old, now) = (self.link(id)?, self.new_id()?);
+        let new = match trial {
+            Some(_) if old.is_draining() => return Err(Status::Busy),
+            Some(trial) => self.with_trial(&old, trial, now, platform)?,
+            None if old.trial.is_none() => return Err(Status::NotFound),
+            None => old.trying(None, now)?,
+        };
+        self.put(&new, published, platform)
+    }
+
+    /// Puts a link into the place of the one of its id.
+    fn put(
+        &mut self,
+        new: &Shared<Link>,
+        published: &[Published],
+        platform: &Platform,
+    ) -> Result<Removed, Status> {
+        self.change(new.hook, published, platform, |links| {
+            links.iter_mut().filter(|link| link.id == new.id).for_each(|link| *link = Shared::clone(new));
             Ok(())
         })
     }
@@ -417,16 +495,45 @@ impl Objects {
         let (links, published) =
             self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
         let chains = published.publish(prepared, platform);
+        tell(&new);
         let links = core::mem::replace(links, new);
         Ok(Removed { links, chains: Some(chains), ..Removed::default() })
     }
+}
+
+impl Link {
+    /// The same with this trial, or with none; `now` is newer than all ids.
+    fn trying(&self, trial: Option<Trial>, now: Id) -> Result<Shared<Self>, Status> {
+        let (program, tally, holding) = (&self.program, &self.tally, &self.holding);
+        let (program, tally) = (Shared::clone(program), Shared::clone(tally));
+        // The flows that a canary has had until now were not shown to the program.
+        let had = self.trial.as_ref().map_or(Share::NONE, |trial| trial.score.share());
+        let newest = if had == Share::NONE { self.newest } else { now };
+        let away = self.away.max(had);
+        shared(Self {
+            newest,
+            away,
+            program,
+            tally,
+            holding: Shared::clone(holding),
+            trial,
+            score: None,
+            ..*self
+        })
+    }
+}
+
+/// Tells links in which something is tried from others.
+fn tell(links: &[Shared<Link>]) {
+    links.iter().for_each(|link| link.holding.set_tried(link.trial.is_some()));
 }
 
 /// `old` at another place.
 fn moved(old: &Link, priority: u16) -> Result<Shared<Link>, Status> {
     let (program, tally) = (Shared::clone(&old.program), Shared::clone(&old.tally));
     let holding = Shared::clone(&old.holding);
-    shared(Link { priority, program, tally, holding, ..*old })
+    let trial = old.trial.clone();
+    shared(Link { priority, program, tally, holding, trial, score: None, ..*old })
 }
 
 /// Adds a link at its place.

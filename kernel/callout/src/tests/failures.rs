@@ -8,7 +8,7 @@ use fwps_sim::{Call, Completion, Config, Direction, FlowState, Packet, SendOutco
 use fwps_sys::NTSTATUS;
 use proptest::collection;
 use proptest::prelude::*;
-use tidegate_abi::control::OnError;
+use tidegate_abi::control::{OnError, TrialMode};
 use tidegate_abi::{Hook, Verdict, helper};
 
 use super::send::raw_header;
@@ -152,7 +152,7 @@ fn payload((_, sent): (SendOutcome, Vec<fwps_sim::Sent>), header: usize) -> Vec<
     sent.iter().flat_map(|packet| packet.bytes[header..].to_vec()).collect()
 }
 
-const PATHS: [Path; 8] = [
+const PATHS: [Path; 10] = [
     Path {
         name: "a clone of a stream",
         play: |bench, on_error| {
@@ -229,6 +229,32 @@ const PATHS: [Path; 8] = [
             let packet =
                 Packet { raw_ip_header: Some(raw_header(hook, 12)), ..Packet::udp(local, remote, b"data") };
             payload(bench.send(&packet), 8)
+        },
+        whole: &[b"<>ata"],
+        open: &[b"data"],
+        packets: true,
+    },
+    Path {
+        name: "a stream with a shadow",
+        play: |bench, on_error| {
+            let code = asm::edits(&[(1, 1, b"<>")], Verdict::Permit);
+            let link = bench.link(Hook::StreamV4, &code, on_error);
+            let other = asm::inject_data(0, true, b"never", 0, Verdict::Permit);
+            bench.try_in(link, Hook::StreamV4, &other, &[], TrialMode::Shadow);
+            stream(bench)
+        },
+        whole: &[b"a<>cd", b"e<>gh"],
+        open: &[b"abcd", b"efgh"],
+        packets: false,
+    },
+    Path {
+        name: "a datagram with a shadow",
+        play: |bench, on_error| {
+            let hook = Hook::DatagramDataV4;
+            let link = bench.link(hook, &asm::edits(&[(8, 1, b"<>")], Verdict::Permit), on_error);
+            bench.try_in(link, hook, &asm::verdict(Verdict::Block), &[], TrialMode::Shadow);
+            let (local, remote) = ends(hook);
+            payload(bench.send(&Packet::udp(local, remote, b"data")), 8)
         },
         whole: &[b"<>ata"],
         open: &[b"data"],

@@ -12,6 +12,7 @@ mod send;
 mod shared;
 mod soak;
 mod stream;
+mod trial;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -23,8 +24,8 @@ use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome,
 use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
     Change, Committed, Counters, Detached, LinkAttach, LinkCommit, LinkDetach, LinkInfo, LinkInfoReply,
-    Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad, parse_reply,
-    write_request,
+    LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad,
+    Trial, TrialInfo, TrialMode, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Grants, Hook, MapDef, MapKind};
@@ -172,6 +173,24 @@ impl Bench {
             snapshot,
         };
         parse_reply(&self.ask(&attach)).expect("attached")
+    }
+
+    /// Tries `code`, which names these maps, in a link.
+    pub(crate) fn try_in(&self, link: u32, hook: Hook, code: &[u8], maps: &[u32], mode: TrialMode) {
+        let program = self.load(hook, code, maps).unwrap_or_else(|code| panic!("{code}")).program;
+        let trial = Some(Trial { program, mode });
+        parse_reply::<()>(&self.ask(&LinkTry { link, trial })).expect("it fits");
+    }
+
+    /// Ends the trial of a link.
+    pub(crate) fn end_trial(&self, link: u32) {
+        parse_reply::<()>(&self.ask(&LinkTry { link, trial: None })).expect("something is tried");
+    }
+
+    /// What came of the trial of a link.
+    pub(crate) fn trial(&self, link: u32) -> TrialInfo {
+        let info = parse_reply::<LinkInfoReply>(&self.ask(&LinkInfo { link })).expect("it exists");
+        info.trial.expect("something is tried")
     }
 
     /// Sets the number of a map that [`Self::counter`] made.

@@ -124,6 +124,12 @@ fn requests() {
     };
     let (link, failed) = id(&runtime, &attach(programs[0]));
     assert!(failed > platform().processors as usize, "a chain for each processor: {failed}");
+    let canary = TrialMode::Canary { percent: 5, max_errors: 10, min_runs: 20 };
+    for mode in [TrialMode::Shadow, canary] {
+        let trial = Some(Trial { program: programs[1], mode });
+        starved += ask(&runtime, &LinkTry { link, trial }).1;
+    }
+    starved += ask(&runtime, &LinkTry { link, trial: None }).1;
     starved += ask(&runtime, &LinkReplace { link, program: programs[1] }).1;
     for request in [programs[1], programs[0]] {
         id(&runtime, &attach(request));

@@ -55,6 +55,7 @@ fn messages() -> Vec<Vec<u8>> {
         message(&LinkDetach { link: 5 }),
         message(&LinkReplace { link: 5, program: 4 }),
         message(&LinkCommit { changes: &[0, 5] }),
+        message(&LinkTry { link: 5, trial: Some(Trial { program: 4, mode: TrialMode::Shadow }) }),
         message(&LinkInfo { link: 5 }),
         message(&LinkList { hook: Hook::StreamV4 }),
         message(&EventRead { map: 3, max: 100 }),

@@ -343,3 +343,82 @@ fn readers_never_see_a_replaced_link_missing_double_or_half() {
     let of = |program| call(&runtime, &ProgramInfo { program }).expect("loaded").counters.runs;
     assert_eq!(of(permit) + of(block), of_link.runs);
 }
+
+fn trying(program: Id, mode: TrialMode) -> Option<Trial> {
+    Some(Trial { program, mode })
+}
+
+const CANARY: TrialMode = TrialMode::Canary { percent: 10, max_errors: 10, min_runs: 20 };
+
+#[test]
+fn only_what_could_replace_a_link_s_program_is_tried_in_it() {
+    let runtime = runtime();
+    let stream = load(&runtime, ProgramType::Stream, &returning(1), &[]).expect("accepted");
+    let send = load(&runtime, ProgramType::Send, &returning(1), &[]).expect("accepted");
+    let long: Vec<Insn> = [mov(3, 0); 200].into_iter().chain(returning(1)).collect();
+    let costly = load(&runtime, ProgramType::Stream, &long, &[]).expect("accepted");
+    let link = attach(&runtime, stream, Hook::StreamV4, 3).expect("room");
+    let before = dump(&runtime);
+    for mode in [TrialMode::Shadow, CANARY] {
+        for (program, refusal) in
+            [(send, Status::Invalid), (costly, Status::OverBudget), (link, Status::NotFound)]
+        {
+            assert_eq!(call(&runtime, &LinkTry { link, trial: trying(program, mode) }), Err(refusal));
+        }
+        let trial = trying(stream, mode);
+        assert_eq!(call(&runtime, &LinkTry { link: link + 1, trial }), Err(Status::NotFound));
+    }
+    for (percent, max_errors) in [(101, 10), (255, 10), (10, 1_001)] {
+        let mode = TrialMode::Canary { percent, max_errors, min_runs: 1 };
+        assert_eq!(call(&runtime, &LinkTry { link, trial: trying(stream, mode) }), Err(Status::Invalid));
+    }
+    assert_eq!(call(&runtime, &LinkTry { link, trial: None }), Err(Status::NotFound), "nothing is tried");
+    assert_eq!(dump(&runtime), before);
+}
+
+#[test]
+fn a_trial_ends_when_it_is_told_to_when_its_link_is_replaced_and_with_its_link() {
+    let changes = |change: Change| {
+        let mut room = [0; 64];
+        let left = change.write(&mut room).expect("room").len();
+        room[..64 - left].to_vec()
+    };
+    for mode in [TrialMode::Shadow, CANARY] {
+        for ending in 0..6 {
+            let runtime = runtime();
+            let [own, tried, other] = [1, 2, 4]
+                .map(|r0| load(&runtime, ProgramType::Stream, &returning(r0), &[]).expect("accepted"));
+            let link = attach(&runtime, own, Hook::StreamV4, 3).expect("room");
+            call(&runtime, &LinkTry { link, trial: trying(other, CANARY) }).expect("it fits");
+            call(&runtime, &LinkTry { link, trial: trying(tried, mode) }).expect("one comes after the other");
+            let trial = || call(&runtime, &LinkInfo { link }).map(|info| info.trial);
+            assert_eq!(trial().expect("it is there").map(|info| info.trial), trying(tried, mode));
+            assert_eq!(call(&runtime, &ProgramUnload { program: tried }), Err(Status::Busy));
+            assert!(runtime.chain(Hook::StreamV4).is_tried());
+            let program = [own, tried, other, own, tried, tried][ending];
+            match ending {
+                0 => call(&runtime, &LinkTry { link, trial: None }),
+                1 | 2 => call(&runtime, &LinkReplace { link, program }),
+                3 => call(&runtime, &LinkReplace { link, program }),
+                4 => {
+                    let changes = changes(Change::Replace { link, program });
+                    call(&runtime, &LinkCommit { changes: &changes }).map(drop)
+                }
+                _ => call(&runtime, &LinkDetach { link }).map(drop),
+            }
+            .expect("it ends");
+            let chain = runtime.chain(Hook::StreamV4);
+            assert!(!chain.is_tried() && !chain.links().iter().any(|link| link.is_special()));
+            drop(chain);
+            if ending < 5 {
+                let info = call(&runtime, &LinkInfo { link }).expect("it is there");
+                assert_eq!((info.program, info.trial), (program, None), "{ending}");
+                call(&runtime, &LinkDetach { link }).expect("it is there");
+            }
+            for program in [own, tried, other] {
+                call(&runtime, &ProgramUnload { program }).expect("nobody uses it");
+            }
+            assert_eq!(dump(&runtime), "");
+        }
+    }
+}
