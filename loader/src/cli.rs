@@ -5,6 +5,7 @@
 
 mod abi;
 mod apply;
+mod batch;
 mod btf;
 mod bundle;
 mod completions;
@@ -134,6 +135,20 @@ enum Noun {
             budget = 65536                         # of a link, at most"
     )]
     Bundle(bundle::Verb),
+    /// Run the commands of a file, one a line; with --atomic all at once, or none
+    #[command(after_help = "For example, a new version that takes the place of the old one in one step:\n  \
+        cat > update <<'END'\n  \
+        map create ports --types guard.o\n  \
+        map update ports 23 1\n  \
+        prog load guard.o --name guard-2 --map ports=ports\n  \
+        link replace 7 guard-2\n  \
+        link replace 8 guard-2\n  \
+        prog unload guard\n  \
+        END\n  \
+        tidegate batch update --atomic\n\n\
+        Without --atomic it stops at the first line that fails and says which (exit code 6 when others ran before). With -j every\n\
+        line of output is a JSON document; the last one is the summary.")]
+    Batch(batch::Options),
     /// The driver itself: install, start, stop, uninstall, status
     #[command(subcommand)]
     Driver(driver::Verb),
@@ -302,7 +317,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&args, &error),
     };
     let host = cli.host.as_deref();
-    match dispatch(cli.output, cli.noun, host, || live::connect(host)) {
+    match dispatch(cli.output, cli.noun, host, &|| live::connect(host)) {
         Ok(printed) => print(&printed.text, printed.exit),
         Err(error) if cli.output.json() => print(&cli.output.error(&error), error.exit),
         Err(error) => {
@@ -317,7 +332,7 @@ fn dispatch(
     output: Output,
     noun: Noun,
     host: Option<&Path>,
-    connect: impl FnOnce() -> Result<Client, Error>,
+    connect: &dyn Fn() -> Result<Client, Error>,
 ) -> Result<Printed, Error> {
     match noun {
         Noun::Verify(options) => output.report(&verify::verify(&options)?),
@@ -359,6 +374,12 @@ fn dispatch(
         Noun::Bundle(bundle::Verb::Keygen(options)) => output.report(&bundle::keygen(&options)?),
         Noun::Bundle(bundle::Verb::Sign(options)) => output.report(&bundle::sign(&options)?),
         Noun::Bundle(bundle::Verb::Verify(options)) => output.report(&bundle::verify(host, &options)?),
+        Noun::Batch(options) => {
+            let live = Live(output);
+            // What is done is done, whether or not somebody reads.
+            let summary = batch::batch(output, &options, host, connect, |said| drop(live.print(said)))?;
+            Output { json: output.json(), pretty: false }.report(&summary)
+        }
         Noun::Driver(verb) => output.report(&driver::run(&verb)?),
         Noun::Test(options) => output.report(&test::run(&options)?),
         Noun::Proxy(options) => {
@@ -435,7 +456,7 @@ mod tests {
         let runtime = host::runtime().expect("a runtime");
         move |words| {
             let cli = Cli::try_parse_from(["tidegate"].iter().chain(words)).expect("it parses");
-            let printed = dispatch(cli.output, cli.noun, None, || Ok(Client::new(Shared::clone(&runtime))));
+            let printed = dispatch(cli.output, cli.noun, None, &|| Ok(Client::new(Shared::clone(&runtime))));
             printed.map(|printed| printed.text).map_err(|error| error.code)
         }
     }

@@ -142,6 +142,13 @@ impl Object {
         self.programs.iter().find(|program| program.name == name)
     }
 
+    /// Calls the program `name` something else from now on.
+    pub fn rename(&mut self, name: &str, other: &str) {
+        for program in self.programs.iter_mut().filter(|program| program.name == name) {
+            program.name = other.into();
+        }
+    }
+
     /// Every map that the object defines, and the global data that its programs use.
     pub fn maps(&self) -> &[Map] {
         &self.maps

@@ -81,6 +81,24 @@ fn what_is_said_of_objects() {
 }
 
 #[test]
+fn what_is_said_of_a_batch_line_by_line() {
+    let batch = folder("batch").join("batch");
+    fs::write(&batch, "version\nfeature list hooks\nverify nowhere.o\n").expect("a file");
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["-j", "batch"]).arg(&batch).output();
+    let output = output.expect("the command starts");
+    assert_eq!(output.status.code(), Some(6));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    for line in text.lines() {
+        conforms("batch", &serde_json::from_str(line).expect("a document"));
+    }
+    fs::write(&batch, "version\n").expect("a file");
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["-j", "batch"]).arg(&batch).output();
+    let text = String::from_utf8_lossy(&output.expect("the command starts").stdout).into_owned();
+    conforms("batch", &serde_json::from_str(text.lines().last().expect("a summary")).expect("a document"));
+}
+
+#[test]
 fn what_is_said_of_runs_and_scenarios() {
     let capture = format!("{FIXTURES}/../../../examples/captures/http-get.pcap");
     prints("prog run", &[&fixture("probes.o"), "--prog", "mark", "--pcap", &capture], 0);

@@ -87,6 +87,13 @@ pub(super) struct Attach {
     snapshot: bool,
 }
 
+impl Order {
+    /// Whether the place does not depend on where others stand.
+    pub(super) fn is_absolute(&self) -> bool {
+        self.place.priority.is_some()
+    }
+}
+
 /// Links.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Links {

@@ -110,6 +110,24 @@ pub(super) struct Update {
     value: String,
 }
 
+impl Entry {
+    pub(super) fn map(&self) -> &str {
+        &self.map
+    }
+}
+
+impl Update {
+    pub(super) fn map(&self) -> &str {
+        &self.entry.map
+    }
+}
+
+impl Maps {
+    pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
+        self.maps.iter().map(|map| map.id)
+    }
+}
+
 fn kind(text: &str) -> Result<MapKind, String> {
     MapKind::from_name(text)
         .ok_or_else(|| format!("kinds are {}", MapKind::ALL.map(MapKind::name).join(", ")))

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use tidegate_abi::control::{Id, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status};
+use tidegate_abi::control::{Id, OnError, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status};
 use tidegate_abi::helper::{self, Capability, Param};
 use tidegate_abi::{Hook, MapDef, ProgramType, limits};
 
@@ -51,9 +51,12 @@ pub(super) enum Verb {
 pub(super) struct LoadOptions {
     #[command(flatten)]
     policy: run::Policy,
+    /// What the program is called in the host, if not as in the object
+    #[arg(long)]
+    name: Option<String>,
     /// Attach the programs at every hook of their type at once, in their order
     #[arg(long)]
-    attach: bool,
+    pub(super) attach: bool,
     /// What the programs may do at most: "see payload", edit, inject, "send events", drop; none: everything
     #[arg(long, value_name = "POWERS", value_delimiter = ',', value_parser = grants::power)]
     grant_may: Option<Vec<Capability>>,
@@ -287,10 +290,36 @@ struct MapRow {
 }
 
 pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, Error> {
-    let object = Object::read(&options.policy.file)?;
+    let (staged, load, on_error) = stage(client, options)?;
+    if options.attach {
+        staged.attach(client, on_error)?;
+    }
+    Ok(load)
+}
+
+/// Loads programs and attaches them to nothing. Their maps are theirs alone from then on.
+pub(super) fn stage(client: &mut Client, options: &LoadOptions) -> Result<(Staged, Load, OnError), Error> {
+    let mut object = Object::read(&options.policy.file)?;
     let (powers, hooks) = (options.grant_may.as_deref(), options.grant_hooks.as_deref());
     let granted = grants::of(powers, hooks, options.grant_budget);
-    let setup = Setup { grants: Some(granted), ..options.policy.setup_over()? };
+    let mut setup = Setup { grants: Some(granted), ..options.policy.setup_over()? };
+    if let Some(name) = &options.name {
+        let chosen = match (&setup.programs[..], object.programs()) {
+            ([one], _) => one.clone(),
+            ([], [only]) => only.name.clone(),
+            _ => {
+                return Err(Error::usage(
+                    "program-several",
+                    format!("several programs can't be called `{name}`"),
+                )
+                .with_help("choose one of the object: --prog NAME"));
+            }
+        };
+        if object.program(&chosen).is_some() {
+            object.rename(&chosen, name);
+            setup.programs = vec![name.clone()];
+        }
+    }
     let given = given(client, &object, &options.policy)?;
     let staged = Staged::over(client, &object, &setup, &given)?;
     let mut programs = Vec::new();
@@ -301,10 +330,7 @@ pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, E
     }
     let maps = staged.maps().map(|(id, name)| MapRow { id, name: name.into() }).collect();
     staged.leave(client);
-    if options.attach {
-        staged.attach(client, setup.on_error)?;
-    }
-    Ok(Load { programs, maps })
+    Ok((staged, Load { programs, maps }, setup.on_error))
 }
 
 /// The maps of the host that take the places of those of the object: id, name in the object, definition.

@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Document, Done, Failed, Report, SCHEMA, abi, btf, bundle, completions, doctor, driver, event, feature,
-    link, man, map, prog, skeleton, stats, verify, version,
+    Document, Done, Failed, Report, SCHEMA, abi, batch, btf, bundle, completions, doctor, driver, event,
+    feature, link, man, map, prog, skeleton, stats, verify, version,
 };
 use crate::bundle::Plan;
 use crate::error::Error;
@@ -40,6 +40,7 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 const VERBS: &[(&str, &[Prints])] = &[
     ("abi dump", &[of::<abi::Dump>]),
     ("apply", &[of::<Plan>]),
+    ("batch", &[of::<batch::Said>, of::<batch::Summary>]),
     ("btf dump", &[of::<btf::Dump>]),
     ("bundle keygen", &[of::<bundle::Made>]),
     ("bundle sign", &[of::<bundle::Signed>]),
@@ -197,7 +198,7 @@ mod tests {
         let words = ["tidegate", "-j"].into_iter().chain(verb.split(' ')).chain(words.iter().copied());
         let cli = Cli::try_parse_from(words).expect("it parses");
         let output = cli.output;
-        let printed = dispatch(output, cli.noun, None, || Ok(Client::new(Shared::clone(runtime))));
+        let printed = dispatch(output, cli.noun, None, &|| Ok(Client::new(Shared::clone(runtime))));
         let text = printed.map_or_else(|error| output.error(&error), |printed| printed.text);
         let document = serde_json::from_str(&text).expect("a document");
         conforms(verb, &document);

@@ -38,6 +38,13 @@ pub(super) struct Options {
     listen: Option<SocketAddr>,
 }
 
+impl Options {
+    /// Whether it says something once.
+    pub(super) fn ends(&self) -> bool {
+        self.watch.is_none() && self.listen.is_none()
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_string())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())

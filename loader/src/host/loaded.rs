@@ -476,41 +476,52 @@ impl Staged {
         }
     }
 
+    /// What it takes to attach the programs at every hook of their types, in their order.
+    pub fn links(&self, on_error: OnError) -> Vec<LinkAttach> {
+        let mut links = Vec::new();
+        for (place, (program, id)) in self.programs.iter().enumerate() {
+            for hook in program.program_type.hooks() {
+                links.push(LinkAttach {
+                    program: *id,
+                    hook,
+                    priority: u16::try_from(place).unwrap_or(u16::MAX),
+                    on_error,
+                    budget: limits::DEFAULT_BUDGET.min(self.grants.budget),
+                    snapshot: false,
+                });
+            }
+        }
+        links
+    }
+
     /// Attaches the programs at every hook of their types.
     ///
     /// # Errors
     /// The runtime refuses: nothing is left then.
     pub fn attach(self, client: &mut Client, on_error: OnError) -> Result<Loaded, Error> {
         let mut loaded = Loaded { maps: Vec::new(), links: Vec::new() };
-        for (place, (program, id)) in self.programs.iter().enumerate() {
-            for hook in program.program_type.hooks() {
-                let priority = u16::try_from(place).unwrap_or(u16::MAX);
-                let request = LinkAttach {
-                    program: *id,
-                    hook,
-                    priority,
-                    on_error,
-                    budget: limits::DEFAULT_BUDGET.min(self.grants.budget),
-                    snapshot: false,
-                };
-                match client.call(&request) {
-                    Ok(link) => loaded.links.push(Link {
-                        program: program.name.clone(),
-                        hook,
-                        id: link,
-                        place,
-                        loaded: *id,
-                    }),
-                    Err(refused) => {
-                        loaded.detach(client);
-                        self.give_up(client, self.programs.iter().map(|(_, id)| *id));
-                        return Err(match refused.status {
-                            Status::NotGranted => {
-                                grants::not_linked(&program.name, self.grants, hook, request.budget)
-                            }
-                            _ => refusal(program, &refused),
-                        });
-                    }
+        for request in self.links(on_error) {
+            let Some(place) = self.programs.iter().position(|(_, id)| *id == request.program) else {
+                continue;
+            };
+            let program = &self.programs[place].0;
+            match client.call(&request) {
+                Ok(link) => loaded.links.push(Link {
+                    program: program.name.clone(),
+                    hook: request.hook,
+                    id: link,
+                    place,
+                    loaded: request.program,
+                }),
+                Err(refused) => {
+                    loaded.detach(client);
+                    self.give_up(client, self.programs.iter().map(|(_, id)| *id));
+                    return Err(match refused.status {
+                        Status::NotGranted => {
+                            grants::not_linked(&program.name, self.grants, request.hook, request.budget)
+                        }
+                        _ => refusal(program, &refused),
+                    });
                 }
             }
         }
@@ -530,6 +541,11 @@ impl Staged {
         named.map(|(_, map)| (map.id, map.name.as_str()))
     }
 
+    /// Ids of the maps that were made for it.
+    pub fn made(&self) -> impl Iterator<Item = Id> {
+        self.maps.iter().map(|map| map.id).filter(|id| !self.kept.contains(id))
+    }
+
     /// Takes everything out of the runtime again.
     pub fn unload(self, client: &mut Client) {
         self.give_up(client, self.programs.iter().map(|(_, id)| *id));
@@ -542,7 +558,7 @@ impl Staged {
 
     /// Lets go of programs, and of the maps that nobody else has.
     fn give_up(&self, client: &mut Client, programs: impl IntoIterator<Item = Id>) {
-        give_up(client, programs, self.maps.iter().map(|map| map.id).filter(|id| !self.kept.contains(id)));
+        give_up(client, programs, self.made());
     }
 }
 

@@ -23,7 +23,7 @@ fn bundle(folder: &Path, name: &str, mark: &str, letter: char, more: &str) -> Pa
 }
 
 /// What a host does: how it marks, and which of two letters it cuts.
-fn behaviour(host: &Host) -> (String, Vec<char>) {
+pub(crate) fn behaviour(host: &Host) -> (String, Vec<char>) {
     let marked = host.say(&mut host.connect(), "hello", 13).expect("hello is never cut");
     let cuts = |letter: &char| {
         let text = format!("{letter}uit");
@@ -33,7 +33,7 @@ fn behaviour(host: &Host) -> (String, Vec<char>) {
 }
 
 /// Programs, links and maps that a host has.
-fn counts(host: &Host) -> (usize, usize, usize) {
+pub(crate) fn counts(host: &Host) -> (usize, usize, usize) {
     let count = |noun: &str, list: &str| {
         let document = host.run(&["-j", noun, "show"]).json();
         document[list].as_array().expect("a list").len()
@@ -159,22 +159,20 @@ fn message(stream: &mut UnixStream) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Applies a bundle by a client that is killed around its change `at`: before the host gets it, or before the client gets the
+/// Types `words` by a client that is killed around its change `at`: before the host gets it, or before the client gets the
 /// answer. Whether it came to its end before.
-fn killed(host: &Host, folder: &Path, bundle: &Path, at: usize, before: bool) -> bool {
+pub(crate) fn killed<S: AsRef<std::ffi::OsStr>>(
+    host: &Host,
+    folder: &Path,
+    words: &[S],
+    at: usize,
+    before: bool,
+) -> bool {
     let path = folder.join("between");
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).expect("a socket");
-    let mut client = tidegate()
-        .arg("--host")
-        .arg(&path)
-        .arg("apply")
-        .arg(bundle)
-        .arg("--versions")
-        .arg(folder.join("versions"))
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("it starts");
+    let mut client =
+        tidegate().arg("--host").arg(&path).args(words).stdout(Stdio::null()).spawn().expect("it starts");
     let (mut from, _) = listener.accept().expect("it connects");
     let mut to = UnixStream::connect(&host.socket).expect("the host listens");
     let mut changes = 0;
@@ -214,7 +212,8 @@ fn a_client_that_is_killed_anywhere_leaves_the_old_links_or_the_new_ones() {
     let (mut olds, mut news) = (0, 0);
     'all: for at in 0.. {
         for before in [true, false] {
-            if killed(&host, &folder, &second, at, before) {
+            let words = [Path::new("apply"), &second, Path::new("--versions"), &versions];
+            if killed(&host, &folder, &words, at, before) {
                 break 'all;
             }
             let runs = behaviour(&host);

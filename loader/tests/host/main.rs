@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod apply;
+mod batch;
 mod common;
 mod control;
 mod signed;
