@@ -22,6 +22,8 @@ use crate::host::{Planned, Staged};
 pub struct Plan {
     /// Who signed the bundle, when a trust file was asked.
     signer: Option<Signer>,
+    /// Whether there is a signature that nobody looked at, for want of a trust file.
+    unchecked: bool,
     /// What its programs may do at most.
     granted: Granted,
     steps: Vec<Step>,
@@ -80,6 +82,7 @@ impl Plan {
         let running = Running::read(client)?;
         let mut plan = Self {
             signer: bundle.signer().cloned(),
+            unchecked: bundle.signer.is_none() && bundle.read.signature.is_some(),
             granted: bundle.grants().into(),
             steps: Vec::new(),
             kept: 0,
@@ -432,6 +435,13 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(signer) = &self.signer {
             writeln!(f, "signed by {}; granted: {}", signer.name, self.granted)?;
+        }
+        if self.unchecked {
+            writeln!(
+                f,
+                "its signature was not looked at: there is no trust file; granted: {}",
+                self.granted
+            )?;
         }
         for Step { action, hook, priority, program, link, why, .. } in &self.steps {
             let sign = match (action, link) {

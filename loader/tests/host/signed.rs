@@ -197,7 +197,15 @@ fn a_trust_file_is_found_in_the_environment_or_where_bundles_are_kept() {
     let said =
         Ran::of(tidegate().env("TIDEGATE_TRUST", &trust).args(["-j", "bundle", "verify"]).arg(&bundle));
     assert_eq!(said.json()["error"]["code"], "bundle-unsigned");
-    place.type_(&["apply", &bundle]).ok();
+    let said = place.type_(&["apply", &bundle]).json();
+    assert_eq!((&said["signer"], &said["unchecked"]), (&Value::Null, &false.into()), "{said}");
+    place.sign(&bundle, "other.key");
+    let said = place.host.run(&["diff", &bundle]).ok();
+    assert!(
+        said.starts_with("its signature was not looked at: there is no trust file; granted: everything"),
+        "{said}"
+    );
+    fs::remove_file(format!("{bundle}.sig")).expect("it was signed");
 
     let folder = format!("{}.bundles", place.host.socket.display());
     fs::copy(&trust, Path::new(&folder).join("trust.toml")).expect("a file");
