@@ -53,6 +53,7 @@ pub const SCHEMA: u32 = 1;
     version,
     propagate_version = true,
     subcommand_required = true,
+    infer_subcommands = true,
     arg_required_else_help = true,
     after_help = "A first minute:\n  \
         tidegate gen skeleton c my_policy                   start a policy of your own\n  \
@@ -192,7 +193,7 @@ enum Noun {
     Gen(skeleton::Verb),
     /// What this machine has of what a policy's author needs, and what to install
     Doctor,
-    /// What this build offers to programs
+    /// What this build offers to programs, and what the host at hand has
     #[command(subcommand)]
     Feature(feature::Verb),
     /// Print the JSON schemas of what verbs print with -j
@@ -399,6 +400,7 @@ fn dispatch(
         Noun::Gen(skeleton::Verb::Man(options)) => output.report(&man::man(&options)?),
         Noun::Doctor => output.report(&doctor::doctor()),
         Noun::Feature(feature::Verb::List(options)) => output.report(&feature::list(&options)),
+        Noun::Feature(feature::Verb::Probe) => output.report(&feature::probe(&mut connect()?, host)?),
         Noun::Schema(options) => output.report(&schema::schema(&options)?),
         Noun::Completions(options) => output.report(&completions::completions(&options)),
         Noun::Version => output.report(&version::version()),
@@ -631,6 +633,19 @@ mod tests {
         let rows = links.lines().filter(|line| line.contains("outbound-transport-v6"));
         let link = rows.filter_map(|line| line.split_once(':')).next().expect("a link").0;
         assert_eq!(type_(&["link", "replace", link, &id]), Err("not-granted"));
+    }
+
+    #[test]
+    fn nouns_and_verbs_are_known_by_their_first_letters_and_every_noun_has_help() {
+        let mut type_ = typing();
+        assert_eq!(type_(&["ma", "sh"]).unwrap(), "0 maps\n");
+        assert_eq!(type_(&["p", "show"]).unwrap(), "0 programs\n");
+        assert!(Cli::try_parse_from(["tidegate", "ma", "re", "1"]).is_ok());
+        assert!(Cli::try_parse_from(["tidegate", "ma", "d", "1"]).is_err(), "dump or delete");
+        for noun in ["prog", "link", "map", "btf", "feature", "driver", "abi", "gen"] {
+            let help = Cli::try_parse_from(["tidegate", noun, "help"]).map(drop).unwrap_err();
+            assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp, "{noun}");
+        }
     }
 
     #[test]

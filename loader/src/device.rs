@@ -7,6 +7,34 @@ use tidegate_abi::device;
 
 use crate::error::{Error, Exit};
 
+/// What Windows says of the integrity of code: `CODEINTEGRITY_OPTION_*`. `None` where nobody says it.
+#[cfg(windows)]
+#[expect(unsafe_code, reason = "a call of the system")]
+pub fn code_integrity() -> Option<u32> {
+    use windows_sys::Wdk::System::SystemInformation::{
+        NtQuerySystemInformation, SystemCodeIntegrityInformation,
+    };
+    use windows_sys::Win32::System::WindowsProgramming::SYSTEM_CODEINTEGRITY_INFORMATION;
+    let size = size_of::<SYSTEM_CODEINTEGRITY_INFORMATION>() as u32;
+    let mut said = SYSTEM_CODEINTEGRITY_INFORMATION { Length: size, CodeIntegrityOptions: 0 };
+    // SAFETY: the structure lives as long as the call, and its size is given.
+    let status = unsafe {
+        NtQuerySystemInformation(
+            SystemCodeIntegrityInformation,
+            (&raw mut said).cast(),
+            size,
+            std::ptr::null_mut(),
+        )
+    };
+    (status >= 0).then_some(said.CodeIntegrityOptions)
+}
+
+/// The same elsewhere.
+#[cfg(not(windows))]
+pub fn code_integrity() -> Option<u32> {
+    None
+}
+
 /// The driver's device, open for reading and changing.
 #[derive(Debug)]
 pub struct Device(File);

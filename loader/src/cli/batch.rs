@@ -18,7 +18,7 @@ use shlex::Shlex;
 use tidegate_abi::Hook;
 use tidegate_abi::control::{Change, Id, LinkAttach, LinkInfo, LinkList, MapRelease, ProgramUnload, Status};
 
-use super::{Cli, Done, Noun, Output, Printed, Report, btf, dispatch, feature, link, live, map, prog};
+use super::{Cli, Done, Noun, Output, Printed, Report, btf, dispatch, link, live, map, prog};
 use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
 
@@ -198,7 +198,7 @@ fn ends(noun: &Noun) -> bool {
         | Noun::Diff(_)
         | Noun::Rollback(_)
         | Noun::Btf(btf::Verb::Dump(_))
-        | Noun::Feature(feature::Verb::List(_))
+        | Noun::Feature(_)
         | Noun::Version => true,
         _ => false,
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tidegate_abi::control::{self, Filters, Version};
 
 use super::Report;
-use crate::client::Client;
+use crate::client::{Client, Refused};
 use crate::device::Device;
 use crate::error::{Error, Exit};
 use crate::service::{self, State};
@@ -48,8 +48,9 @@ pub(super) struct Status {
     exit: Exit,
 }
 
+/// What a runtime says of itself.
 #[derive(Serialize, JsonSchema)]
-struct Answer {
+pub(super) struct Answer {
     abi: u16,
     release: String,
     processors: u32,
@@ -102,17 +103,16 @@ fn status() -> Result<Status, Error> {
     if driver != State::Running {
         return Ok(Status { driver, answer: None, exit: Exit::Driver });
     }
-    let answer = ask(&mut Client::driver(Device::open()?))?;
+    let answer = ask(&mut Client::driver(Device::open()?)).map_err(|refused| {
+        Error::new("driver-version", Exit::Driver, format!("the driver runs and is of no use: {refused}"))
+    })?;
     let exit = if matches!(answer.filters, Traffic::Standing { .. }) { Exit::Ok } else { Exit::Driver };
     Ok(Status { driver, answer: Some(answer), exit })
 }
 
-fn ask(client: &mut Client) -> Result<Answer, Error> {
-    let refused = |refused| {
-        Error::new("driver-version", Exit::Driver, format!("the driver runs and is of no use: {refused}"))
-    };
-    let version = client.call(&Version {}).map_err(refused)?;
-    let state = client.call(&control::State {}).map_err(refused)?;
+pub(super) fn ask(client: &mut Client) -> Result<Answer, Refused> {
+    let version = client.call(&Version {})?;
+    let state = client.call(&control::State {})?;
     let filters = match state.filters {
         Filters::None => Traffic::None,
         Filters::Waiting => Traffic::Waiting,

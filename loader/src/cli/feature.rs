@@ -1,20 +1,29 @@
-//! `tidegate feature list`: the tables of the ABI, for people who write policies.
+//! `tidegate feature list`: the tables of the ABI, for people who write policies; `feature probe`: what the host at hand has.
 
 use std::fmt;
+use std::path::Path;
 
 use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tidegate_abi::control::LinkList;
+use tidegate_abi::helper::Capability;
 use tidegate_abi::hook::ProgramTypes;
 use tidegate_abi::{Hook, MapKind, ProgramType, Verdict, helper, limits};
 
-use super::Report;
-use crate::header;
+use super::driver::{self, Answer};
+use super::{Report, live};
+use crate::client::{Client, Refused};
+use crate::error::Error;
+use crate::{device, header};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// List the helpers, map kinds, hooks, verdicts and limits that programs can use
     List(Options),
+    /// Say what the host has: its version, whether traffic is shown to it, the hooks and the room at them, kinds of map, limits;
+    /// and what the system says of the code that it lets run
+    Probe,
 }
 
 #[derive(Args)]
@@ -147,6 +156,8 @@ fn bounds() -> Vec<LimitRow> {
         MAX_CALL_DEPTH "nested calls, the entry function included"
         STACK_FRAME "bytes of stack that each function has"
         MAX_MAPS "maps that one program may name"
+        MAX_RUNTIME_MAPS "maps that one host holds"
+        MAX_PROGRAMS "programs that one host holds"
         MAX_LINKS "links on one hook"
         DEFAULT_BUDGET "instructions that one run may take unless its link says otherwise"
         MAX_BUDGET "largest budget that a link may ask for"
@@ -162,6 +173,138 @@ fn bounds() -> Vec<LimitRow> {
         MAX_CLONES "clones that one run may hold at a time"
         MAX_PATTERN "bytes of a pattern that tidegate_find takes"
         MAX_SCAN "bytes that the helpers of one run may search or copy"
+    }
+}
+
+/// What a host has.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Probe {
+    /// How it was named: `driver`, or the path of a control socket.
+    host: String,
+    answer: Answer,
+    system: System,
+    hooks: Vec<Room>,
+    /// Kinds of map.
+    maps: Vec<&'static str>,
+    /// Functions that a program may call.
+    helpers: usize,
+    /// What a program can be granted.
+    capabilities: Vec<&'static str>,
+    limits: Vec<LimitRow>,
+}
+
+/// The links of a hook.
+#[derive(Serialize, JsonSchema)]
+struct Room {
+    hook: &'static str,
+    program_type: &'static str,
+    links: usize,
+    /// Links that it can have.
+    of: usize,
+}
+
+/// What the system says of itself.
+#[derive(Serialize, JsonSchema)]
+struct System {
+    os: &'static str,
+    architecture: &'static str,
+    /// Drivers have to be signed.
+    code_integrity: Known,
+    /// The hypervisor holds code to that: memory is never both written and run.
+    hvci: Known,
+    /// Drivers may be signed for tests.
+    test_signing: Known,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Known {
+    On,
+    Off,
+    /// The system does not say: only Windows does.
+    Unknown,
+}
+
+impl System {
+    /// `options` are `CODEINTEGRITY_OPTION_*` (winternl.h), where the system says them.
+    fn new(options: Option<u32>) -> Self {
+        const ENABLED: u32 = 0x1;
+        const TEST_SIGN: u32 = 0x2;
+        const HVCI_KMCI_ENABLED: u32 = 0x400;
+        let known = |bit| match options {
+            None => Known::Unknown,
+            Some(options) if options & bit != 0 => Known::On,
+            Some(_) => Known::Off,
+        };
+        Self {
+            os: std::env::consts::OS,
+            architecture: std::env::consts::ARCH,
+            code_integrity: known(ENABLED),
+            hvci: known(HVCI_KMCI_ENABLED),
+            test_signing: known(TEST_SIGN),
+        }
+    }
+}
+
+/// Asks the host. What it does not say itself it has by its API version, which is this command's: another one would not have
+/// answered.
+pub(super) fn probe(client: &mut Client, host: Option<&Path>) -> Result<Probe, Error> {
+    let refused = |refused: Refused| live::refused("probe the host", &refused);
+    let answer = driver::ask(client).map_err(refused)?;
+    let mut hooks = Vec::new();
+    for hook in Hook::ALL {
+        hooks.push(Room {
+            hook: hook.name(),
+            program_type: hook.program_type().name(),
+            links: client.call(&LinkList { hook }).map_err(refused)?.len(),
+            of: limits::MAX_LINKS,
+        });
+    }
+    Ok(Probe {
+        host: live::name(host),
+        answer,
+        system: System::new(device::code_integrity()),
+        hooks,
+        maps: MapKind::ALL.map(MapKind::name).to_vec(),
+        helpers: helper::HELPERS.len(),
+        capabilities: Capability::NAMED.iter().map(|(_, name)| *name).collect(),
+        limits: bounds(),
+    })
+}
+
+impl Report for Probe {}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, answer, system, hooks, maps, helpers, capabilities, limits } = self;
+        write!(f, "host {host}\n{answer}")?;
+        let System { os, architecture, code_integrity, hvci, test_signing } = system;
+        writeln!(
+            f,
+            "system {os} {architecture}: code integrity {code_integrity}, HVCI {hvci}, test signing {test_signing}"
+        )?;
+        writeln!(f, "hooks")?;
+        for Room { hook, program_type, links, of } in hooks {
+            writeln!(f, "  {hook:<22} {program_type:<8} {links} of {of} links")?;
+        }
+        writeln!(f, "maps {}", maps.join(", "))?;
+        writeln!(f, "helpers {helpers} (`tidegate feature list helpers`)")?;
+        writeln!(f, "capabilities {}", capabilities.join(", "))?;
+        writeln!(f, "limits")?;
+        for LimitRow { name, value, doc } in limits {
+            writeln!(f, "  {value:<8} {name:<22} {doc}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Unknown => "unknown",
+        })
     }
 }
 
@@ -205,5 +348,23 @@ impl fmt::Display for Features {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_does_not_say_is_unknown() {
+        let said = |options| {
+            let System { code_integrity, hvci, test_signing, .. } = System::new(options);
+            (code_integrity, hvci, test_signing)
+        };
+        assert_eq!(said(None), (Known::Unknown, Known::Unknown, Known::Unknown));
+        assert_eq!(said(Some(0x1)), (Known::On, Known::Off, Known::Off));
+        assert_eq!(said(Some(0x403)), (Known::On, Known::On, Known::On));
+        #[cfg(not(windows))]
+        assert_eq!(device::code_integrity(), None);
     }
 }

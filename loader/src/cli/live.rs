@@ -34,6 +34,15 @@ pub(super) fn connect(named: Option<&Path>) -> Result<Client, Error> {
     }
 }
 
+/// What the host is called that [`connect`] speaks to.
+pub(super) fn name(named: Option<&Path>) -> String {
+    let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
+    named
+        .map(PathBuf::from)
+        .or_else(environment)
+        .map_or_else(|| DRIVER.into(), |name| name.display().to_string())
+}
+
 /// Where the bundles that a host ran are kept: beside its socket, or where the system keeps data of services.
 pub(super) fn versions(named: Option<&Path>) -> PathBuf {
     let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);

@@ -55,6 +55,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("driver uninstall", &[of::<driver::Status>]),
     ("event", &[of::<event::Line>, of::<event::Summary>]),
     ("feature list", &[of::<feature::Features>]),
+    ("feature probe", &[of::<feature::Probe>]),
     ("gen man", &[of::<man::Pages>]),
     ("gen skeleton", &[of::<skeleton::Made>]),
     ("link attach", &[of::<link::Links>]),
@@ -213,6 +214,7 @@ mod tests {
         let loaded = typed("prog load", &[probes, "--prog", "account"]);
         let program = loaded["programs"][0]["id"].to_string();
         typed("prog show", &[]);
+        assert_eq!(typed("feature probe", &[])["answer"]["programs"], 1);
         let attached = typed("link attach", &[&program]);
         let link = attached["links"][0]["id"].to_string();
         typed("link show", &[]);
