@@ -39,6 +39,13 @@ impl Send {
         unsafe { (*self.raw).local_port }
     }
 
+    /// Whether the sender wrote the header itself: such a packet passes or not, and is not changed.
+    #[inline(always)]
+    pub fn is_raw(&self) -> bool {
+        // SAFETY: `raw` is the context that the machine gave.
+        unsafe { (*self.raw).flags & bindings::SEND_RAW != 0 }
+    }
+
     /// Bytes of the transport header: the payload starts behind them.
     #[inline(always)]
     pub fn header_size(&self) -> u32 {

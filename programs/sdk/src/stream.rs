@@ -130,6 +130,17 @@ impl Stream {
         u64::try_from(at).ok()
     }
 
+    /// As [`Self::find`], with the first `size` bytes of a pattern whose length is known at run time only.
+    #[inline(always)]
+    pub fn find_start<const N: usize>(&self, offset: u64, pattern: &[u8; N], size: u32) -> Option<u64> {
+        if size as usize > N {
+            return None;
+        }
+        // SAFETY: `pattern` has `size` bytes.
+        let at = unsafe { bindings::tidegate_find(self.raw.cast(), offset, pattern.as_ptr().cast(), size) };
+        u64::try_from(at).ok()
+    }
+
     /// Replaces `remove` bytes from `offset` of what is shown with `data`.
     ///
     /// # Errors
