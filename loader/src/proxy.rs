@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use tidegate_abi::ProgramType;
@@ -29,6 +30,7 @@ use crate::run::Policy;
 use connection::Closed;
 use control::Control;
 use engine::Engine;
+use report::Report;
 pub use report::{Line, Output, Summary};
 
 /// How often the object is looked at, with `--watch`.
@@ -36,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How long connections have to come to their end, once the proxy is interrupted.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Lines that wait for whoever reads the report, at most.
+const LINES: usize = 4096;
 
 /// What `tidegate proxy` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
@@ -68,7 +73,7 @@ pub struct Options {
 }
 
 /// Relays until it is interrupted, or until so many connections are over as were asked for. Each thing worth telling goes to
-/// `output` when it happens.
+/// `output` when it happens; what it does not take in time is lost, and counted.
 ///
 /// # Errors
 /// The policy does not fit, or the address can't be listened on. What goes wrong with one connection ends that connection.
@@ -96,7 +101,14 @@ pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error>
         .enable_all()
         .build()
         .map_err(|error| Error::new("proxy-runtime", Exit::Partial, format!("cannot start: {error}")))?;
-    let served = runtime.block_on(serve(options, &engine, output));
+    let (mut report, lines) = Report::new(LINES);
+    // What reads the report may be slow, or stopped: the relaying has a thread of its own.
+    let served = thread::scope(|scope| {
+        let (runtime, engine) = (&runtime, &engine);
+        let relaying = scope.spawn(move || runtime.block_on(serve(options, engine, &mut report)));
+        lines.iter().for_each(|line| output.line(&line));
+        relaying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
     // Every task holds the engine: it ends when the last of them is gone.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(engine);
@@ -106,13 +118,13 @@ pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error>
     Ok(summary)
 }
 
-async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> Result<Summary, Error> {
+async fn serve(options: &Options, engine: &Engine, report: &mut Report) -> Result<Summary, Error> {
     let listener = TcpListener::bind(options.listen).await.map_err(|error| cannot_listen(options, &error))?;
     let listen = listener.local_addr().map_err(|error| cannot_listen(options, &error))?;
     if let Some(path) = &options.control {
         tokio::spawn(Control::bind(path)?.serve(engine.clone()));
     }
-    output.line(&Line::Listening { listen, upstream: options.upstream });
+    report.line(Line::Listening { listen, upstream: options.upstream });
 
     let mut summary = Summary::default();
     let mut tasks: JoinSet<Closed> = JoinSet::new();
@@ -137,20 +149,20 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
                 // One connection that went away before it was accepted, or no more descriptors: others go on.
                 Err(error) => {
                     summary.refused += 1;
-                    output.line(&Line::NotAccepted { reason: error.to_string() });
+                    report.line(Line::NotAccepted { reason: error.to_string() });
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             },
             Some(closed) = tasks.join_next() => match closed {
                 Ok(closed) => {
                     summary.add(&closed);
-                    output.line(&Line::Closed(closed));
+                    report.line(Line::Closed(closed));
                 }
                 Err(error) => summary.broken.push(error.to_string()),
             },
             Some(line) = changes.recv() => {
                 summary.replaced += u64::from(matches!(line, Line::Replaced { .. }));
-                output.line(&line);
+                report.line(line);
             }
             interrupted = &mut interrupted => {
                 interrupted.map_err(|error| Error::new("proxy-signal", Exit::Partial, error.to_string()))?;
@@ -162,7 +174,7 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
     let finish = async {
         while let Some(Ok(closed)) = tasks.join_next().await {
             summary.add(&closed);
-            output.line(&Line::Closed(closed));
+            report.line(Line::Closed(closed));
         }
     };
     // When the time is over the rest is cut.
@@ -170,6 +182,7 @@ async fn serve(options: &Options, engine: &Engine, output: &mut dyn Output) -> R
     summary.cut = tasks.len() as u64;
     tasks.shutdown().await;
     summary.tally = engine.tally().await?;
+    summary.lost = report.lost();
     Ok(summary)
 }
 

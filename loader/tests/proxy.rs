@@ -315,3 +315,40 @@ fn an_interrupt_that_comes_while_the_proxy_is_busy_is_not_lost() {
     let summary = rest.lines().last().expect("a summary");
     assert!(summary.contains(r#""connections":100"#), "{summary}");
 }
+
+/// Takes no line about a connection until it is told to.
+struct Stopped(mpsc::Sender<Line>, mpsc::Receiver<()>);
+
+impl Output for Stopped {
+    fn line(&mut self, line: &Line) {
+        if matches!(line, Line::Closed(_)) {
+            // Whoever tells it to go on may have gone.
+            let _ = self.1.recv();
+        }
+        let _ = self.0.send(line.clone());
+    }
+}
+
+#[test]
+fn a_report_that_nobody_reads_stops_no_connection() {
+    let (address, server) = upstream(4, echo_at_the_end);
+    let ((sender, lines), (go_on, stopped)) = (mpsc::channel(), mpsc::channel());
+    let options = options("account", address, 4);
+    let thread = thread::spawn(move || proxy::run(&options, &mut Stopped(sender, stopped)));
+    let Ok(Line::Listening { listen, .. }) = lines.recv() else { panic!("{:?}", thread.join()) };
+    for _ in 0..4 {
+        let mut client = TcpStream::connect(listen).expect("it listens");
+        // Before anybody reads: a connection that waited for that would wait for ever.
+        client.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a time");
+        client.write_all(b"hello").expect("it is read");
+        client.shutdown(Shutdown::Write).expect("it is connected");
+        let mut back = Vec::new();
+        client.read_to_end(&mut back).expect("what was said");
+        assert_eq!(back, b"hello");
+    }
+    drop(go_on);
+    let summary = thread.join().expect("no panic").expect("a summary");
+    assert_eq!((summary.connections, summary.lost), (4, 0));
+    assert_eq!(lines.iter().count(), 4, "nothing is lost that there was room for");
+    server.join().expect("no panic");
+}

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -17,6 +18,39 @@ use super::connection::{Closed, End};
 pub trait Output {
     /// Something happened.
     fn line(&mut self, line: &Line);
+}
+
+/// The relaying's end of the report. It never waits for the other end.
+pub(super) struct Report {
+    lines: SyncSender<Line>,
+    /// Lines that were lost since the last that was not.
+    missing: u64,
+    lost: u64,
+}
+
+impl Report {
+    /// A report of which so many lines wait at most, and where they come out.
+    pub(super) fn new(room: usize) -> (Self, Receiver<Line>) {
+        let (lines, read) = mpsc::sync_channel(room);
+        (Self { lines, missing: 0, lost: 0 }, read)
+    }
+
+    /// Tells that something happened, unless too much waits already.
+    pub(super) fn line(&mut self, line: Line) {
+        let lost = Line::Lost { lines: self.missing };
+        if self.missing > 0 && self.lines.try_send(lost).is_ok() {
+            self.missing = 0;
+        }
+        if self.missing > 0 || self.lines.try_send(line).is_err() {
+            self.missing += 1;
+            self.lost += 1;
+        }
+    }
+
+    /// Lines that were lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
 }
 
 /// Something that happened.
@@ -49,6 +83,11 @@ pub enum Line {
         /// Why.
         reason: String,
     },
+    /// Lines are missing here: whoever reads them was behind.
+    Lost {
+        /// How many.
+        lines: u64,
+    },
 }
 
 /// What it all came to.
@@ -70,6 +109,8 @@ pub struct Summary {
     pub cut: u64,
     /// New versions of the policy that were put into place.
     pub replaced: u64,
+    /// Lines of the report that were not taken in time.
+    pub lost: u64,
     /// Bytes from clients, and from upstreams, that came out.
     pub bytes: u64,
     /// What the programs did.
@@ -109,6 +150,9 @@ impl fmt::Display for Line {
             Self::Listening { listen, upstream } => write!(f, "listening on {listen}, upstream {upstream}"),
             Self::Closed(closed) => closed.fmt(f),
             Self::NotAccepted { reason } => write!(f, "a connection could not be accepted: {reason}"),
+            Self::Lost { lines } => {
+                write!(f, "{} lost here: whoever reads was behind", count(*lines as usize, "line"))
+            }
             Self::Replaced { file } => write!(f, "replaced: {} runs from now on", file.display()),
             Self::NotReplaced { file, reason } => {
                 write!(f, "not replaced: {} is refused, the old version runs on: {reason}", file.display())
@@ -150,11 +194,32 @@ impl fmt::Display for Summary {
             (self.refused, "not accepted"),
             (self.cut, "cut by the end"),
             (self.replaced, "new versions"),
+            (self.lost, "lines of this report lost"),
         ];
         for (count, what) in others.iter().filter(|(count, _)| *count > 0) {
             write!(f, ", {count} {what}")?;
         }
         let Tally { runs, edited, errors, .. } = self.tally;
         writeln!(f, "; {} B relayed; {runs} runs of programs, {edited} edited, {errors} failed", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_nobody_takes_are_lost_and_counted_where_they_are_missing() {
+        let (mut report, lines) = Report::new(2);
+        let line = |number: u64| Line::NotAccepted { reason: number.to_string() };
+        (0..5).for_each(|number| report.line(line(number)));
+        let said = |lines: &Receiver<Line>| lines.try_iter().map(|line| line.to_string()).collect::<Vec<_>>();
+        let not_accepted = |number: u64| line(number).to_string();
+        assert_eq!(said(&lines), [not_accepted(0), not_accepted(1)]);
+        report.line(line(5));
+        assert_eq!(said(&lines), ["3 lines lost here: whoever reads was behind".into(), not_accepted(5)]);
+        report.line(line(6));
+        assert_eq!(said(&lines), [not_accepted(6)]);
+        assert_eq!(report.lost(), 3);
     }
 }
