@@ -72,14 +72,15 @@ impl Tally {
     pub fn since(&self, before: &Self) -> Self {
         let mut verdicts = self.verdicts;
         for (count, before) in verdicts.iter_mut().zip(before.verdicts) {
-            *count -= before;
+            // A run whose edits could not be carried out was counted by its verdict until that was known.
+            *count = count.saturating_sub(before);
         }
         Self {
-            runs: self.runs - before.runs,
+            runs: self.runs.saturating_sub(before.runs),
             verdicts,
-            errors: self.errors - before.errors,
-            edited: self.edited - before.edited,
-            injected: self.injected - before.injected,
+            errors: self.errors.saturating_sub(before.errors),
+            edited: self.edited.saturating_sub(before.edited),
+            injected: self.injected.saturating_sub(before.injected),
         }
     }
 }
@@ -119,4 +120,16 @@ impl fmt::Display for Bytes {
 /// So many of something, in words.
 pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_turns_out_to_have_failed_is_no_number_below_none() {
+        let before = Tally { runs: 1, verdicts: [1; _], ..Tally::default() };
+        let now = Tally { runs: 1, errors: 1, ..Tally::default() };
+        assert_eq!(now.since(&before), Tally { errors: 1, ..Tally::default() });
+    }
 }

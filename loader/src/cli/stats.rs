@@ -1,7 +1,7 @@
 //! `tidegate prog stats`: what links have counted, once, again and again, or for Prometheus.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -230,6 +230,37 @@ fn metrics(client: &mut Client) -> Result<String, Error> {
 /// Bytes of a request that are read at most.
 const REQUEST: u64 = 8192;
 
+/// How long a client has for its request and for the answer to it: the next one waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection that is used until a time, and no longer.
+struct Until<'s>(&'s TcpStream, Instant);
+
+impl Until<'_> {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.set_read_timeout(self.left()?)?;
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Until<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.set_write_timeout(self.left()?)?;
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Answers who asks for the counts, one after the other.
 fn serve(client: &mut Client, address: SocketAddr) -> Result<Stats, Error> {
     let cannot = |error: io::Error| {
@@ -241,15 +272,15 @@ fn serve(client: &mut Client, address: SocketAddr) -> Result<Stats, Error> {
     for stream in listener.incoming() {
         let metrics = metrics(client)?;
         // Who went away before it was answered asks again.
-        let _ = stream.and_then(|stream| answer(&stream, &metrics));
+        let _ = stream.and_then(|stream| answer(&stream, PATIENCE, &metrics));
     }
     Ok(Stats { seconds: None, links: Vec::new(), metrics: None })
 }
 
 /// Answers one request (HTTP/1.0 is all that a scrape takes: RFC 1945).
-fn answer(stream: &TcpStream, metrics: &str) -> io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut lines = BufReader::new(io::Read::take(stream, REQUEST)).lines();
+fn answer(stream: &TcpStream, patience: Duration, metrics: &str) -> io::Result<()> {
+    let mut stream = Until(stream, Instant::now() + patience);
+    let mut lines = BufReader::new(Read::take(&mut stream, REQUEST)).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     while !first.is_empty() && lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let (status, kind, body) = if first.starts_with("GET /metrics ") {
@@ -257,7 +288,6 @@ fn answer(stream: &TcpStream, metrics: &str) -> io::Result<()> {
     } else {
         ("404 Not Found", "text/plain; charset=utf-8", "the counts are at /metrics\n")
     };
-    let mut stream = stream;
     write!(
         stream,
         "HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -294,8 +324,6 @@ impl fmt::Display for Stats {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use tidegate_runtime::Shared;
 
     use super::*;
@@ -339,11 +367,25 @@ mod tests {
             let mut client = TcpStream::connect(address).expect("it listens");
             client.write_all(request.as_bytes()).expect("it is read");
             let (server, _) = listener.accept().expect("a connection");
-            answer(&server, "the counts").expect("an answer");
+            answer(&server, PATIENCE, "the counts").expect("an answer");
             drop(server);
             let mut answer = String::new();
             client.read_to_string(&mut answer).expect("text");
             assert!(answer.starts_with(begin) && answer.ends_with(end), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_asks_nothing_or_takes_nothing_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        // More than the system keeps for a client that does not read.
+        let metrics = "x".repeat(1 << 26);
+        for request in ["", "GET /metrics HTTP/1.1\r\n\r\n"] {
+            let mut client = TcpStream::connect(address).expect("it listens");
+            client.write_all(request.as_bytes()).expect("it is connected");
+            let (server, _) = listener.accept().expect("a connection");
+            answer(&server, Duration::from_millis(50), &metrics).expect_err("the client does nothing");
         }
     }
 }
