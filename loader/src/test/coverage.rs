@@ -157,8 +157,9 @@ impl File {
     }
 
     fn html(&self) -> Result<String, Error> {
-        let source =
-            fs::read_to_string(&self.file).map_err(|error| Error::file("read", &self.file, &error))?;
+        // What a compiler takes need not be UTF-8.
+        let source = fs::read(&self.file).map_err(|error| Error::file("read", &self.file, &error))?;
+        let source = String::from_utf8_lossy(&source);
         let (lines, branches) = shares(&self.lines);
         let mut text = page(&self.name());
         let _ = writeln!(text, "<p>lines {lines}, branches {branches} (each way counts)\n<pre>");
@@ -243,5 +244,28 @@ impl fmt::Display for Coverage {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process};
+
+    use super::*;
+
+    #[test]
+    fn a_page_shows_a_source_of_any_bytes_as_it_is() {
+        let path = env::temp_dir().join(format!("tidegate-page-{}.c", process::id()));
+        fs::write(&path, b"/* caf\xe9 */\nif (a < b && \"c\")\n").expect("a file");
+        let branches = vec![Branch { taken: 0, not_taken: 3 }];
+        let file = File { file: path.clone(), lines: BTreeMap::from([(2, Line { runs: 3, branches })]) };
+        let page = file.html();
+        fs::remove_file(&path).expect("it is there");
+        let page = page.expect("a page");
+        let line = "<span class=\"part\">    2            3  if (a &lt; b &amp;&amp; &quot;c&quot;)</span>  <i>never jumps</i>";
+        assert!(page.contains(line), "{page}");
+        let lcov = Coverage { files: vec![file] }.lcov();
+        let counts = "BRDA:2,0,0,0\nBRDA:2,0,1,3\nBRF:2\nBRH:1\nDA:2,3\nLF:1\nLH:1\nend_of_record\n";
+        assert!(lcov.ends_with(counts), "{lcov}");
     }
 }
