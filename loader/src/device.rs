@@ -1,4 +1,6 @@
 //! The driver's device: messages go in, replies come out.
+//!
+//! The only `unsafe` of the loader is here: a device is spoken to by one call of the system, which the standard library does not have.
 
 use std::fs::File;
 use std::io;
