@@ -174,11 +174,12 @@ impl Wanted<'_> {
 const UNCHANGED: &Plan = &Plan::new();
 
 impl<'c> Ask<'c> {
-    /// Asks the links one by one, and carries out what a decision injects. Gives back the link that decided.
+    /// Asks the links one by one, on this processor, and carries out what a decision injects. Gives back the link that decided.
     #[inline(always)]
     pub(crate) fn links<'l>(
         &self,
         links: &'l [Shared<Link>],
+        processor: u32,
         context: &mut StreamContext,
         stack: &mut Stack,
         changes: &mut Changes,
@@ -193,6 +194,8 @@ impl<'c> Ask<'c> {
         if !self.may_wait {
             flags |= STREAM_NO_MORE_DATA;
         }
+        // What does not change meanwhile, though it is lent to every run.
+        let (passed, born, window) = (self.passed, self.flow.born, self.window);
         let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
         for link in links {
             if link.is_special() {
@@ -202,13 +205,13 @@ impl<'c> Ask<'c> {
                 }
                 continue;
             }
-            if self.passed.is_some_and(|passed| passed.has(link)) {
+            if passed.is_some_and(|passed| passed.has(link)) {
                 continue;
             }
             // A program writes to its context what it wants: the next one finds nothing of that.
-            context.flags = flags | self.mid_stream(link);
+            context.flags = flags | if link.is_newer(born, self.flow.id) { STREAM_MID_STREAM } else { 0 };
             (context.bytes_enforced, context.bytes_required) = (0, 0);
-            let verdict = host.run(link, stack, context, self.window).ok();
+            let verdict = host.run(link, stack, context, window, processor).ok();
             let wants_more = host.changes().is_touched() || context.bytes_enforced != 0;
             let decision = match verdict {
                 // What `judge` says too.
@@ -223,6 +226,10 @@ impl<'c> Ask<'c> {
             }
         }
         (Decision::Next(open), None)
+    }
+
+    fn processor(&self) -> u32 {
+        (self.engine().get().platform.processor)()
     }
 
     #[inline]
@@ -257,7 +264,7 @@ impl<'c> Ask<'c> {
         }
         context.flags = flags | missed | self.mid_stream(by);
         (context.bytes_enforced, context.bytes_required) = (0, 0);
-        let verdict = host.run(by, stack, context, self.window).ok();
+        let verdict = host.run(by, stack, context, self.window, self.processor()).ok();
         if let Some(trial) = shadow {
             let own = self.wanted(verdict, context, host, open);
             self.shadow(trial, flags, context, open, stack, &own);
@@ -281,7 +288,7 @@ impl<'c> Ask<'c> {
         let flags = flags | self.mid_stream(candidate);
         let mut context = StreamContext { flags, bytes_enforced: 0, bytes_required: 0, ..*context };
         let mut host = PacketHost::new(Calls::new(candidate), About::Stream(self), &mut changes);
-        let verdict = host.run(candidate, stack, &mut context, self.window).ok();
+        let verdict = host.run(candidate, stack, &mut context, self.window, self.processor()).ok();
         trial.count(self.wanted(verdict, &context, &host, open).compare(own, self.window));
     }
 

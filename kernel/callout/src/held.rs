@@ -475,7 +475,8 @@ impl Step<'_> {
             passed: Some(&self.asked.passed),
             inline: false,
         };
-        let (decision, by) = ask.links(links, &mut context, stack, changes);
+        let processor = (self.engine.platform.processor)();
+        let (decision, by) = ask.links(links, processor, &mut context, stack, changes);
         let half = !changes.own.is_empty();
         match decision {
             // Bytes that stay must not be asked about again when what stands in front of them is gone already.

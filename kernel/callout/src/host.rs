@@ -42,7 +42,6 @@ pub(crate) struct PacketHost<'r> {
     about: About<'r>,
     changes: &'r mut Changes,
     clone: Clone,
-    scan_left: usize,
 }
 
 /// What is shown.
@@ -63,10 +62,10 @@ impl<'r> PacketHost<'r> {
     #[inline]
     pub(crate) fn new(calls: Calls<'r>, about: About<'r>, changes: &'r mut Changes) -> Self {
         changes.clear();
-        Self { calls, about, changes, clone: Clone::None, scan_left: limits::MAX_SCAN }
+        Self { calls, about, changes, clone: Clone::None }
     }
 
-    /// Runs a link, which is shown `window`. What the run before wanted changed was forgotten.
+    /// Runs a link on this processor, which is shown `window`. What the run before wanted changed was forgotten.
     #[inline(always)]
     pub(crate) fn run<C: Context>(
         &mut self,
@@ -74,10 +73,10 @@ impl<'r> PacketHost<'r> {
         stack: &mut Stack,
         context: &mut C,
         window: &'r [u8],
+        processor: u32,
     ) -> Result<Verdict, RunError> {
         self.calls.turn_to(link);
-        self.scan_left = limits::MAX_SCAN;
-        link.run(self, stack, context, window)
+        link.run(self, stack, context, window, processor)
     }
 
     #[inline]
@@ -112,24 +111,18 @@ impl<'r> PacketHost<'r> {
         self.clone == Clone::Injected
     }
 
-    /// Counts `bytes` that a helper is about to look at. A run that looks at too many is over its budget.
-    fn scan(&mut self, bytes: usize) -> Result<(), Fault> {
-        self.scan_left = self.scan_left.checked_sub(bytes).ok_or(Cause::Budget)?;
-        Ok(())
-    }
-
     fn find(&mut self, offset: u64, pattern: u64, size: u64, memory: &Memory<'_>) -> Result<u64, Fault> {
         let pattern = memory.read(pattern, size_of_memory(size)?)?;
         let behind = usize::try_from(offset).ok().and_then(|offset| self.window().get(offset..));
         let Some(behind) = behind else { return Ok(negated(errno::ENOENT)) };
         // To look at a long pattern is work too, where there is little to look through.
-        self.scan(behind.len().max(pattern.len()))?;
+        self.calls.moves(behind.len().max(pattern.len()))?;
         Ok(search::find(behind, pattern).map_or(negated(errno::ENOENT), |at| offset + at as u64))
     }
 
     fn load_bytes(&mut self, offset: u64, to: u64, size: u64, memory: &mut Memory<'_>) -> Result<u64, Fault> {
         let size = size_of_memory(size)?;
-        self.scan(size)?;
+        self.calls.moves(size)?;
         let to = if size == 0 { &mut [] } else { memory.write(to, size)? };
         let from = usize::try_from(offset).ok().and_then(|offset| self.window().get(offset..)?.get(..size));
         match from {
@@ -267,7 +260,7 @@ impl Host for PacketHost<'_> {
             helper::REMOVE_AHEAD => Ok(status(self.remove_ahead(a))),
             helper::STREAM_APPLICATION => {
                 let size = size_of_memory(b)?;
-                self.scan(size)?;
+                self.calls.moves(size)?;
                 Ok(self.application(if size == 0 { &mut [] } else { memory.write(a, size)? }))
             }
             helper::FLOW_STORAGE_GET => self.flow_storage(a, b),

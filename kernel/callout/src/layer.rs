@@ -10,8 +10,8 @@ use fwps_sys::layer::{
 };
 use fwps_sys::{
     ADDRESS_FAMILY, COMPARTMENT_ID, FWP_CONDITION_FLAG, FWP_DATA_TYPE, FWP_VALUE0,
-    FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0, FWPS_METADATA_FIELD, FWPS_STREAM_DATA0,
-    FWPS_STREAM_FLAG, IPPROTO, SCOPE_ID,
+    FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUES0, FWPS_METADATA_FIELD, FWPS_STREAM_FLAG, IPPROTO,
+    SCOPE_ID,
 };
 use tidegate_abi::context::{
     SEND_LOOPBACK, SEND_RAW, STREAM_ABORT, STREAM_DISCONNECT, STREAM_EXPEDITED, STREAM_PUSH,
@@ -455,11 +455,7 @@ const fn family(v6: bool) -> u32 {
 }
 
 /// The context of a stream indication, but for the window.
-pub(crate) fn indication(
-    connection: &StreamContext,
-    data: &FWPS_STREAM_DATA0,
-    missed: usize,
-) -> StreamContext {
+pub(crate) fn indication(connection: &StreamContext, kind: FWPS_STREAM_FLAG, missed: usize) -> StreamContext {
     const TOLD: [(FWPS_STREAM_FLAG, u32); 4] = [
         (FWPS_STREAM_FLAG::RECEIVE_EXPEDITED.with(FWPS_STREAM_FLAG::SEND_EXPEDITED), STREAM_EXPEDITED),
         (FWPS_STREAM_FLAG::RECEIVE_PUSH.with(FWPS_STREAM_FLAG::SEND_NODELAY), STREAM_PUSH),
@@ -472,14 +468,14 @@ pub(crate) fn indication(
     };
     let mut flags = 0;
     // Most data has none.
-    if data.flags.has_any(ANY) {
+    if kind.has_any(ANY) {
         for (bits, flag) in TOLD {
-            if data.flags.has_any(bits) {
+            if kind.has_any(bits) {
                 flags |= flag;
             }
         }
     }
-    let direction = u32::from(data.flags.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY));
+    let direction = u32::from(kind.has_any(FWPS_STREAM_FLAG::RECEIVE_FAMILY));
     // Copied as a whole, which costs less than member by member.
     let mut context = *connection;
     (context.missed_bytes, context.flags, context.direction) = (missed as u64, flags, direction);
@@ -493,7 +489,7 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
-    use fwps_sys::{FWP_BYTE_ARRAY16, FWP_VALUE0_DATA, FWPS_INCOMING_VALUE0, FWPS_STREAM_DATA_OFFSET0};
+    use fwps_sys::{FWP_BYTE_ARRAY16, FWP_VALUE0_DATA, FWPS_INCOMING_VALUE0};
 
     use super::*;
 
@@ -573,20 +569,6 @@ mod tests {
         Incoming::of_stream(given).or_else(|| Incoming::of_send(given))
     }
 
-    const DATA: FWPS_STREAM_DATA0 = FWPS_STREAM_DATA0 {
-        flags: FWPS_STREAM_FLAG::RECEIVE,
-        dataOffset: FWPS_STREAM_DATA_OFFSET0 {
-            netBufferList: ptr::null_mut(),
-            netBuffer: ptr::null_mut(),
-            mdl: ptr::null_mut(),
-            mdlOffset: 0,
-            netBufferOffset: 0,
-            streamDataOffset: 0,
-        },
-        dataLength: 0,
-        netBufferListChain: ptr::null_mut(),
-    };
-
     fn addresses(layer: &Layer) -> ([u8; 16], [u8; 16]) {
         if layer.family == ADDRESS_FAMILY::INET6 {
             return ([0x11; 16], [0x22; 16]);
@@ -631,11 +613,10 @@ mod tests {
                 ..StreamContext::default()
             };
             let flags = FWPS_STREAM_FLAG::RECEIVE_PUSH | FWPS_STREAM_FLAG::RECEIVE_DISCONNECT;
-            let data = FWPS_STREAM_DATA0 { flags: DATA.flags | flags, ..DATA };
-            assert_eq!(indication(&incoming.connection(), &data, 3), expected);
-            let data = FWPS_STREAM_DATA0 { flags: FWPS_STREAM_FLAG::SEND, ..DATA };
+            let received = FWPS_STREAM_FLAG::RECEIVE | flags;
+            assert_eq!(indication(&incoming.connection(), received, 3), expected);
             assert_eq!(
-                indication(&incoming.connection(), &data, 3),
+                indication(&incoming.connection(), FWPS_STREAM_FLAG::SEND, 3),
                 StreamContext { flags: 0, direction: 0, ..expected }
             );
         }

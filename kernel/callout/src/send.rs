@@ -52,6 +52,8 @@ const UNCHANGED: &Plan = &Plan::new();
 /// One call of classify at a transport layer.
 struct Send<'c> {
     engine: Lent<'c, Engine>,
+    /// The one that it is called on.
+    processor: u32,
     incoming: &'c Incoming<'c>,
     protocol: IPPROTO,
     editable: Editable,
@@ -105,7 +107,8 @@ pub(crate) fn classify(
     if links.is_empty() {
         return SendOutcome::Permit;
     }
-    let Some(mut desk) = engine.scratch.take((engine.platform.processor)()) else {
+    let processor = (engine.platform.processor)();
+    let Some(mut desk) = engine.scratch.take(processor) else {
         engine.counters.no_desk.add();
         return if unseen(links) { SendOutcome::Block } else { SendOutcome::Permit };
     };
@@ -130,7 +133,8 @@ pub(crate) fn classify(
     let snapshot = chain.is_snapshot();
     let sealed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
     let tried = chain.is_tried();
-    let send = Send { engine, incoming, protocol, editable, foreign, snapshot, sealed, tried, context };
+    let send =
+        Send { engine, processor, incoming, protocol, editable, foreign, snapshot, sealed, tried, context };
     let mut views = packets.views();
     match (views.next(), views.next()) {
         (None, _) => SendOutcome::Permit,
@@ -305,7 +309,7 @@ impl Send<'_> {
                 envelope: (!self.is_raw()).then_some(&mut envelope),
             };
             let mut host = PacketHost::new(Calls::new(link), about, changes);
-            let verdict = host.run(link, stack, &mut context, window);
+            let verdict = host.run(link, stack, &mut context, window, self.processor);
             let injects = host.injects();
             drop(host);
             if let Some(trial) = shadow {
@@ -373,7 +377,7 @@ impl Send<'_> {
             envelope: (!self.is_raw()).then_some(&mut envelope),
         };
         let mut host = PacketHost::new(Calls::new(candidate), about, &mut changes);
-        let verdict = host.run(candidate, stack, &mut context, window).ok();
+        let verdict = host.run(candidate, stack, &mut context, window, self.processor).ok();
         let injects = host.injects();
         drop(host);
         let wanted = Wanted { verdict, injects, changes: &changes, envelope: &envelope };

@@ -31,9 +31,12 @@ use crate::packet::Indicated;
 use crate::scratch::Desk;
 
 /// One call of classify at a stream layer.
+#[derive(Clone, Copy)]
 pub(crate) struct Indication<'c> {
     pub(crate) incoming: Incoming<'c>,
     pub(crate) data: Indicated<'c>,
+    /// What the data came with, read once.
+    pub(crate) kind: FWPS_STREAM_FLAG,
     /// Bytes that a callout above took before these.
     pub(crate) missed: usize,
     /// What led to the callout.
@@ -44,7 +47,7 @@ pub(crate) struct Indication<'c> {
 
 impl Indication<'_> {
     fn has(&self, flags: FWPS_STREAM_FLAG) -> bool {
-        self.data.flags.has_any(flags)
+        self.kind.has_any(flags)
     }
 
     /// More data can come, if there is room for it.
@@ -63,7 +66,7 @@ impl Indication<'_> {
 
     /// Flags of what is injected in its place.
     fn injected(&self) -> FWPS_STREAM_FLAG {
-        self.data.flags.without(FWPS_STREAM_FLAG::DISCONNECT)
+        self.kind.without(FWPS_STREAM_FLAG::DISCONNECT)
     }
 }
 
@@ -73,40 +76,41 @@ impl Indication<'_> {
 #[inline]
 pub(crate) fn classify(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     flow: Option<Lent<'_, Flow>>,
 ) -> StreamOutcome {
     let processor = (engine.platform.processor)();
     let chain = engine.runtime.chain_on(processor, indication.incoming.layer.hook);
-    let mut rare = None;
-    let (flow, holder) = match flow {
+    match flow {
         Some(flow)
             if flow.marks().is_empty()
                 && !engine.is_closing()
-                && !indication.has(FWPS_STREAM_FLAG::ABORT) =>
+                && !indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) =>
         {
-            (flow, 0)
+            decide(engine, indication, flow, &chain, processor, 0)
         }
-        flow => match before(engine, indication, flow, &chain, &mut rare) {
-            Ok(asked) => asked,
-            Err(outcome) => return outcome,
-        },
-    };
-    let mut outcome = decide(engine, indication, flow, &chain, processor, holder);
-    if indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) {
-        outcome = last(indication, &flow, outcome);
+        flow => rarely(engine, indication, flow, &chain, processor),
     }
-    if let Some(rare) = rare {
-        forget(rare);
-    }
-    outcome
 }
 
-/// Out of line, as all that is rare.
+/// The answer for all other data: that of a connection without a context, or of which something is kept; the end of a
+/// direction, a reset, and what comes while the callouts are unregistered.
 #[cold]
 #[inline(never)]
-fn forget(rare: Rare) {
-    drop(rare);
+fn rarely(
+    engine: Lent<'_, Engine>,
+    indication: Indication<'_>,
+    flow: Option<Lent<'_, Flow>>,
+    chain: &Chain,
+    processor: u32,
+) -> StreamOutcome {
+    let mut rare = Rare::default();
+    let (flow, holder) = match before(engine, indication, flow, chain, &mut rare) {
+        Ok(asked) => asked,
+        Err(outcome) => return outcome,
+    };
+    let outcome = decide(engine, indication, flow, chain, processor, holder);
+    last(indication, &flow, outcome)
 }
 
 /// What is kept while links are asked about data that is more than plain.
@@ -118,21 +122,18 @@ struct Rare {
     waited: Option<Held>,
 }
 
-/// What comes before the links are asked, for a connection without a context, one of which something is kept, a reset and the
-/// time of an unload: the connection, and the link that waited for the data (0 for none).
+/// What comes before the links are asked: the connection, and the link that waited for the data (0 for none).
 ///
 /// # Errors
 /// The answer, when they are not asked.
-#[cold]
-#[inline(never)]
 fn before<'k>(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     flow: Option<Lent<'k, Flow>>,
     chain: &Chain,
-    rare: &'k mut Option<Rare>,
+    rare: &'k mut Rare,
 ) -> Result<(Lent<'k, Flow>, Id), StreamOutcome> {
-    let Rare { met, waited } = rare.insert(Rare::default());
+    let Rare { met, waited } = rare;
     let flow = match flow {
         Some(flow) => flow,
         None => {
@@ -151,9 +152,7 @@ fn before<'k>(
 }
 
 /// What the end of a direction or a reset makes of an answer.
-#[cold]
-#[inline(never)]
-fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> StreamOutcome {
+fn last(indication: Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> StreamOutcome {
     let pass = StreamOutcome::Permit(indication.data.dataLength);
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
         return pass;
@@ -168,7 +167,7 @@ fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> Str
 /// The answer when something stands against asking the links. `waited` becomes the link that waited for the data, if one did.
 fn marked(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     flow: Lent<'_, Flow>,
     waited: &mut Option<Held>,
 ) -> Option<StreamOutcome> {
@@ -188,7 +187,7 @@ fn marked(
 }
 
 /// A context for a connection that was there before it could be seen.
-fn meet(engine: Lent<'_, Engine>, indication: &Indication<'_>) -> Result<Shared<Flow>, Failure> {
+fn meet(engine: Lent<'_, Engine>, indication: Indication<'_>) -> Result<Shared<Flow>, Failure> {
     let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
     let layer = indication.incoming.layer.id;
     let callout = indication.filter.action.calloutId;
@@ -204,7 +203,7 @@ fn meet(engine: Lent<'_, Engine>, indication: &Indication<'_>) -> Result<Shared<
 /// What is to be done before anybody is asked: `None` when nothing stands against it.
 fn look(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     flow: Lent<'_, Flow>,
     marks: Marks,
 ) -> Option<StreamOutcome> {
@@ -245,7 +244,7 @@ fn allow(engine: &Engine, flow: &Flow, len: usize) -> StreamOutcome {
 /// Puts the indication into its direction's queue.
 fn keep(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     flow: Lent<'_, Flow>,
     holder: Option<Holder<'_>>,
 ) -> StreamOutcome {
@@ -256,7 +255,7 @@ fn keep(
     };
     let arrival = Arrival {
         hook: indication.incoming.layer.hook,
-        context: layer::indication(&flow.context, &indication.data, indication.missed),
+        context: layer::indication(&flow.context, indication.kind, indication.missed),
         flags: indication.injected(),
         bytes: &view,
         end: indication.has(FWPS_STREAM_FLAG::DISCONNECT),
@@ -288,10 +287,10 @@ fn too_late(engine: &Engine, flow: &Flow, by: Option<&Shared<Link>>, len: usize)
 }
 
 /// Asks the links.
-#[inline]
+#[inline(always)]
 fn decide(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     flow: Lent<'_, Flow>,
     chain: &Chain,
     processor: u32,
@@ -328,7 +327,7 @@ fn decide(
     };
     let ask = Ask {
         flow,
-        flags: data.flags,
+        flags: indication.kind,
         len,
         window,
         out: indication.flags,
@@ -338,8 +337,8 @@ fn decide(
         passed: None,
         inline: true,
     };
-    let mut context = layer::indication(&flow.get().context, &data, indication.missed);
-    let (decision, by) = ask.links(links, &mut context, stack, changes);
+    let mut context = layer::indication(&flow.get().context, indication.kind, indication.missed);
+    let (decision, by) = ask.links(links, processor, &mut context, stack, changes);
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) if !snapshot => StreamOutcome::Permit(cover),
         Decision::Block(cover) => blocked(cover, len),
@@ -355,7 +354,7 @@ fn decide(
 #[inline(never)]
 fn unusual(
     engine: Lent<'_, Engine>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     links: &[Shared<Link>],
 ) -> Result<(usize, bool), StreamOutcome> {
     let len = indication.data.dataLength;
@@ -388,7 +387,7 @@ fn unseen(links: &[Shared<Link>], pass: StreamOutcome) -> StreamOutcome {
 #[inline(never)]
 fn carry_out(
     ask: &Ask<'_>,
-    indication: &Indication<'_>,
+    indication: Indication<'_>,
     chain: &Chain,
     decision: Decision,
     by: Option<&Shared<Link>>,

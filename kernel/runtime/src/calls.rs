@@ -13,7 +13,7 @@ use crate::map::{Map, MapError, Ring};
 pub struct Calls<'a> {
     link: &'a Link,
     reserved: heapless::Vec<Record<'a>, MAX_RESERVED>,
-    /// Bytes of keys, values and records that this run may still move.
+    /// Bytes that the helpers of this run may still look at or move.
     moves_left: usize,
 }
 
@@ -102,8 +102,11 @@ impl<'a> Calls<'a> {
         Ok(map.delete(&flow.to_le_bytes()).map_or_else(MapError::result, |()| 0))
     }
 
-    /// Counts `bytes` that a helper is about to move. An instruction's cost does not tell how large a value is.
-    fn moves(&mut self, bytes: usize) -> Result<(), Fault> {
+    /// Counts `bytes` that a helper is about to look at or move: an instruction's cost does not tell how many they are.
+    ///
+    /// # Errors
+    /// More than [`MAX_SCAN`] in one run, which is over its budget.
+    pub fn moves(&mut self, bytes: usize) -> Result<(), Fault> {
         self.moves_left = self.moves_left.checked_sub(bytes).ok_or(Cause::Budget)?;
         Ok(())
     }

@@ -51,10 +51,13 @@ impl Tally {
         }
     }
 
-    /// Adds a run that was shown so many bytes; without a verdict it failed. `processor` is the current one's index.
+    /// Adds a run that was shown so many bytes; without a verdict it failed. `processor` should be the current one: what
+    /// another one counts at the same time is not lost, only slow.
     #[inline]
-    pub(crate) fn add_run(&self, processor: usize, verdict: Option<Verdict>, bytes: usize) {
-        let Some(Padded(cells)) = self.0.get(processor) else { return };
+    pub(crate) fn add_run(&self, processor: u32, verdict: Option<Verdict>, bytes: usize) {
+        let Some(Padded(cells)) = self.0.get(processor as usize) else {
+            return self.add_run_elsewhere(verdict, bytes);
+        };
         let end = match verdict {
             Some(verdict) => Count::Verdict(verdict).index(),
             None => Count::Error.index(),
@@ -63,6 +66,15 @@ impl Tally {
             if let Some(cell) = cells.get(index) {
                 cell.fetch_add(amount, Relaxed);
             }
+        }
+    }
+
+    /// On a processor that the system did not speak of.
+    #[cold]
+    #[inline(never)]
+    fn add_run_elsewhere(&self, verdict: Option<Verdict>, bytes: usize) {
+        if !self.0.is_empty() {
+            self.add_run(0, verdict, bytes);
         }
     }
 

@@ -109,8 +109,9 @@ impl Link {
         since != 0 && (self.platform.now_ns)().saturating_sub(since) >= DRAIN_NS
     }
 
-    /// Runs the program over `window` and counts the run; `host` answers its helpers, with [`crate::Calls`] for those that are
-    /// not about the data. Takes at most [`budget`](Self::budget) instructions. IRQL <= `DISPATCH_LEVEL`.
+    /// Runs the program over `window` and counts the run as one of `processor`, which should be the caller's; `host` answers
+    /// its helpers, with [`crate::Calls`] for those that are not about the data. Takes at most [`budget`](Self::budget)
+    /// instructions. IRQL <= `DISPATCH_LEVEL`.
     ///
     /// # Errors
     /// Why there is no verdict. The run is counted as failed then.
@@ -122,29 +123,29 @@ impl Link {
         stack: &mut Stack,
         context: &mut C,
         window: &[u8],
+        processor: u32,
     ) -> Result<Verdict, RunError> {
         let window = if window.is_empty() { tidegate_vm::nothing() } else { window };
         let verdict = match self.program.executable.run(host, stack, context, window, self.budget) {
             Ok(r0) => match Verdict::from_r0(self.program_type(), r0) {
                 Some(verdict) => verdict,
-                None => return self.failed(RunError::Verdict(r0), window.len()),
+                None => return self.failed(RunError::Verdict(r0), window.len(), processor),
             },
-            Err(fault) => return self.failed(RunError::Fault(fault), window.len()),
+            Err(fault) => return self.failed(RunError::Fault(fault), window.len(), processor),
         };
-        self.count_run(Some(verdict), window.len());
+        self.count_run(Some(verdict), window.len(), processor);
         Ok(verdict)
     }
 
     #[cold]
     #[inline(never)]
-    fn failed(&self, error: RunError, shown: usize) -> Result<Verdict, RunError> {
-        self.count_run(None, shown);
+    fn failed(&self, error: RunError, shown: usize, processor: u32) -> Result<Verdict, RunError> {
+        self.count_run(None, shown, processor);
         Err(error)
     }
 
     #[inline(always)]
-    fn count_run(&self, verdict: Option<Verdict>, shown: usize) {
-        let processor = self.platform.index();
+    fn count_run(&self, verdict: Option<Verdict>, shown: usize, processor: u32) {
         for tally in [&*self.tally, &self.program.tally] {
             tally.add_run(processor, verdict, shown);
         }

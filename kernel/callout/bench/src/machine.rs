@@ -399,14 +399,18 @@ pub(crate) fn runs(case: Case, links: usize) -> Result<Box<dyn FnMut() -> FWP_AC
     let window: Vec<u8> = vec![b'a'; LENGTH];
     let mut stack = Stack::new();
     let (mut stream, mut send) = (StreamContext::default(), SendContext::default());
+    let processor = os::platform().processor;
     Ok(Box::new(move || {
+        let processor = processor();
         let chain = tidegate.runtime.chain(case.hook());
         for link in chain.links() {
             let verdict = match case.hook().program_type() {
                 tidegate_abi::ProgramType::Stream => {
-                    link.run(&mut NoHelpers, &mut stack, &mut stream, &window)
+                    link.run(&mut NoHelpers, &mut stack, &mut stream, &window, processor)
                 }
-                tidegate_abi::ProgramType::Send => link.run(&mut NoHelpers, &mut stack, &mut send, &window),
+                tidegate_abi::ProgramType::Send => {
+                    link.run(&mut NoHelpers, &mut stack, &mut send, &window, processor)
+                }
             };
             std::hint::black_box(&verdict);
         }

@@ -8,7 +8,7 @@ use fwps_sys::{FWP_ACTION, NTSTATUS};
 use tidegate_abi::control::{Detached, OnError};
 use tidegate_abi::{Hook, Verdict};
 
-use super::{Bench, DATAGRAMS, SENDS, STREAMS, asm, ends};
+use super::{Bench, DATAGRAMS, SENDS, STREAMS, asm, ends, stop_clock};
 use crate::hops::MAX_HOPS;
 
 const REFUSED: NTSTATUS = NTSTATUS::INSUFFICIENT_RESOURCES;
@@ -154,6 +154,7 @@ fn unload_with_pending_injection() {
 #[test]
 fn ping_pong_with_another_injector() {
     const MANY: usize = 20_000;
+    stop_clock();
     for again in [Again::Clone, Again::Copy] {
         for on_error in [OnError::Block, OnError::Permit] {
             let bench = Bench::new(Config::default());

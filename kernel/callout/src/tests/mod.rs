@@ -39,11 +39,18 @@ pub(crate) const NOW: Options = Options { mid_stream: false, grace: 0 };
 
 std::thread_local! {
     static LATER: Cell<u64> = const { Cell::new(0) };
+    static STOPPED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// The clock of this thread goes on by so much.
 pub(crate) fn wait(nanoseconds: u64) {
     LATER.set(LATER.get() + nanoseconds);
+}
+
+/// From now on time passes for this thread only as it says: what is bounded in time is then bounded, however long a busy
+/// machine takes for the test.
+pub(crate) fn stop_clock() {
+    STOPPED.set(Some((os::platform().now_ns)()));
 }
 
 std::thread_local! {
@@ -61,7 +68,7 @@ fn now() -> u64 {
         barrier.wait();
         barrier.wait();
     }
-    (os::platform().now_ns)() + LATER.get()
+    STOPPED.get().unwrap_or_else(|| (os::platform().now_ns)()) + LATER.get()
 }
 
 /// A loaded driver, as far as this crate is one, in a simulator of its own.

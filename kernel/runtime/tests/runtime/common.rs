@@ -174,8 +174,8 @@ pub(crate) fn run_with(link: &Link, window: &[u8], fail_at: Option<u32>) -> Resu
     let (mut host, mut stack) = (Plain { calls: Calls::new(link), fail_at }, Box::new(Stack::new()));
     let before = IRQL.get();
     let verdict = match link.program_type() {
-        ProgramType::Stream => link.run(&mut host, &mut stack, &mut StreamContext::default(), window),
-        ProgramType::Send => link.run(&mut host, &mut stack, &mut SendContext::default(), window),
+        ProgramType::Stream => link.run(&mut host, &mut stack, &mut StreamContext::default(), window, 0),
+        ProgramType::Send => link.run(&mut host, &mut stack, &mut SendContext::default(), window, 0),
     };
     drop(host);
     assert_eq!(IRQL.get(), before, "as it was");
