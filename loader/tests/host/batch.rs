@@ -57,7 +57,7 @@ fn commands_run_one_after_the_other_until_one_fails() {
     assert_eq!(host.run(&words(&first, false)).exit, 5, "nothing was done: it ends as the command does");
 
     for (text, part) in [
-        ("map update marks 0 str:no\nmap updat marks 0 1", ":2: "),
+        ("map update marks 0 str:no\nmap upgrade marks 0 1", ":2: "),
         ("map update marks 0 str:no\nmap update marks 'str:no", ":2: "),
         ("map update marks 0 str:no\n-j map show", ":2: "),
         ("map update marks 0 str:no\n\nproxy --listen 127.0.0.1:0", ":3: "),
