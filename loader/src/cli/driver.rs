@@ -153,7 +153,7 @@ impl fmt::Display for Answer {
         }
         writeln!(f, ", ABI {abi}; processors: {processors}")?;
         match filters {
-            Traffic::None => writeln!(f, "no filters: no traffic is shown to it")?,
+            Traffic::None => writeln!(f, "no filters: no filter engine was told of it, as in user space")?,
             Traffic::Waiting => {
                 writeln!(f, "no filters yet: the base filtering engine (service bfe) does not run")?;
             }
