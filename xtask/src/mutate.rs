@@ -2,7 +2,9 @@
 //! at a time, and the policy compiled and tested.
 //!
 //! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a
-//! scenario tells from the policy, is caught.
+//! scenario tells from the policy, is caught. One that no input can tell from the policy is equal to it: `equal.toml` beside the
+//! policy says which and why, under the name of the source, by the line and what it becomes. It is an error to say so of a
+//! change that is caught, or of none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::{programs, shell};
@@ -38,7 +40,7 @@ struct Mutation {
 }
 
 /// What became of a change.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     /// It is no program, or no other one.
     None,
@@ -46,11 +48,21 @@ enum Fate {
     Survived,
 }
 
+/// A change that is said to make no difference.
+struct Equal {
+    line: String,
+    becomes: String,
+    /// What became of it: `None` until the source has such a change.
+    fate: Mutex<Option<Fate>>,
+}
+
 /// What came of one source.
 struct Row {
     policy: String,
+    /// Changes, but for those that are equal to the policy.
     mutants: usize,
     caught: usize,
+    equal: usize,
     /// Where nothing noticed, and what was changed.
     survived: Vec<String>,
 }
@@ -81,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|row| json!({"policy": row.policy, "mutants": row.mutants, "caught": row.caught, "survived": row.survived}))
+            .map(|row| json!({"policy": row.policy, "mutants": row.mutants, "caught": row.caught, "equal": row.equal, "survived": row.survived}))
             .collect();
         println!("{}", json!({"schema": 1, "rows": rows}));
     }
@@ -95,12 +107,13 @@ fn mutate(source: &programs::Source) -> Result<Row> {
     let text = fs::read_to_string(&source.source)?;
     let policy = source.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let left = Mutex::new(mutations(&text).into_iter());
-    let row = Mutex::new(Row { policy, mutants: 0, caught: 0, survived: Vec::new() });
+    let equal = equal(source, &policy)?;
+    let row = Mutex::new(Row { policy, mutants: 0, caught: 0, equal: 0, survived: Vec::new() });
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..workers)
             .map(|worker| {
-                let (left, row, text) = (&left, &row, &text);
+                let (left, row, text, equal) = (&left, &row, &text, &equal);
                 scope.spawn(move || -> Result<()> {
                     let place = Place::new(source, worker)?;
                     loop {
@@ -108,7 +121,20 @@ fn mutate(source: &programs::Source) -> Result<Row> {
                             return Ok(());
                         };
                         let fate = place.fate(&mutation.apply(text))?;
+                        let (line, becomes) = mutation.lines(text);
+                        let said = equal.iter().find(|equal| equal.line == line && equal.becomes == becomes);
+                        if let Some(said) = said {
+                            let mut known = said.fate.lock().expect("no worker panics");
+                            // The same line may stand in several places: being caught in one is enough.
+                            if *known != Some(Fate::Caught) {
+                                *known = Some(fate);
+                            }
+                        }
                         let mut row = row.lock().expect("no worker panics");
+                        if said.is_some() && fate == Fate::Survived {
+                            row.equal += 1;
+                            continue;
+                        }
                         row.mutants += usize::from(fate != Fate::None);
                         row.caught += usize::from(fate == Fate::Caught);
                         if fate == Fate::Survived {
@@ -121,16 +147,51 @@ fn mutate(source: &programs::Source) -> Result<Row> {
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })?;
     let mut row = row.into_inner().expect("no worker panics");
+    for Equal { line, becomes, fate } in equal {
+        let wrong = match fate.into_inner().expect("no worker panics") {
+            Some(Fate::Survived) => continue,
+            Some(Fate::Caught) => "makes a difference: a scenario noticed",
+            Some(Fate::None) => "does not change the object",
+            None => "is no change of the source",
+        };
+        bail!("{}: equal.toml: `{line}` becoming `{becomes}` {wrong}", row.policy);
+    }
     row.survived.sort();
     Ok(row)
+}
+
+/// What stands beside a policy of changes that make no difference.
+fn equal(source: &programs::Source, policy: &str) -> Result<Vec<Equal>> {
+    let file = source.source.with_file_name("equal.toml");
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let text = fs::read_to_string(&file)?;
+    let table: toml::Table = text.parse().with_context(|| file.display().to_string())?;
+    let rows = table.get(policy).and_then(toml::Value::as_array).into_iter().flatten();
+    let member = |row: &toml::Value, name: &str| {
+        let text = row.get(name).and_then(toml::Value::as_str).filter(|text| !text.is_empty());
+        text.map(str::to_owned).with_context(|| format!("{}: a change without `{name}`", file.display()))
+    };
+    rows.map(|row| {
+        // Why is for people, but it must be there.
+        member(row, "because")?;
+        let (line, becomes) = (member(row, "line")?, member(row, "becomes")?);
+        Ok(Equal { line, becomes, fate: Mutex::new(None) })
+    })
+    .collect()
 }
 
 impl Row {
     fn text(&self) -> String {
         let percent =
             if self.mutants == 0 { 100.0 } else { 100.0 * self.caught as f64 / self.mutants as f64 };
-        let head =
-            format!("{}: {} of {} changes caught, {percent:.1} %\n", self.policy, self.caught, self.mutants);
+        let equal = match self.equal {
+            0 => String::new(),
+            equal => format!(", {equal} make no difference"),
+        };
+        let (policy, caught, mutants) = (&self.policy, self.caught, self.mutants);
+        let head = format!("{policy}: {caught} of {mutants} changes caught, {percent:.1} %{equal}\n");
         self.survived.iter().fold(head, |text, survived| text + "  not noticed: " + survived + "\n")
     }
 }
@@ -194,6 +255,14 @@ impl<'a> Place<'a> {
 impl Mutation {
     fn apply(&self, text: &str) -> String {
         [&text[..self.at.start], &self.by, &text[self.at.end..]].concat()
+    }
+
+    /// The line, and what it becomes.
+    fn lines(&self, text: &str) -> (String, String) {
+        let start = text[..self.at.start].rfind('\n').map_or(0, |end| end + 1);
+        let end = text[self.at.end..].find('\n').map_or(text.len(), |end| self.at.end + end);
+        let becomes = [&text[start..self.at.start], &self.by, &text[self.at.end..end]].concat();
+        (text[start..end].trim().into(), becomes.trim().into())
     }
 
     /// Line and change, for people.
@@ -292,6 +361,14 @@ mod tests {
         assert_eq!(all("x1 != 0xff"), ["x1 == 0xff", "x1 != 0x100"]);
         assert_eq!(all("n << 10u"), ["n << 11u"]);
         assert_eq!(all("1_000u32 >= n"), ["1001u32 >= n", "1_000u32 > n"]);
+    }
+
+    #[test]
+    fn a_change_is_named_by_its_line_and_what_that_becomes() {
+        let text = "a;\n\tif (b < 2) /* c */\n";
+        let lines: Vec<_> = mutations(text).iter().map(|mutation| mutation.lines(text)).collect();
+        let line = |becomes: &str| ("if (b < 2) /* c */".into(), becomes.into());
+        assert_eq!(lines, [line("if (b <= 2) /* c */"), line("if (b < 3) /* c */")]);
     }
 
     #[test]
