@@ -24,6 +24,7 @@ mod prog;
 mod schema;
 mod skeleton;
 mod stats;
+mod trial;
 mod verify;
 mod version;
 
@@ -351,9 +352,7 @@ fn dispatch(
         }
         Noun::Link(link::Verb::Attach(options)) => output.report(&link::attach(&mut connect()?, &options)?),
         Noun::Link(link::Verb::Show) => output.report(&link::show(&mut connect()?)?),
-        Noun::Link(link::Verb::Replace { link, program }) => {
-            output.report(&link::replace(&mut connect()?, link, &program)?)
-        }
+        Noun::Link(link::Verb::Replace(options)) => output.report(&link::replace(&mut connect()?, &options)?),
         Noun::Link(link::Verb::Order(options)) => output.report(&link::order(&mut connect()?, &options)?),
         Noun::Link(link::Verb::Detach { link }) => output.report(&link::detach(&mut connect()?, link)?),
         Noun::Map(map::Verb::Show) => output.report(&map::show(&mut connect()?)?),

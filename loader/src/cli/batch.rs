@@ -207,7 +207,9 @@ fn ends(noun: &Noun) -> bool {
 /// Whether a verb can be done with others at once.
 fn is_atomic(noun: &Noun) -> bool {
     match noun {
-        Noun::Prog(verb) => matches!(verb, prog::Verb::Load(_) | prog::Verb::Unload { .. }),
+        Noun::Prog(prog::Verb::Load(options)) => options.shadow.is_none(),
+        Noun::Prog(verb) => matches!(verb, prog::Verb::Unload { .. }),
+        Noun::Link(link::Verb::Replace(options)) => options.replaces().is_some(),
         Noun::Link(verb) => !matches!(verb, link::Verb::Show),
         Noun::Map(verb) => !matches!(verb, map::Verb::Show | map::Verb::Dump(_) | map::Verb::Lookup(_)),
         _ => false,
@@ -259,9 +261,10 @@ impl Together {
                 self.changes.extend(changes);
                 step
             }
-            Noun::Link(link::Verb::Replace { link, program }) => {
-                self.changes.push(Change::Replace { link: *link, program: prog::find(client, program)?.0 });
-                Step::Show(vec![*link])
+            Noun::Link(link::Verb::Replace(options)) => {
+                let Some((link, program)) = options.replaces() else { return Ok(()) };
+                self.changes.push(Change::Replace { link, program: prog::find(client, program)?.0 });
+                Step::Show(vec![link])
             }
             Noun::Link(link::Verb::Detach { link }) => {
                 self.changes.push(Change::Detach { link: *link });

@@ -6,12 +6,12 @@ use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{
-    Change, Detached, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, OnError, ProgramInfo,
-    Status,
+    Change, Detached, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, LinkTry, OnError,
+    ProgramInfo, Status, Trial, TrialMode,
 };
 use tidegate_abi::{Hook, limits};
 
-use super::{Report, live, prog};
+use super::{Report, live, prog, trial};
 use crate::client::{Client, Refused};
 use crate::error::Error;
 use crate::grants;
@@ -24,13 +24,13 @@ pub(super) enum Verb {
     Attach(Attach),
     /// Show the links of every hook, in the order that they run
     Show,
-    /// Run another program of the same type at a link from now on, in one step: nothing passes unseen meanwhile
-    Replace {
-        /// Id of the link, as `link show` has it
-        link: Id,
-        /// The program, by its id, its name or its tag
-        program: String,
-    },
+    /// Run another program of the same type at a link from now on, in one step, or try it there first: nothing passes unseen
+    /// meanwhile
+    #[command(
+        after_help = "--shadow and --canary try the program, and `link show` tells what comes of it. Then the same command without them \
+        has it replace the link's own program, and --end has the link keep its own."
+    )]
+    Replace(Replace),
     /// Give a link another place in the order of its hook, at once; it keeps its id, its counters and what it keeps back
     #[command(
         after_help = "Lower priorities run earlier, equal ones in the order that they were attached. --before and --after give other \
@@ -64,6 +64,28 @@ struct Place {
     /// At this priority
     #[arg(long)]
     priority: Option<u16>,
+}
+
+#[derive(Args)]
+pub(super) struct Replace {
+    /// Id of the link, as `link show` has it
+    link: Id,
+    /// The program, by its id, its name or its tag
+    #[arg(required_unless_present = "end")]
+    program: Option<String>,
+    #[command(flatten)]
+    trial: trial::Options,
+    /// End what is tried in the link, which keeps its own program
+    #[arg(long, conflicts_with_all = ["program", "shadow", "canary"])]
+    end: bool,
+}
+
+impl Replace {
+    /// The link and the program that replaces its own, when it does so at once.
+    pub(super) fn replaces(&self) -> Option<(Id, &str)> {
+        let program = self.program.as_deref().filter(|_| self.trial.mode().is_none());
+        program.map(|program| (self.link, program))
+    }
 }
 
 #[derive(Args)]
@@ -114,6 +136,9 @@ struct Row {
     /// What it keeps back: directions of connections, and bytes.
     held: Held,
     counted: Tally,
+    /// What is tried in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<trial::Tried>,
 }
 
 /// What a link keeps back.
@@ -191,14 +216,37 @@ pub(super) fn show(client: &mut Client) -> Result<Links, Error> {
     Ok(Links { links })
 }
 
-pub(super) fn replace(client: &mut Client, link: Id, program: &str) -> Result<Links, Error> {
+pub(super) fn replace(client: &mut Client, options: &Replace) -> Result<Links, Error> {
+    let link = options.link;
+    match &options.program {
+        Some(program) => put(client, link, program, options.trial.mode()),
+        None => {
+            let done = client.call(&LinkTry { link, trial: None });
+            done.map_err(|refused| live::refused(&format!("end what is tried in link {link}"), &refused))?;
+            Ok(Links { links: vec![row(client, link)?] })
+        }
+    }
+}
+
+/// Has a program replace a link's own, or tries it there.
+pub(super) fn put(
+    client: &mut Client,
+    link: Id,
+    program: &str,
+    mode: Option<TrialMode>,
+) -> Result<Links, Error> {
     let (id, _) = prog::find(client, program)?;
-    if let Err(refused) = client.call(&LinkReplace { link, program: id }) {
+    let done = match mode {
+        None => client.call(&LinkReplace { link, program: id }),
+        Some(mode) => client.call(&LinkTry { link, trial: Some(Trial { program: id, mode }) }),
+    };
+    if let Err(refused) = done {
         if refused.status == Status::NotGranted {
             let LinkInfoReply { hook, budget, .. } = info(client, link)?;
             return Err(not_granted(client, id, hook, budget)?);
         }
-        return Err(live::refused(&format!("run `{program}` at link {link}"), &refused));
+        let verb = if mode.is_some() { "try" } else { "run" };
+        return Err(live::refused(&format!("{verb} `{program}` at link {link}"), &refused));
     }
     Ok(Links { links: vec![row(client, link)?] })
 }
@@ -305,6 +353,7 @@ fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
         draining: info.draining,
         held: info.held.into(),
         counted: info.counters.into(),
+        trial: info.trial.map(Into::into),
     })
 }
 
@@ -313,8 +362,19 @@ impl Report for Links {}
 impl fmt::Display for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for link in &self.links {
-            let Row { id, hook, program, priority, on_error, budget, snapshot, draining, held, counted } =
-                link;
+            let Row {
+                id,
+                hook,
+                program,
+                priority,
+                on_error,
+                budget,
+                snapshot,
+                draining,
+                held,
+                counted,
+                trial,
+            } = link;
             write!(f, "{id}: {hook}  program {program}  priority {priority}  on error {on_error}")?;
             let (snapshot, draining) =
                 (if *snapshot { "  snapshot" } else { "" }, if *draining { "  ends" } else { "" });
@@ -324,6 +384,9 @@ impl fmt::Display for Links {
                 writeln!(f)?;
             } else {
                 writeln!(f, "; {} bytes of {} flows kept back", held.bytes, held.flows)?;
+            }
+            if let Some(trial) = trial {
+                write!(f, "{trial}")?;
             }
         }
         writeln!(f, "{}", crate::tally::count(self.links.len(), "link"))

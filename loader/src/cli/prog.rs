@@ -7,7 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use tidegate_abi::control::{Id, OnError, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status};
+use tidegate_abi::control::{
+    Id, OnError, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status, TrialMode,
+};
 use tidegate_abi::helper::{self, Capability, Param};
 use tidegate_abi::{Hook, MapDef, ProgramType, limits};
 
@@ -57,6 +59,9 @@ pub(super) struct LoadOptions {
     /// Attach the programs at every hook of their type at once, in their order
     #[arg(long)]
     pub(super) attach: bool,
+    /// Try the program in this link, beside the link's own: `link replace LINK PROGRAM --shadow` in one step with the load
+    #[arg(long, value_name = "LINK", conflicts_with = "attach")]
+    pub(super) shadow: Option<Id>,
     /// What the programs may do at most: "see payload", edit, inject, "send events", drop; none: everything
     #[arg(long, value_name = "POWERS", value_delimiter = ',', value_parser = grants::power)]
     grant_may: Option<Vec<Capability>>,
@@ -291,6 +296,9 @@ struct MapRow {
 
 pub(super) fn load(client: &mut Client, options: &LoadOptions) -> Result<Load, Error> {
     let (staged, load, on_error) = stage(client, options)?;
+    if let (Some(link), [program]) = (options.shadow, &*load.programs) {
+        super::link::put(client, link, &program.id.to_string(), Some(TrialMode::Shadow))?;
+    }
     if options.attach {
         staged.attach(client, on_error)?;
     }
@@ -329,6 +337,10 @@ pub(super) fn stage(client: &mut Client, options: &LoadOptions) -> Result<(Stage
         programs.push(LoadedRow::new(id, &info));
     }
     let maps = staged.maps().map(|(id, name)| MapRow { id, name: name.into() }).collect();
+    if options.shadow.is_some() && programs.len() != 1 {
+        let message = format!("one program is tried in a link, and the object has {}", programs.len());
+        return Err(Error::usage("shadow-programs", message).with_help("--prog NAME loads one of them"));
+    }
     staged.leave(client);
     Ok((staged, Load { programs, maps }, setup.on_error))
 }

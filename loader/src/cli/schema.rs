@@ -221,6 +221,12 @@ mod tests {
         typed("prog stats", &[]);
         typed("prog stats", &["--watch", "0", "--count", "1"]);
         typed("link replace", &[&link, &program]);
+        typed("link replace", &[&link, &program, "--canary", "10%"]);
+        typed("prog stats", &[]);
+        typed("link replace", &[&link, &program, "--shadow"]);
+        typed("link show", &[]);
+        typed("prog stats", &["--watch", "0", "--count", "1"]);
+        typed("link replace", &[&link, "--end"]);
         typed("link order", &[&link, "--priority", "7"]);
         typed("map show", &[]);
         typed("map update", &["bytes", "1", "2"]);

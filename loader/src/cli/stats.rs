@@ -17,7 +17,7 @@ use serde::Serialize;
 use tidegate_abi::control::{Id, LinkInfo, LinkInfoReply, LinkList, Status};
 use tidegate_abi::{Hook, MapKind, Verdict};
 
-use super::{Report, live, map, prog};
+use super::{Report, live, map, prog, trial::Tried};
 use crate::client::Client;
 use crate::error::{Error, Exit};
 use crate::tally::{Tally, count};
@@ -70,6 +70,9 @@ struct Row {
     /// Bytes that were shown to its runs.
     bytes_shown: u64,
     counted: Tally,
+    /// What is tried in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<Tried>,
 }
 
 /// Tells what was counted; what comes in between goes to `tell`.
@@ -104,12 +107,14 @@ pub(super) fn stats(
 
 impl Row {
     fn since(&self, before: Option<&Self>) -> Self {
+        let tried = before.and_then(|before| before.trial.as_ref());
         let (tally, bytes) =
             before.map_or((Tally::default(), 0), |before| (before.counted, before.bytes_shown));
         Self {
             name: self.name.clone(),
             counted: self.counted.since(&tally),
             bytes_shown: self.bytes_shown - bytes,
+            trial: self.trial.as_ref().map(|trial| trial.since(tried)),
             ..*self
         }
     }
@@ -145,6 +150,7 @@ fn rows(client: &mut Client) -> Result<Vec<Row>, Error> {
         name,
         bytes_shown: info.counters.bytes_shown,
         counted: info.counters.into(),
+        trial: info.trial.map(Into::into),
     };
     Ok(links(client)?.into_iter().map(row).collect())
 }
@@ -162,6 +168,24 @@ struct OfVerdict {
     hook: &'static str,
     program: String,
     verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTrial {
+    link: Id,
+    hook: &'static str,
+    /// Id of the program that is tried.
+    program: Id,
+    mode: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTrialEnd {
+    link: Id,
+    hook: &'static str,
+    program: Id,
+    mode: &'static str,
+    end: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -192,6 +216,15 @@ fn metrics(client: &mut Client) -> Result<String, Error> {
             registry.register(name, help, family.clone());
             family
         });
+    let tried = Family::<OfTrialEnd, Counter>::default();
+    registry.register(
+        "trial_runs",
+        "Runs of a program that is tried in a link, by how they ended",
+        tried.clone(),
+    );
+    let returned = Family::<OfTrial, Gauge>::default();
+    let help = "1: too many runs of a canary failed, the link's own program has all connections again";
+    registry.register("trial_returned", help, returned.clone());
     let entries = Family::<OfMap, Gauge>::default();
     registry.register("map_entries", "Entries of a map; of a ring buffer: bytes that wait", entries.clone());
     let dropped = Family::<OfMap, Counter>::default();
@@ -203,6 +236,15 @@ fn metrics(client: &mut Client) -> Result<String, Error> {
             if verdict.program_types().contains(info.hook.program_type()) {
                 let labels = OfVerdict { link, hook, program: program.clone(), verdict: verdict.name() };
                 runs.get_or_create(&labels).inc_by(number);
+            }
+        }
+        if let Some(trial) = info.trial.map(Tried::from) {
+            let (program, mode) = trial.mode();
+            for (end, number) in trial.ends() {
+                tried.get_or_create(&OfTrialEnd { link, hook, program, mode, end }).inc_by(number);
+            }
+            if let Some(is_returned) = trial.returned() {
+                returned.get_or_create(&OfTrial { link, hook, program, mode }).set(i64::from(is_returned));
             }
         }
         let labels = OfLink { link, hook, program };
@@ -302,7 +344,7 @@ impl fmt::Display for Stats {
         if let Some(metrics) = &self.metrics {
             return f.write_str(metrics);
         }
-        for Row { link, hook, name, counted, bytes_shown, .. } in &self.links {
+        for Row { link, hook, name, counted, bytes_shown, trial, .. } in &self.links {
             write!(f, "{link}: {name} at {hook}  {} runs", counted.runs)?;
             if let Some(seconds) = self.seconds {
                 write!(f, " ({:.0} a second)", counted.runs as f64 / seconds)?;
@@ -317,6 +359,9 @@ impl fmt::Display for Stats {
                 counted.edited, counted.injected, counted.errors
             )?;
             writeln!(f, "; {bytes_shown} bytes shown")?;
+            if let Some(trial) = trial {
+                write!(f, "{trial}")?;
+            }
         }
         writeln!(f, "{}", count(self.links.len(), "link"))
     }

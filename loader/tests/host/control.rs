@@ -99,6 +99,59 @@ fn links_run_in_the_order_that_they_are_given() {
 }
 
 #[test]
+fn a_new_version_is_tried_beside_the_old_one_then_for_a_share_and_replaces_it() {
+    let host = Host::start(&folder("host-trial"));
+    host.run(&["prog", "load", GATE, "--prog", "stamp", "--map", "marks.0=str:<first>"]).ok();
+    let link = id(&host.run(&["-j", "link", "attach", "stamp", "stream-v4"]).json(), "links");
+    let trial = || host.run(&["-j", "link", "show"]).json()["links"][0]["trial"].clone();
+    assert_eq!(trial(), Value::Null);
+
+    // What it would do is compared, and not done.
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--map", "cuts.113=0", "--shadow", &link]).ok();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "quit", 12).as_deref(), Some("<first>\0quit"));
+    let shadow = trial();
+    assert_eq!((&shadow["mode"], &shadow["errors"]), (&"shadow".into(), &0.into()), "{shadow}");
+    assert!(shadow["other_verdicts"].as_u64() > Some(0), "{shadow}");
+    let text = host.run(&["link", "show"]).ok();
+    assert!(text.contains(" with another verdict, 0 with other bytes, 0 failed"), "{text}");
+    let text = host.run(&["prog", "stats"]).ok();
+    assert!(text.contains("    shadow: program "), "{text}");
+    let metrics = host.run(&["prog", "stats", "--prometheus"]).ok();
+    assert!(metrics.contains("mode=\"shadow\",end=\"other-verdict\"} "), "{metrics}");
+
+    // A canary that has all connections, and one that has none.
+    host.run(&["link", "replace", &link, "cut", "--canary", "100%"]).ok();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "hello", 5).as_deref(), Some("hello"));
+    assert_eq!(host.say(&mut stream, "quit", 4), None, "the connection is reset");
+    let canary = trial();
+    assert_eq!((&canary["mode"], &canary["canary"]["percent"]), (&"canary".into(), &100.into()));
+    assert_eq!((&canary["canary"]["returned"], &canary["errors"]), (&false.into(), &0.into()), "{canary}");
+    let metrics = host.run(&["prog", "stats", "--prometheus"]).ok();
+    assert!(metrics.contains("mode=\"canary\",end=\"failed\"} 0"), "{metrics}");
+    host.run(&["link", "replace", &link, "cut", "--canary", "0", "--max-errors", "0.5%"]).ok();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "quit", 12).as_deref(), Some("<first>\0quit"));
+    assert_eq!(host.run(&["prog", "unload", "cut"]).exit, 1, "it is tried");
+
+    // It is given up, and put into place all the same.
+    host.run(&["link", "replace", &link, "--end"]).ok();
+    assert_eq!(trial(), Value::Null);
+    assert_eq!(host.run(&["-j", "link", "replace", &link, "--end"]).json()["error"]["code"], "not-found");
+    host.run(&["link", "replace", &link, "cut", "--shadow"]).ok();
+    host.run(&["link", "replace", &link, "cut"]).ok();
+    assert_eq!(trial(), Value::Null);
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "quit", 4), None);
+    for words in
+        [&["cut", "--canary", "101%"][..], &["cut", "--shadow", "--canary", "5"], &["cut", "--end"], &[]]
+    {
+        assert_eq!(host.run(&[&["link", "replace", &link], words].concat()).exit, 1, "{words:?}");
+    }
+}
+
+#[test]
 fn a_refused_program_is_refused_by_the_host_and_leaves_nothing() {
     let host = Host::start(&folder("host-refused"));
     let (link, budget) = ("link", "1");
