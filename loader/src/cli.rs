@@ -159,9 +159,11 @@ enum Noun {
         tidegate test programs/                           every scenario of every policy, under every cut\n  \
         tidegate test my_policy --filter 'a name'         those with this text in their name\n  \
         tidegate test my_policy --bless                   the policy is right: show what is different now, and expect it\n  \
-        tidegate test my_policy --junit result.xml --sarif result.sarif\n\n\
+        tidegate test my_policy --junit result.xml --sarif result.sarif\n  \
+        tidegate test my_policy --record bug.pcap --flow 3   connection 3 becomes a scenario, with what the policy does now\n\n\
         --bless keeps the comments and the layout of the file. What depends on how a stream is cut, a run that failed and a policy\n\
-        that is refused are never blessed: they fail as before, and it is said why.")]
+        that is refused are never blessed: they fail as before, and it is said why. --record\n\
+        expects what came out in the same way. Captures are those of tcpdump, Wireshark and `tidegate proxy --record`.")]
     Test(test::Options),
     /// Relay real TCP connections through the programs of an object, on any machine
     #[command(after_help = "For example, with a web server on port 8080:\n  \
@@ -172,6 +174,9 @@ enum Noun {
         tidegate proxy --control /tmp/gate --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \
         tidegate --host /tmp/gate prog load tls_sni_allow.o --attach\n  \
         tidegate --host /tmp/gate link show\n\n\
+        What a policy did wrong in the field becomes a scenario of it:\n  \
+        tidegate proxy my_policy.o --record field.pcap --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \
+        tidegate test my_policy --record field.pcap\n\n\
         With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
     Proxy(proxy::Options),
     /// Run the programs of an object on the packets that this machine sends, through TUN devices (Linux)

@@ -30,6 +30,7 @@ pub mod tally;
 pub mod test;
 #[cfg(target_os = "linux")]
 pub mod tun;
+mod wire;
 
 pub use error::{Error, Exit};
 pub use object::{Object, ObjectError};

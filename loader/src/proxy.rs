@@ -7,6 +7,7 @@
 mod connection;
 mod control;
 mod engine;
+mod recording;
 mod report;
 
 use std::fs;
@@ -30,6 +31,7 @@ use crate::run::Policy;
 use connection::Closed;
 use control::Control;
 use engine::Engine;
+use recording::Recording;
 use report::Report;
 pub use report::{Line, Output, Summary};
 
@@ -67,6 +69,9 @@ pub struct Options {
     /// Be a host: answer `tidegate --host PATH` on this socket, which only its owner may open (Unix only)
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+    /// Write what both ends send into a capture as it comes, from which `tidegate test --record` makes scenarios
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// End after so many connections
     #[arg(long, value_name = "N")]
     pub connections: Option<u64>,
@@ -87,7 +92,8 @@ pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error>
         }
     };
     // The machine stays with the thread that made it: its clock and its random numbers are that thread's.
-    let (engine, worker) = Engine::start(move || {
+    let recording = options.record.as_deref().map(Recording::begin).transpose()?;
+    let (engine, worker) = Engine::start(recording, move || {
         let Some((object, setup)) = policy else { return Machine::empty() };
         let machine = Machine::new(&object, &setup)?;
         if machine.runs(ProgramType::Stream) {

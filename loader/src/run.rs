@@ -2,7 +2,6 @@
 
 mod policy;
 mod report;
-mod wire;
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,11 +16,11 @@ use crate::error::Error;
 use crate::flows::{self, Connection, Direction, Kind, Step};
 use crate::host::{self, Config, Flow, Machine, Session};
 use crate::object::Object;
+use crate::wire::{self, Wire, WireFlow};
 
 pub use policy::{OnErrorArg, Policy};
 pub use report::Report;
 use report::{ConnectionReport, Event, PacketReport};
-use wire::{Wire, WireFlow};
 
 /// What `tidegate prog run` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
@@ -75,7 +74,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         session,
         connections: &connections,
         flows: connections.iter().map(|_| None).collect(),
-        wire: Wire::new(),
+        wire: Wire::new(wire::ETHERNET),
         report: Report::new(options, &capture),
         start,
     };

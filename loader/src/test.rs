@@ -5,6 +5,7 @@ mod check;
 mod coverage;
 pub mod cuts;
 mod junit;
+mod record;
 mod sarif;
 
 use std::collections::BTreeMap;
@@ -33,12 +34,14 @@ pub use bless::{Hunk, diff};
 use check::{Astray, Cause, Outcome, Wrong};
 pub use coverage::Coverage;
 use cuts::{Cuts, Dice, Script, Tried};
+use record::Recorded;
+pub use record::Wanted;
 
 /// What `tidegate test` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// Scenario files (loader/SCENARIOS.md tells how they are written), or folders with scenario files in them
-    #[arg(required = true)]
+    #[arg(required_unless_present = "capture")]
     pub paths: Vec<PathBuf>,
     /// Folder with the compiled policies, instead of target/programs above each file
     #[arg(long, value_name = "DIR")]
@@ -55,6 +58,9 @@ pub struct Options {
     /// Only say which scenarios there are
     #[arg(long)]
     pub list: bool,
+    /// What is made of a capture
+    #[command(flatten)]
+    pub record: Wanted,
     /// Where something else comes out than a scenario expects, show it and write it into the scenario file as what is expected;
     /// only what is the same under every cut, and never a run that failed
     #[arg(long, conflicts_with = "list")]
@@ -96,6 +102,9 @@ pub struct Report {
     /// Scenario files whose expectations were changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     blessed: Vec<Blessed>,
+    /// What was recorded, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded: Option<Recorded>,
     /// What was run of the sources, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     coverage: Option<Coverage>,
@@ -147,6 +156,9 @@ impl cli::Report for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(recorded) = self.recorded.as_ref().filter(|recorded| recorded.is_printed()) {
+            return recorded.fmt(f);
+        }
         let mut heading = None;
         for tested in &self.scenarios {
             if heading != Some((&tested.file, &tested.object)) {
@@ -182,6 +194,9 @@ impl fmt::Display for Report {
         }
         for blessed in &self.blessed {
             writeln!(f, "{blessed}")?;
+        }
+        if let Some(recorded) = &self.recorded {
+            write!(f, "{recorded}")?;
         }
         let per_second = self.runs as f64 / self.seconds.max(0.001);
         let result = if self.failed == 0 { "ok" } else { "FAILED" };
@@ -269,6 +284,11 @@ impl Failure {
 /// A file that can't be used. A scenario that fails is no error but a result.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let start = Instant::now();
+    if let Some(capture) = &options.record.capture {
+        let (recorded, scenarios) = record::record(options, capture)?;
+        let report = Report::new(options, start, scenarios);
+        return Report { recorded: Some(recorded), ..report }.written(options);
+    }
     let mut policies = Vec::new();
     for path in &options.paths {
         let files = Policy::find(path)?;
@@ -281,12 +301,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             policies.push(Policy::read(&file, options.objects.as_deref())?);
         }
     }
-    let mut objects: BTreeMap<&Path, Object> = BTreeMap::new();
-    for path in policies.iter().flat_map(|policy| &policy.objects) {
-        if !objects.contains_key(path.as_path()) {
-            objects.insert(path, Object::read(path)?);
-        }
-    }
+    let objects = builds(&policies)?;
     let seen = Seen::default();
     let mut jobs = Vec::new();
     for policy in &policies {
@@ -311,30 +326,48 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let mut scenarios =
         if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
     let blessed = if options.bless { bless::all(&jobs, &mut scenarios)? } else { Vec::new() };
-    let passed = scenarios.iter().filter(|tested: &&Tested| tested.passed).count();
     let coverage = if options.covers() { Some(coverage(&jobs, &seen)) } else { None };
-    let report = Report {
-        passed,
-        failed: scenarios.len() - passed,
-        runs: scenarios.iter().map(|tested| tested.runs).sum(),
-        seed: options.seed,
-        seconds: start.elapsed().as_secs_f64(),
-        listed: options.list,
-        scenarios,
-        blessed,
-        coverage,
-    };
-    if let Some(path) = &options.junit {
-        junit::write(&report, path)?;
+    Report { blessed, coverage, ..Report::new(options, start, scenarios) }.written(options)
+}
+
+/// The objects of policies, each read once.
+fn builds(policies: &[Policy]) -> Result<BTreeMap<&Path, Object>, Error> {
+    let mut objects = BTreeMap::new();
+    for path in policies.iter().flat_map(|policy| &policy.objects) {
+        if !objects.contains_key(path.as_path()) {
+            objects.insert(path.as_path(), Object::read(path)?);
+        }
     }
-    if let Some(path) = &options.sarif {
-        sarif::write(&report, path)?;
+    Ok(objects)
+}
+
+impl Report {
+    fn new(options: &Options, start: Instant, scenarios: Vec<Tested>) -> Self {
+        let passed = scenarios.iter().filter(|tested| tested.passed).count();
+        Self {
+            passed,
+            failed: scenarios.len() - passed,
+            runs: scenarios.iter().map(|tested| tested.runs).sum(),
+            seed: options.seed,
+            seconds: start.elapsed().as_secs_f64(),
+            listed: options.list,
+            scenarios,
+            blessed: Vec::new(),
+            recorded: None,
+            coverage: None,
+        }
     }
-    if let Some(coverage) = &report.coverage {
-        options.lcov.as_deref().map_or(Ok(()), |path| coverage.write_lcov(path))?;
-        options.html.as_deref().map_or(Ok(()), |folder| coverage.write_html(folder))?;
+
+    /// The report, once it is in the files that it was asked for in.
+    fn written(self, options: &Options) -> Result<Self, Error> {
+        options.junit.as_deref().map_or(Ok(()), |path| junit::write(&self, path))?;
+        options.sarif.as_deref().map_or(Ok(()), |path| sarif::write(&self, path))?;
+        if let Some(coverage) = &self.coverage {
+            options.lcov.as_deref().map_or(Ok(()), |path| coverage.write_lcov(path))?;
+            options.html.as_deref().map_or(Ok(()), |folder| coverage.write_html(folder))?;
+        }
+        Ok(self)
     }
-    Ok(report)
 }
 
 /// Does every job on as many threads as there are processors; the results are in the order of the jobs.

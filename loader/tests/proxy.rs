@@ -45,6 +45,7 @@ fn options(program: &str, upstream: SocketAddr, connections: u64) -> Options {
         inbound: false,
         watch: false,
         control: None,
+        record: None,
         connections: Some(connections),
     }
 }
@@ -274,6 +275,56 @@ fn what_cannot_be_served_is_refused_before_anything_is_accepted() {
     assert_eq!(refused(&|options| options.listen = listen), ("proxy-listen", Exit::Usage));
 }
 
+#[test]
+fn what_was_relayed_becomes_a_scenario_that_passes() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("proxy-record");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    let capture = folder.join("field.pcap");
+    let (address, served) = upstream(2, |mut stream| {
+        // The policy resets the second one.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let mut options = options("drop_q", address, 2);
+    options.record = Some(capture.clone());
+    let remote = "192.0.2.1:80".parse().unwrap();
+    options.remote = Some(remote);
+    let proxy = Proxy::start(options);
+    for text in ["nothing to see", "a q"] {
+        let mut client = proxy.connect();
+        client.write_all(text.as_bytes()).expect("the proxy reads");
+        client.shutdown(Shutdown::Write).expect("connected");
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    proxy.end();
+    served.join().expect("no panic");
+
+    let file = folder.join("field.toml");
+    fs::write(&file, "objects = [\"probes.o\"]\nprogram = \"drop_q\"\n").expect("a file");
+    let options = tidegate::test::Options {
+        paths: vec![file.clone()],
+        objects: Some(Path::new(PROBES).parent().expect("a folder").into()),
+        seed: 1,
+        runs: 100,
+        filter: None,
+        list: false,
+        record: tidegate::test::Wanted { capture: Some(capture), ..Default::default() },
+        bless: false,
+        junit: None,
+        sarif: None,
+        coverage: false,
+        lcov: None,
+        html: None,
+    };
+    let report = tidegate::test::run(&options).unwrap_or_else(|error| panic!("{error}"));
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert_eq!(tidegate::cli::Report::exit(&report), Exit::Ok, "{report}");
+    assert!(text.contains("remote = \"192.0.2.1:80\""), "{text}");
+    assert!(text.contains("{ send = \"nothing to see\" }"), "{text}");
+    assert_eq!(text.matches("connection = \"open\"").count(), 1, "{text}");
+    assert_eq!(text.matches("connection = \"dropped\"").count(), 1, "{text}");
+}
+
 /// The command line in a process of its own, as `tidegate proxy` is used.
 #[cfg(target_os = "linux")]
 #[test]
@@ -284,12 +335,11 @@ fn an_interrupt_that_comes_while_the_proxy_is_busy_is_not_lost() {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
 
-    // Nobody listens there.
-    let nowhere =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    // Nobody listens there, and no test is given this port.
+    let nowhere = "127.0.0.1:1";
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(["-j", "proxy", PROBES, "--prog", "constant", "--listen", "127.0.0.1:0", "--upstream"]);
-    let mut proxy = command.arg(nowhere.to_string()).stdout(Stdio::piped()).spawn().expect("the command");
+    let mut proxy = command.arg(nowhere).stdout(Stdio::piped()).spawn().expect("the command");
     let mut out = proxy.stdout.take().expect("a pipe");
     // A page, so that lines which nobody reads soon keep it busy.
     fcntl(&out, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe");

@@ -26,6 +26,7 @@ fn options(path: PathBuf) -> Options {
         runs: 300,
         filter: None,
         list: false,
+        record: test::Wanted::default(),
         bless: false,
         junit: None,
         sarif: None,
@@ -506,4 +507,113 @@ fn what_failed_is_a_sarif_log_with_stable_rules() {
         assert!(result["message"]["text"].as_str().is_some_and(|text| text.starts_with(words)), "{result:#}");
         assert!(result["partialFingerprints"]["scenario/v1"].is_string());
     }
+}
+
+const CAPTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/captures");
+
+/// Records what is wanted of a capture of the examples into the scenario file of `text`, which has one of the probes.
+fn recorded(name: &str, text: &str, capture: &str, wanted: test::Wanted) -> (test::Report, String, PathBuf) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scenarios-{name}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("probe.toml"), text).expect("a file");
+    let record = test::Wanted { capture: Some(Path::new(CAPTURES).join(capture)), ..wanted };
+    let options = Options { record, ..options(folder.join("probe.toml")) };
+    let report = test::run(&options).unwrap_or_else(|error| panic!("{error}"));
+    let now = fs::read_to_string(folder.join("probe.toml")).expect("the file is there");
+    assert!(now.starts_with(text), "what was there stays: {now}");
+    (report, now, folder)
+}
+
+#[test]
+fn a_connection_of_a_capture_becomes_a_scenario_that_passes() {
+    let text = "# The policy.\nobjects = [\"probes.o\"]\nprogram = \"without_x\"\n";
+    let wanted = test::Wanted { name: Some("from the field".into()), ..Default::default() };
+    let (report, now, folder) = recorded("record", text, "http-get.pcap", wanted);
+    let said = report.to_string();
+    assert_eq!(report.exit(), Exit::Ok, "{said}");
+    let value = serde_json::to_value(&report).expect("JSON");
+    assert_eq!((&value["passed"], &value["recorded"]["scenarios"]), (&1.into(), &1.into()));
+    assert!(now.contains("[[scenario]]\nname = \"from the field\"\nlocal = \""), "{now}");
+    assert!(now.contains("{ send = ") && now.contains("\"GET /index.html HTTP/1.1\\r\\n"), "{now}");
+    assert!(now.contains("\nsent = \"GET /inde.html HTTP/1.1\\r\\n"), "every x is taken out: {now}");
+    assert!(now.contains("\n[scenario.expect]\nconnection = \"open\"\n"), "{now}");
+    assert!(said.contains("\nrecorded: 1 scenario in "), "{said}");
+    // It is a scenario like any other, and its name is taken.
+    let again = test::run(&options(folder.clone())).expect("a report");
+    assert_eq!(again.exit(), Exit::Ok, "{again}");
+    let record = test::Wanted {
+        capture: Some(Path::new(CAPTURES).join("http-get.pcap")),
+        name: Some("from the field".into()),
+        ..Default::default()
+    };
+    let error = test::run(&Options { record, ..options(folder.clone()) }).expect_err("refused");
+    assert_eq!(error.code, "record-name");
+    assert_eq!(fs::read_to_string(folder.join("probe.toml")).expect("the file is there"), now);
+}
+
+#[test]
+fn only_the_connections_that_are_wanted_are_recorded_behind_what_is_there() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"constant\"\n\n[[scenario]]\nname = \"a\"\nsteps = [{ send = \"a\" }]\n";
+    let wanted = test::Wanted { flows: vec![2, 4], ..Default::default() };
+    let (report, now, _) = recorded("record-wanted", text, "http-headers.pcap", wanted);
+    assert_eq!(report.exit(), Exit::Ok, "{report}");
+    let names: Vec<_> = now.lines().filter(|line| line.starts_with("name = ")).skip(1).collect();
+    assert_eq!(
+        names,
+        ["name = \"http-headers.pcap: connection 2\"", "name = \"http-headers.pcap: connection 4\""]
+    );
+    assert!(now[text.len()..].starts_with("\n[[scenario]]\n"), "{now}");
+}
+
+#[test]
+fn a_server_sees_a_recorded_connection_from_its_side() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"constant\"\n";
+    let wanted = test::Wanted { inbound: true, ..Default::default() };
+    let (report, now, _) = recorded("record-inbound", text, "http-get.pcap", wanted);
+    assert_eq!(report.exit(), Exit::Ok, "{report}");
+    assert!(now.contains("opener = \"remote\"") && now.contains("{ receive = "), "{now}");
+}
+
+#[test]
+fn a_long_connection_is_recorded_in_a_capture_of_its_own() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"constant\"\n";
+    let wanted = test::Wanted { flows: vec![1], ..Default::default() };
+    let (report, now, folder) = recorded("record-long", text, "tls13.pcap", wanted);
+    assert_eq!(report.exit(), Exit::Ok, "{report}");
+    assert!(now.contains("\ncapture = \"tls13-1.pcap\"  # of tls13.pcap\n"), "{now}");
+    assert!(folder.join("tls13-1.pcap").exists());
+    let again = test::run(&options(folder)).expect("a report");
+    assert_eq!(again.exit(), Exit::Ok, "{again}");
+}
+
+#[test]
+fn a_recorded_connection_whose_outcome_depends_on_the_cut_is_written_and_fails() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"mark\"\n";
+    let (report, now, _) = recorded("record-cuts", text, "http-get.pcap", test::Wanted::default());
+    assert_eq!(report.exit(), Exit::Partial, "{report}");
+    assert!(report.to_string().contains("not blessed: what comes out depends on the cut"), "{report}");
+    assert!(now.contains("[[scenario]]") && !now.contains("[mark]"), "{now}");
+}
+
+#[test]
+fn packets_of_a_capture_become_a_scenario_of_packets() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"by_port\"\nmaps.ports = { 53 = 1 }\n";
+    let wanted = test::Wanted { port: Some(53), ..Default::default() };
+    let (report, now, _) = recorded("record-packets", text, "dns-udp.pcap", wanted);
+    assert_eq!(report.exit(), Exit::Ok, "{report}");
+    assert_eq!(now.matches("is = \"blocked\"").count(), 9, "{now}");
+    assert!(now.contains("\"dns:"), "names are readable: {now}");
+}
+
+#[test]
+fn what_is_recorded_without_a_policy_is_printed() {
+    let record =
+        test::Wanted { capture: Some(Path::new(CAPTURES).join("http-get.pcap")), ..Default::default() };
+    let printed = |record| test::run(&Options { record, paths: vec![], ..options("".into()) });
+    let text = printed(record.clone()).expect("a report").to_string();
+    let table: toml::Table = text.parse().expect("TOML");
+    assert_eq!(table["scenario"].as_array().map(Vec::len), Some(1), "{text}");
+    let none = printed(test::Wanted { flows: vec![9], ..record }).expect_err("refused");
+    assert_eq!((none.code, none.exit), ("record-nothing", Exit::NotFound));
 }

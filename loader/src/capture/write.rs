@@ -88,6 +88,11 @@ impl CaptureWriter {
         self.file.extend_from_slice(packet);
     }
 
+    /// What was added since this was last asked, the start of the file included: put end to end it is the file.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.file)
+    }
+
     /// The file.
     pub fn into_bytes(self) -> Vec<u8> {
         self.file

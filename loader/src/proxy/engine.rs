@@ -22,6 +22,7 @@ use crate::object::Object;
 use crate::tally::Tally;
 
 use super::connection::Outbox;
+use super::recording::Recording;
 
 /// Asks the thread that owns the machine. Cheap to clone.
 #[derive(Clone)]
@@ -76,6 +77,7 @@ impl Engine {
     /// Starts the thread and waits until `make` has made the machine there. The thread ends when the last handle is gone, and
     /// gives back what went against the contract with the filter engine.
     pub(super) fn start(
+        recording: Option<Recording>,
         make: impl FnOnce() -> Result<Machine, Error> + Send + 'static,
     ) -> Result<(Self, JoinHandle<Vec<String>>), Error> {
         let (asks, asked) = mpsc::unbounded_channel();
@@ -87,7 +89,7 @@ impl Engine {
                 match session {
                     Ok(session) => {
                         let _ = ready.send(Ok(runtime));
-                        Worker::new(session).run(asked)
+                        Worker::new(session, recording).run(asked)
                     }
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -171,6 +173,8 @@ struct Worker<'m> {
     start: Instant,
     relayed: HashMap<Flow, Relayed>,
     total: Tally,
+    /// Where what is shown is written, if anywhere.
+    recording: Option<Recording>,
 }
 
 /// A connection as the thread knows it.
@@ -197,8 +201,9 @@ fn number(request: &[u8]) -> Option<u16> {
 }
 
 impl<'m> Worker<'m> {
-    fn new(session: Session<'m>) -> Self {
-        Self { session, start: Instant::now(), relayed: HashMap::new(), total: Tally::default() }
+    fn new(session: Session<'m>, recording: Option<Recording>) -> Self {
+        let (relayed, total) = (HashMap::new(), Tally::default());
+        Self { session, start: Instant::now(), relayed, total, recording }
     }
 
     fn run(mut self, mut asked: mpsc::UnboundedReceiver<Ask>) -> Vec<String> {
@@ -208,6 +213,9 @@ impl<'m> Worker<'m> {
                 Ask::Open { local, remote, opened, out, answer } => {
                     let flow = self.session.open(local, remote, opened);
                     self.relayed.insert(flow, Relayed { out, fate: Fate::default() });
+                    if let Some(recording) = &mut self.recording {
+                        recording.open(flow, local, remote, opened);
+                    }
                     let _ = answer.send(flow);
                 }
                 Ask::Show { flow, step, answer } => {
@@ -217,6 +225,9 @@ impl<'m> Worker<'m> {
                     let fate = self.relayed.remove(&flow).map(|relayed| relayed.fate).unwrap_or_default();
                     self.session.close(flow);
                     self.session.forget(flow);
+                    if let Some(recording) = &mut self.recording {
+                        recording.close(flow);
+                    }
                     let _ = answer.send(fate);
                 }
                 Ask::Stage { answer } => {
@@ -233,11 +244,16 @@ impl<'m> Worker<'m> {
                 }
             }
         }
-        self.session.end()
+        let mut broken = self.session.end();
+        broken.extend(self.recording.and_then(Recording::end));
+        broken
     }
 
     fn show(&mut self, flow: Flow, step: &Step) -> Result<bool, Error> {
         host::set_time(self.start.elapsed());
+        if let Some(recording) = &mut self.recording {
+            recording.step(flow, step);
+        }
         self.session.show(flow, step);
         self.session.settle();
         let tally = self.tally()?;

@@ -120,7 +120,7 @@ pub(super) fn all(jobs: &[Job<'_>], scenarios: &mut [Tested]) -> Result<Vec<Bles
 }
 
 /// The file with what makes one scenario pass with all builds of its policy, and their results; or why there is no such.
-fn one(
+pub(super) fn one(
     builds: &[Job<'_>],
     editor: &Editor,
     failure: Failure,
