@@ -26,7 +26,7 @@ use crate::object::Object;
 use crate::report::prove;
 use crate::scenario::Contents;
 
-pub use plan::{Plan, apply};
+pub use plan::{Mark, Plan, apply};
 pub use signature::{Manifest, PublicKey, SecretKey, Signature, beside};
 pub use trust::{Signer, Trust, entry};
 pub use versions::Versions;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidegate_abi::control::{
     self, Change, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, MapInfo, MapInfoReply, MapList,
     MapLookup, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
@@ -68,7 +68,9 @@ enum Action {
 /// What a host has.
 #[derive(Debug, Default)]
 struct Running {
+    /// But for those that were told to end: they are shown nothing new.
     links: Vec<(Id, LinkInfoReply)>,
+    ending: Vec<Id>,
     programs: BTreeMap<Id, ProgramInfoReply>,
     maps: BTreeMap<Id, MapInfoReply>,
 }
@@ -195,28 +197,71 @@ impl Plan {
     }
 }
 
-/// Makes the host behind `client` run `bundle`, as `plan` says.
+/// By what a host tells whether a plan's links were changed: all of them are, at once. Not by what maps hold, for programs have
+/// changed that since; ids are never given again.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// Programs that no link ran before.
+    programs: Vec<Id>,
+    /// Links that end.
+    links: Vec<Id>,
+}
+
+impl Mark {
+    fn of(plan: &Plan, staged: &BTreeMap<usize, Staged>) -> Self {
+        let ended = plan.steps.iter().filter(|step| step.action != Action::Replace);
+        Self {
+            programs: staged.values().flat_map(|staged| staged.programs().map(|(id, _)| id)).collect(),
+            links: ended.filter_map(|step| step.link).collect(),
+        }
+    }
+
+    /// Whether the links were changed.
+    ///
+    /// # Errors
+    /// The host does not answer.
+    pub(super) fn is_made(&self, client: &mut Client) -> Result<bool, Error> {
+        let links = Running::read(client)?.links;
+        let runs = |program: &Id| links.iter().any(|(_, info)| info.program == *program);
+        let is_there = |link: &Id| links.iter().any(|(there, _)| there == link);
+        Ok(if self.programs.is_empty() {
+            !self.links.iter().any(is_there)
+        } else {
+            self.programs.iter().any(runs)
+        })
+    }
+}
+
+/// Makes the host behind `client` run `bundle`, as `plan` says. `ready` hears by what the host will tell that it does, before
+/// it does.
 ///
 /// # Errors
 /// A program is refused, or the host refuses: what ran runs on.
-pub fn apply(client: &mut Client, bundle: &Bundle, plan: &mut Plan) -> Result<(), Error> {
+pub fn apply(
+    client: &mut Client,
+    bundle: &Bundle,
+    plan: &mut Plan,
+    ready: impl FnOnce(&Mark) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut staged: BTreeMap<usize, Staged> = BTreeMap::new();
-    let done = stage(client, bundle, plan, &mut staged).and_then(|()| commit(client, bundle, plan, &staged));
+    let done = stage(client, bundle, plan, &mut staged)
+        .and_then(|()| ready(&Mark::of(plan, &staged)))
+        .and_then(|()| commit(client, bundle, plan, &staged));
     if let Err(error) = done {
         for staged in staged.into_values() {
             staged.unload(client);
         }
         return Err(error);
     }
-    for step in plan.steps.iter().filter(|step| step.action != Action::Replace) {
-        // What keeps nothing back any more is gone already.
-        if let Some(link) = step.link {
-            match client.detach(link) {
-                Err(refused) if refused.status != Status::NotFound => {
-                    return Err(failed("end a link", &refused));
-                }
-                _ => {}
+    let ended = plan.steps.iter().filter(|step| step.action != Action::Replace).filter_map(|step| step.link);
+    for link in ended.chain(plan.running.ending.iter().copied()) {
+        match client.detach(link) {
+            // What keeps nothing back any more is gone already.
+            Err(refused) if refused.status != Status::NotFound => {
+                return Err(failed("end a link", &refused));
             }
+            _ => {}
         }
     }
     tidy(client)?;
@@ -328,12 +373,14 @@ fn failed(doing: &str, refused: &Refused) -> Error {
 
 impl Running {
     fn read(client: &mut Client) -> Result<Self, Error> {
-        let mut links = Vec::new();
+        let (mut links, mut ending) = (Vec::new(), Vec::new());
         for hook in Hook::ALL {
             let ids = client.call(&LinkList { hook }).map_err(|refused| failed("list links", &refused))?;
             for id in ids {
-                if let Some(info) = known(client.call(&LinkInfo { link: id }))? {
-                    links.push((id, info));
+                match known(client.call(&LinkInfo { link: id }))? {
+                    Some(info) if info.draining => ending.push(id),
+                    Some(info) => links.push((id, info)),
+                    None => {}
                 }
             }
         }
@@ -350,7 +397,7 @@ impl Running {
                 maps.insert(id, info);
             }
         }
-        Ok(Self { links, programs, maps })
+        Ok(Self { links, ending, programs, maps })
     }
 
     /// The place of the only link of this priority at a hook.
@@ -461,5 +508,46 @@ impl fmt::Display for Plan {
                 writeln!(f, "{} to change, {kept} kept; nothing was done", crate::tally::count(steps, "link"))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, process};
+
+    use tidegate_abi::control::LinkDetach;
+    use tidegate_runtime::{Held, Shared};
+
+    use super::*;
+    use crate::host;
+
+    #[test]
+    fn a_link_that_is_ending_does_not_stand_for_one_that_is_to_run() {
+        let path = env::temp_dir().join(format!("tidegate-ending-{}.toml", process::id()));
+        let object = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gate.o");
+        fs::write(
+            &path,
+            format!(
+                "[[link]]\nobject = {object:?}\nprogram = \"cut\"\nhooks = [\"stream-v4\"]\npriority = 1\n"
+            ),
+        )
+        .expect("a file");
+        let bundle = Bundle::read(&path, None).expect("a bundle");
+        fs::remove_file(&path).expect("it is there");
+        let runtime = host::runtime().expect("a runtime");
+        let mut client = Client::new(Shared::clone(&runtime));
+        let mut plan = Plan::new(&mut client, &bundle).expect("an answer");
+        apply(&mut client, &bundle, &mut plan, |_| Ok(())).expect("it is accepted");
+        assert!(Plan::new(&mut client, &bundle).expect("an answer").is_empty());
+        let link = runtime.chain(Hook::StreamV4).links().first().cloned().expect("it was attached");
+        let kept = Held::new(&link, 5);
+        client.call(&LinkDetach { link: link.id() }).expect("it is there");
+        let mut plan = Plan::new(&mut client, &bundle).expect("an answer");
+        let actions: Vec<_> = plan.steps.iter().map(|step| (step.action, step.link)).collect();
+        assert_eq!(actions, [(Action::Attach, None)]);
+        drop(kept);
+        apply(&mut client, &bundle, &mut plan, |_| Ok(())).expect("it is accepted");
+        let running = Running::read(&mut client).expect("an answer");
+        assert_eq!((running.links.len(), running.ending.len(), running.programs.len()), (1, 0, 1));
     }
 }

@@ -12,7 +12,7 @@ use tidegate_abi::Grants;
 
 use super::signature::beside;
 use super::trust::Said;
-use super::{Bundle, Plan, Signer, Trust};
+use super::{Bundle, Mark, Signer, Trust};
 use crate::client::Client;
 use crate::error::{Error, Exit};
 
@@ -24,6 +24,8 @@ pub struct Versions(PathBuf);
 const FILE: &str = "bundle.toml";
 /// Name of what is known of it, beside what it says.
 const KEPT: &str = "kept.toml";
+/// Name of its [`Mark`].
+const MARK: &str = "mark.toml";
 
 /// What is known of a bundle that was kept.
 #[derive(Deserialize, Serialize)]
@@ -41,6 +43,17 @@ impl Versions {
     /// Those in `folder`, which need not exist.
     pub const fn at(folder: PathBuf) -> Self {
         Self(folder)
+    }
+
+    /// Waits until nobody else changes what is kept, and what a host runs by it. The folder is this process's while the file lives.
+    ///
+    /// # Errors
+    /// The folder can't be written to.
+    pub fn lock(&self) -> Result<fs::File, Error> {
+        fs::create_dir_all(&self.0).map_err(|error| Error::file("make", &self.0, &error))?;
+        let path = self.version("lock");
+        let lock = fs::File::create(&path).and_then(|file| file.lock().map(|()| file));
+        lock.map_err(|error| Error::file("lock", &path, &error))
     }
 
     fn version(&self, name: &str) -> PathBuf {
@@ -92,11 +105,19 @@ impl Versions {
     }
 
     /// Forgets what was written down: it was not put into place.
+    fn forget(&self) -> Result<(), Error> {
+        remove(&self.version("next"))
+    }
+
+    /// Writes down by what the host will tell that `next` is in place. It may be put there behind this.
     ///
     /// # Errors
     /// The folder can't be written to.
-    pub fn forget(&self) -> Result<(), Error> {
-        remove(&self.version("next"))
+    pub fn mark(&self, mark: &Mark) -> Result<(), Error> {
+        let path = self.version("next").join(MARK);
+        let text = toml::to_string(mark)
+            .map_err(|error| Error::new("bundle-kept", Exit::Partial, error.to_string()))?;
+        fs::write(&path, text).map_err(|error| Error::file("write", &path, &error))
     }
 
     /// Ends what a client that died has begun: the host tells whether it was put into place.
@@ -104,16 +125,14 @@ impl Versions {
     /// # Errors
     /// The host does not answer, or the folder can't be used.
     pub fn settle(&self, client: &mut Client) -> Result<(), Error> {
-        let file = self.version("next").join(FILE);
-        if !file.exists() {
+        let next = self.version("next");
+        if !next.join(FILE).exists() {
             return Ok(());
         }
-        // One that can't be read was never put into place.
-        let runs = self
-            .read("next", None)
-            .and_then(|bundle| Plan::new(client, &bundle))
-            .is_ok_and(|plan| plan.is_empty());
-        if runs { self.promote() } else { self.forget() }
+        // What has no mark, or half of one, was never put into place.
+        let mark = fs::read_to_string(next.join(MARK)).ok().and_then(|text| toml::from_str(&text).ok());
+        let Some(mark): Option<Mark> = mark else { return self.forget() };
+        if mark.is_made(client)? { self.promote() } else { self.forget() }
     }
 
     /// The bundle that ran before the one that runs. It may do what it might then; with `trust` it must be signed by a key that is

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::live;
-use crate::bundle::{self, Bundle, Plan, Trust, Versions};
+use crate::bundle::{self, Bundle, Mark, Plan, Trust, Versions};
 use crate::client::Client;
 use crate::error::Error;
 
@@ -75,6 +75,7 @@ pub(super) fn apply(client: &mut Client, host: Option<&Path>, options: &Options)
         return Plan::new(client, &bundle);
     }
     let versions = options.versions.of(host);
+    let _alone = versions.lock()?;
     versions.settle(client)?;
     put(client, &versions, &bundle)
 }
@@ -88,6 +89,7 @@ pub(super) fn rollback(client: &mut Client, host: Option<&Path>, options: &Rollb
     if options.dry_run {
         return Plan::new(client, &versions.previous(trust.as_ref())?);
     }
+    let _alone = versions.lock()?;
     versions.settle(client)?;
     let bundle = versions.previous(trust.as_ref())?;
     put(client, &versions, &bundle)
@@ -101,10 +103,10 @@ fn put(client: &mut Client, versions: &Versions, bundle: &Bundle) -> Result<Plan
         versions.write(bundle)?;
     }
     // Without a change too: what others that died have left goes.
-    if let Err(error) = bundle::apply(client, bundle, &mut plan) {
-        if changes {
-            versions.forget()?;
-        }
+    let mark = |mark: &Mark| if changes { versions.mark(mark) } else { Ok(()) };
+    if let Err(error) = bundle::apply(client, bundle, &mut plan, mark) {
+        // It may be in place all the same. A host that does not answer tells the next client.
+        let _ = versions.settle(client);
         return Err(error);
     }
     if changes {

@@ -5,10 +5,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread;
 
 use tidegate_abi::control::{self, HEADER_SIZE};
 
-use crate::common::{GATE, Host, folder, tidegate};
+use crate::common::{GATE, Host, Ran, folder, tidegate};
 
 /// A bundle that marks what is said and cuts what begins with one letter.
 fn bundle(folder: &Path, name: &str, mark: &str, letter: char, more: &str) -> PathBuf {
@@ -159,6 +160,17 @@ fn message(stream: &mut UnixStream) -> Option<Vec<u8>> {
     Some(message)
 }
 
+/// What becomes of a client around one of its changes.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// Killed before the host gets the change.
+    KilledBefore,
+    /// Killed before it gets the answer.
+    KilledBehind,
+    /// The connection ends in place of the answer.
+    Cut,
+}
+
 /// Types `words` by a client that is killed around its change `at`: before the host gets it, or before the client gets the
 /// answer. Whether it came to its end before.
 pub(crate) fn killed<S: AsRef<std::ffi::OsStr>>(
@@ -168,6 +180,11 @@ pub(crate) fn killed<S: AsRef<std::ffi::OsStr>>(
     at: usize,
     before: bool,
 ) -> bool {
+    fails(host, folder, words, at, if before { Fate::KilledBefore } else { Fate::KilledBehind })
+}
+
+/// Types `words` by a client that meets its fate around its change `at`. Whether it came to its end before.
+fn fails<S: AsRef<std::ffi::OsStr>>(host: &Host, folder: &Path, words: &[S], at: usize, fate: Fate) -> bool {
     let path = folder.join("between");
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -180,12 +197,17 @@ pub(crate) fn killed<S: AsRef<std::ffi::OsStr>>(
         let changes_something = control::changes(u16::from_le_bytes([request[2], request[3]]));
         let now = changes_something && changes == at;
         changes += usize::from(changes_something);
-        if !(now && before) {
+        if !(now && fate == Fate::KilledBefore) {
             to.write_all(&request).expect("the host reads");
             let reply = message(&mut to).expect("the host answers");
             if !now {
                 from.write_all(&reply).expect("the client reads");
             }
+        }
+        if now && fate == Fate::Cut {
+            drop((from, listener));
+            assert!(!client.wait().expect("it ends").success());
+            return false;
         }
         if now {
             client.kill().expect("it runs");
@@ -231,4 +253,60 @@ fn a_client_that_is_killed_anywhere_leaves_the_old_links_or_the_new_ones() {
     println!("killed {} times: {olds} left the old links, {news} the new ones", olds + news);
     assert!(olds > 10 && news > 2, "{olds} {news}");
     assert_eq!((behaviour(&host), counts(&host)), (new(), clean), "the one that was not killed");
+}
+
+#[test]
+fn what_ran_before_can_be_gone_back_to_wherever_a_client_lost_its_host() {
+    let folder = folder("apply-cut");
+    let host = Host::start(&folder);
+    let first = bundle(&folder, "first.toml", "<first_>", 'q', "");
+    let second = bundle(&folder, "second.toml", "<second>", 'x', "on_error = \"permit\"\n");
+    let versions = folder.join("versions");
+    let with_versions = |words: &[&Path]| {
+        host.run(&[words, &[Path::new("--versions"), &versions]].concat()).ok();
+    };
+    let mut news = 0;
+    for at in 0.. {
+        // Nothing to go back to is left of the last time.
+        let _ = fs::remove_dir_all(&versions);
+        with_versions(&[Path::new("apply"), &second]);
+        let _ = fs::remove_dir_all(&versions);
+        with_versions(&[Path::new("apply"), &first]);
+        let words = [Path::new("apply"), &second, Path::new("--versions"), &versions];
+        if fails(&host, &folder, &words, at, Fate::Cut) {
+            break;
+        }
+        if behaviour(&host) == new() {
+            news += 1;
+            with_versions(&[Path::new("rollback")]);
+        }
+        assert_eq!(behaviour(&host), old(), "cut off at change {at}");
+    }
+    assert!(news > 1, "{news}");
+}
+
+#[test]
+fn clients_that_come_at_once_come_one_after_the_other() {
+    let folder = folder("apply-many");
+    let host = Host::start(&folder);
+    let first = bundle(&folder, "first.toml", "<first_>", 'q', "");
+    let second = bundle(&folder, "second.toml", "<second>", 'x', "");
+    let versions = folder.join("versions");
+    thread::scope(|scope| {
+        for bundle in [&first, &second, &first, &second] {
+            let (socket, versions) = (&host.socket, &versions);
+            scope.spawn(move || {
+                for _ in 0..4 {
+                    let mut apply = tidegate();
+                    apply.arg("--host").arg(socket).arg("apply").arg(bundle).arg("--versions").arg(versions);
+                    Ran::of(&mut apply).ok();
+                }
+            });
+        }
+    });
+    let one = behaviour(&host);
+    assert!(one == old() || one == new(), "{one:?}");
+    host.run(&[Path::new("rollback"), Path::new("--versions"), &versions]).ok();
+    let other = behaviour(&host);
+    assert!((other == old() || other == new()) && other != one, "{other:?}");
 }

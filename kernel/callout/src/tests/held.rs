@@ -8,8 +8,8 @@ use fwps_sim::{Call, Config, Direction, FlowId, FlowState, When};
 use fwps_sys::{FWPS_STREAM_FLAG, NTSTATUS};
 use proptest::collection;
 use proptest::prelude::*;
-use tidegate_abi::control::{Detached, OnError};
-use tidegate_abi::limits::{DRAIN_NS, MAX_HELD};
+use tidegate_abi::control::{Change, Committed, Detached, LinkAttach, OnError, Status};
+use tidegate_abi::limits::{DEFAULT_BUDGET, DRAIN_NS, MAX_HELD};
 use tidegate_abi::{Hook, Verdict};
 
 use super::{Bench, STREAMS, asm, meet, wait};
@@ -237,6 +237,43 @@ fn a_link_that_moves_takes_what_it_keeps_along() {
         assert_eq!(bench.held(link), Detached::default());
         assert_eq!(bench.counters(first).runs, 1, "it had passed the bytes on");
         assert!(bench.counters(last).runs <= 1, "it is asked when it stands in front, and no second time");
+    });
+}
+
+#[test]
+fn a_set_of_links_that_takes_another_s_place_leaves_it_what_it_keeps() {
+    everywhere(|bench, hook, direction, on_error| {
+        let (old, map, flow) = kept(bench, hook, direction, on_error, b"kept");
+        let code = asm::verdict(Verdict::Continue);
+        let program = bench.load(hook, &code, &[]).expect("accepted").program;
+        let attach = |program| {
+            let (priority, budget, snapshot) = (1, DEFAULT_BUDGET, false);
+            Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot })
+        };
+        // One mistake, and nothing is changed: the link keeps what comes, too.
+        let detach = Change::Detach { link: old };
+        assert_eq!(bench.commit(&[detach.clone(), attach(program), attach(99)]), Err(Status::NotFound));
+        bench.sim.indicate(flow, direction, b" too");
+        bench.sim.settle();
+        let whole = Detached { flows: 1, bytes: 8 };
+        assert_eq!(bench.held(old), whole);
+
+        let Committed { first: new, draining } = bench.commit(&[detach, attach(program)]).expect("room");
+        assert_eq!(draining, 1);
+        bench.sim.settle();
+        assert_eq!((bench.held(old), bench.counters(new).runs), (whole, 0), "it goes on keeping it");
+        let other = bench.flow(hook);
+        bench.sim.indicate(other, direction, b"hello");
+        assert_eq!(bench.out(other, direction), b"hello", "the old one is shown nothing new");
+        let runs = bench.counters(new).runs;
+        assert!(runs > 0);
+        bench.set(map, Verdict::Continue as u64);
+        assert_eq!(bench.out(flow, direction), b"kept too");
+        assert!(bench.counters(new).runs > runs, "what the old one has passed on is shown to the new one");
+        assert_eq!(bench.detach(old), Detached::default());
+        bench.sim.indicate(flow, direction, b", and more");
+        assert_eq!(bench.out(flow, direction), b"kept too, and more");
+        assert_eq!(bench.counters(new).errors, 0);
     });
 }
 

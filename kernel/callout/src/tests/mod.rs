@@ -25,7 +25,7 @@ use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
     Change, Committed, Counters, Detached, LinkAttach, LinkCommit, LinkDetach, LinkInfo, LinkInfoReply,
     LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad,
-    Trial, TrialInfo, TrialMode, parse_reply, write_request,
+    Status, Trial, TrialInfo, TrialMode, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Grants, Hook, MapDef, MapKind};
@@ -206,16 +206,23 @@ impl Bench {
         parse_reply::<()>(&self.ask(&update)).expect("it exists");
     }
 
-    /// Gives links other priorities, all at once.
-    pub(crate) fn move_links(&self, moves: &[(u32, u16)]) {
-        let mut room = vec![0; 64 * moves.len()];
+    /// Changes links, all at once or not at all.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Result<Committed, Status> {
+        let mut room = vec![0; 64 * changes.len()];
         let mut rest = &mut room[..];
-        for (link, priority) in moves {
-            rest = Change::Move { link: *link, priority: *priority }.write(rest).expect("room");
+        for change in changes {
+            rest = change.write(rest).expect("room");
         }
         let left = rest.len();
         room.truncate(room.len() - left);
-        parse_reply::<Committed>(&self.ask(&LinkCommit { changes: &room })).expect("they exist");
+        parse_reply(&self.ask(&LinkCommit { changes: &room }))
+    }
+
+    /// Gives links other priorities, all at once.
+    pub(crate) fn move_links(&self, moves: &[(u32, u16)]) {
+        let moves: Vec<_> =
+            moves.iter().map(|(link, priority)| Change::Move { link: *link, priority: *priority }).collect();
+        self.commit(&moves).expect("they exist");
     }
 
     /// Ends a link, or tells what it still keeps back.
