@@ -91,7 +91,7 @@ enum Noun {
     /// Verify every program of an object: accepted with its worst-case cost, or refused with the source line and a hint
     #[command(visible_alias = "v")]
     Verify(verify::Options),
-    /// Programs: dump, run; on a host: load, show, unload
+    /// Programs: dump, run, profile; on a host: load, show, unload
     #[command(subcommand, visible_alias = "p")]
     Prog(prog::Verb),
     /// Links of a host, which say where a loaded program runs: attach, show, replace, order, detach
@@ -345,6 +345,7 @@ fn dispatch(
         Noun::Verify(options) => output.report(&verify::verify(&options)?),
         Noun::Prog(prog::Verb::Dump(options)) => output.report(&prog::dump(&options)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
+        Noun::Prog(prog::Verb::Profile(options)) => output.report(&run::profile(&options)?),
         Noun::Prog(prog::Verb::Load(options)) => output.report(&prog::load(&mut connect()?, &options)?),
         Noun::Prog(prog::Verb::Show) => output.report(&prog::show(&mut connect()?)?),
         Noun::Prog(prog::Verb::Stats(options)) => {

@@ -379,6 +379,14 @@ impl Session<'_> {
         self.machine.tally()
     }
 
+    /// See [`Machine::visits`].
+    ///
+    /// # Errors
+    /// As [`Machine::visits`]'s.
+    pub fn visits(&self) -> Result<Vec<(String, Vec<Visits>)>, Error> {
+        self.machine.visits()
+    }
+
     /// See [`Machine::stage`].
     pub fn stage(&self) -> Stage {
         self.machine.stage()

@@ -1,6 +1,7 @@
 //! Runs the programs of an object over a capture, and writes what would have been on the wire.
 
 mod policy;
+mod profile;
 mod report;
 
 use std::collections::HashSet;
@@ -19,6 +20,8 @@ use crate::object::Object;
 use crate::wire::{self, Wire, WireFlow};
 
 pub use policy::{OnErrorArg, Policy};
+use profile::Watch;
+pub use profile::{Profile, ProfileOptions, profile};
 pub use report::Report;
 use report::{ConnectionReport, Event, PacketReport};
 
@@ -45,9 +48,13 @@ pub struct Options {
 /// Input that cannot be used.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let object = Object::read(&options.policy.file)?;
-    let setup = options.policy.setup()?;
+    let mut machine = Machine::new(&object, &options.policy.setup()?)?;
+    over(&mut machine, options, None)
+}
+
+/// Runs `machine` over the capture of `options`; `watch` is told of each piece that was shown.
+fn over(machine: &mut Machine, options: &Options, watch: Option<&mut Watch>) -> Result<Report, Error> {
     let capture = Capture::read(&options.pcap)?;
-    let mut machine = Machine::new(&object, &setup)?;
     let sends = machine.runs(ProgramType::Send);
     // TCP goes through the stream hooks, or as packets when only the send hooks have a program.
     let as_streams = machine.runs(ProgramType::Stream) || !sends;
@@ -77,6 +84,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         wire: Wire::new(wire::ETHERNET),
         report: Report::new(options, &capture),
         start,
+        watch,
     };
     for (_, item) in timeline {
         run.take(item)?;
@@ -102,7 +110,7 @@ enum Item<'a> {
 }
 
 /// A capture on its way through a machine.
-struct Run<'m, 'c> {
+struct Run<'m, 'c, 'w> {
     session: Session<'m>,
     connections: &'c [Connection],
     /// The connections that were opened, with their place on the wire.
@@ -111,9 +119,10 @@ struct Run<'m, 'c> {
     report: Report,
     /// Time of the first packet.
     start: Duration,
+    watch: Option<&'w mut Watch>,
 }
 
-impl Run<'_, '_> {
+impl Run<'_, '_, '_> {
     fn take(&mut self, item: Item<'_>) -> Result<(), Error> {
         match item {
             Item::Open(at) => {
@@ -149,7 +158,11 @@ impl Run<'_, '_> {
         if let Kind::Data { bytes, .. } = &step.kind {
             report.bytes_mut(step.direction).shown += bytes.len() as u64;
         }
-        report.tally.add(&self.session.tally()?);
+        let tally = self.session.tally()?;
+        if let Some(watch) = &mut self.watch {
+            watch.shown(&self.session, &tally)?;
+        }
+        report.tally.add(&tally);
         report.events.extend(Event::all(self.session.events()?));
         self.collect(at, place, time)
     }
@@ -192,6 +205,9 @@ impl Run<'_, '_> {
             self.wire.packet(packet.time, sent.local, sent.remote, sent.protocol, sent.bytes);
         }
         report.tally = self.session.tally()?;
+        if let Some(watch) = &mut self.watch {
+            watch.shown(&self.session, &report.tally)?;
+        }
         report.events = Event::all(self.session.events()?);
         self.report.packets.push(report);
         Ok(())

@@ -9,7 +9,7 @@ use tidegate::capture::{Capture, CaptureWriter, Flags, Packet, Transport};
 use tidegate::cli::Report as _;
 use tidegate::error::Exit;
 use tidegate::flows::{self, Direction};
-use tidegate::run::{self, OnErrorArg, Options, Policy};
+use tidegate::run::{self, OnErrorArg, Options, Policy, ProfileOptions};
 
 const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
 
@@ -325,4 +325,58 @@ fn bytes_lost_to_a_capture_are_told_to_the_policy() {
     let missed: String =
         (lost.payload.len() as u64).to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(one["events"], serde_json::json!([{ "map": "losses", "data": missed }]));
+}
+
+/// Where a probe spends its instructions over a capture, as JSON.
+fn profiled(program: &str, pcap: &Path) -> serde_json::Value {
+    let Options { policy, pcap, local, .. } = options(program, pcap, Path::new(""));
+    let profile = run::profile(&ProfileOptions { policy, pcap, local }).expect("a profile");
+    assert!(profile.to_string().contains(program), "{profile}");
+    serde_json::to_value(&profile).expect("JSON")
+}
+
+#[test]
+fn a_profile_has_every_run_and_every_instruction() {
+    let pcap = example("http-headers.pcap");
+    for name in ["constant", "without_x", "mark", "account"] {
+        let (run, _) = ran(name, &pcap, |_| {});
+        let profile = profiled(name, &pcap);
+        let connections = run["connections"].as_array().expect("connections");
+        let count = |value: &serde_json::Value| value.as_u64().expect("a count");
+        let runs: u64 = connections.iter().map(|one| count(&one["runs"])).sum();
+        assert!(runs > 0);
+        assert_eq!(count(&profile["runs"]), runs, "{name}");
+        let verdicts = profile["verdicts"].as_object().expect("verdicts");
+        let told: u64 = verdicts.values().map(|spread| count(&spread["runs"])).sum();
+        assert_eq!(told + count(&profile["runs_together"]), runs, "{name}");
+
+        let program = &profile["programs"][0];
+        let lines = program["lines"].as_array().expect("lines");
+        let sum: u64 = lines.iter().map(|line| count(&line["instructions"])).sum();
+        assert_eq!(sum + count(&program["without_line"]), count(&program["instructions"]), "{name}");
+        assert!(lines.is_sorted_by_key(|line| std::cmp::Reverse(count(&line["instructions"]))), "{name}");
+        let source = include_str!("fixtures/probes.c");
+        let first = lines[0]["text"].as_str().expect("text");
+        assert!(!first.is_empty() && source.contains(first), "{name}: {first}");
+    }
+}
+
+#[test]
+fn runs_that_fail_are_profiled_as_such() {
+    let profile = profiled("fails", &example("http-headers.pcap"));
+    let verdicts = profile["verdicts"].as_object().expect("verdicts");
+    assert_eq!(verdicts.keys().collect::<Vec<_>>(), ["failed"]);
+    assert_eq!(verdicts["failed"]["runs"], profile["runs"]);
+}
+
+#[test]
+fn a_program_without_branches_takes_the_same_in_every_run() {
+    let profile = profiled("constant", &example("http-headers.pcap"));
+    let spreads: Vec<_> = profile["verdicts"].as_object().expect("verdicts").values().collect();
+    assert_eq!(spreads.len(), 1, "{profile}");
+    let spread = spreads[0];
+    assert_eq!(spread["p50"], spread["max"], "{profile}");
+    let runs = profile["runs"].as_u64().expect("a count");
+    let each = spread["max"].as_u64().expect("a count");
+    assert_eq!(profile["programs"][0]["instructions"].as_u64(), Some(runs * each), "{profile}");
 }

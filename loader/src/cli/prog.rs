@@ -1,4 +1,4 @@
-//! `tidegate prog dump` and `run`; with a host `load`, `show` and `unload`.
+//! `tidegate prog dump`, `run` and `profile`; with a host `load`, `show` and `unload`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(super) enum Verb {
     Dump(DumpOptions),
     /// Run the programs of an object over a capture and write what comes out as a capture
     Run(run::Options),
+    /// Show where the programs of an object spend their instructions over a capture: by source line and by verdict
+    Profile(run::ProfileOptions),
     /// Load the programs of an object into the host, which verifies them; `link attach` makes them run
     #[command(after_help = "Two kinds of --map:\n  \
         --map NAME.KEY=VALUE    what a map of the object holds at first\n  \

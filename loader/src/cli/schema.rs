@@ -73,6 +73,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("map update", &[of::<Done>]),
     ("prog dump", &[of::<prog::Dump>]),
     ("prog load", &[of::<prog::Load>]),
+    ("prog profile", &[of::<run::Profile>]),
     ("prog run", &[of::<run::Report>]),
     ("prog show", &[of::<prog::Show>]),
     ("prog stats", &[of::<stats::Stats>]),
