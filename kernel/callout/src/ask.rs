@@ -146,6 +146,8 @@ struct Wanted<'w> {
 
 impl Wanted<'_> {
     /// How what a shadow's run wants and what the one of the link's own program wanted compare.
+    // Not in the frame that a run stands on: the stack is short.
+    #[inline(never)]
     fn compare(&self, own: &Self, window: &[u8]) -> Comparison {
         let Some((verdict, decision)) = self.what else { return Comparison::Error };
         match own.what {
@@ -293,6 +295,8 @@ impl<'c> Ask<'c> {
     }
 
     /// What a run wants.
+    // Not in the frame that a run stands on: the stack is short.
+    #[inline(never)]
     fn wanted<'h>(
         &self,
         verdict: Option<Verdict>,

@@ -193,6 +193,7 @@ impl Changes {
     ///
     /// # Errors
     /// There is none.
+    #[inline(never)]
     pub(crate) fn boxed() -> Result<Box<Self>, NoMemory> {
         static NOTHING: Changes = Changes::new();
         memory::boxed_copy(&NOTHING)

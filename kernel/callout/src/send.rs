@@ -182,6 +182,8 @@ impl Wanted<'_> {
     }
 
     /// How what a shadow's run wants and what the one of the link's own program wanted compare.
+    // Not in the frame that a run stands on: the stack is short.
+    #[inline(never)]
     fn compare(&self, own: &Self, window: &[u8]) -> Comparison {
         let Some((verdict, plan, goes)) = self.what() else { return Comparison::Error };
         let len = window.len();
@@ -368,8 +370,11 @@ impl Send<'_> {
     #[inline(never)]
     fn shadow(&self, trial: &Trial, window: &[u8], stack: &mut Stack, own: &Wanted<'_>) {
         let candidate = trial.candidate();
-        let Ok(mut changes) = Changes::boxed() else { return trial.count_missed() };
-        let (mut context, mut envelope) = (self.context, self.envelope());
+        // What a run is given is not in the frame that it stands on: the stack is short.
+        let (Ok(mut changes), Ok(mut context)) = (Changes::boxed(), memory::boxed_copy(&self.context)) else {
+            return trial.count_missed();
+        };
+        let mut envelope = self.envelope();
         let about = About::Packet {
             window,
             flow: context.flow_id,
@@ -377,7 +382,7 @@ impl Send<'_> {
             envelope: (!self.is_raw()).then_some(&mut envelope),
         };
         let mut host = PacketHost::new(Calls::new(candidate), about, &mut changes);
-        let verdict = host.run(candidate, stack, &mut context, window, self.processor).ok();
+        let verdict = host.run(candidate, stack, &mut *context, window, self.processor).ok();
         let injects = host.injects();
         drop(host);
         let wanted = Wanted { verdict, injects, changes: &changes, envelope: &envelope };
