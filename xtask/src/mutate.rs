@@ -2,7 +2,7 @@
 //! at a time, and the policy compiled and tested.
 //!
 //! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a
-//! scenario tells from the policy, is caught. One that no input can tell from the policy is equal to it: `equal.toml` beside the
+//! scenario tells from the policy, is caught. One that no input can tell from the policy is equal to it: `equal.mutants` beside the
 //! policy says which and why, under the name of the source, by the line and what it becomes. It is an error to say so of a
 //! change that is caught, or of none.
 
@@ -154,7 +154,7 @@ fn mutate(source: &programs::Source) -> Result<Row> {
             Some(Fate::None) => "does not change the object",
             None => "is no change of the source",
         };
-        bail!("{}: equal.toml: `{line}` becoming `{becomes}` {wrong}", row.policy);
+        bail!("{}: equal.mutants: `{line}` becoming `{becomes}` {wrong}", row.policy);
     }
     row.survived.sort();
     Ok(row)
@@ -162,7 +162,7 @@ fn mutate(source: &programs::Source) -> Result<Row> {
 
 /// What stands beside a policy of changes that make no difference.
 fn equal(source: &programs::Source, policy: &str) -> Result<Vec<Equal>> {
-    let file = source.source.with_file_name("equal.toml");
+    let file = source.source.with_file_name("equal.mutants");
     if !file.exists() {
         return Ok(Vec::new());
     }
