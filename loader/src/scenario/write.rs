@@ -1,4 +1,4 @@
-//! Bytes and values in the words of a scenario file: what [`literal`](super::literal) reads, written for people to read.
+//! Bytes and values in the words of a scenario file: what [`super::literal`] reads, written for people to read.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
