@@ -40,12 +40,12 @@ struct Mutation {
 }
 
 /// What became of a change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Fate {
     /// It is no program, or no other one.
     None,
-    Caught,
     Survived,
+    Caught,
 }
 
 /// A change that is said to make no difference.
@@ -126,9 +126,7 @@ fn mutate(source: &programs::Source) -> Result<Row> {
                         if let Some(said) = said {
                             let mut known = said.fate.lock().expect("no worker panics");
                             // The same line may stand in several places: being caught in one is enough.
-                            if *known != Some(Fate::Caught) {
-                                *known = Some(fate);
-                            }
+                            *known = (*known).max(Some(fate));
                         }
                         let mut row = row.lock().expect("no worker panics");
                         if said.is_some() && fate == Fate::Survived {
@@ -168,6 +166,10 @@ fn equal(source: &programs::Source, policy: &str) -> Result<Vec<Equal>> {
     }
     let text = fs::read_to_string(&file)?;
     let table: toml::Table = text.parse().with_context(|| file.display().to_string())?;
+    for name in table.keys() {
+        let found = source.source.with_file_name(name).exists();
+        ensure!(found, "{}: there is no source {name}", file.display());
+    }
     let rows = table.get(policy).and_then(toml::Value::as_array).into_iter().flatten();
     let member = |row: &toml::Value, name: &str| {
         let text = row.get(name).and_then(toml::Value::as_str).filter(|text| !text.is_empty());
@@ -225,7 +227,10 @@ impl<'a> Place<'a> {
         let (source, object) = (name(&policy.source), name(&policy.object));
         fs::copy(&policy.source, &source)?;
         ensure!(policy.compiles(&source, &object)?, "{} does not compile", source.display());
-        Ok(Self { policy, unchanged: fs::read(&object)?, source, object, folder })
+        let place = Self { policy, unchanged: fs::read(&object)?, source, object, folder };
+        // Else everything would count as noticed.
+        ensure!(place.passes("1")?, "{} as it is does not pass its scenarios", policy.source.display());
+        Ok(place)
     }
 
     fn fate(&self, text: &str) -> Result<Fate> {

@@ -56,6 +56,6 @@ pub const DRAIN_NS: u64 = 5_000_000_000;
 pub const MAX_CLONES: usize = 1;
 /// Bytes of a pattern that `tidegate_find` takes.
 pub const MAX_PATTERN: usize = 256;
-/// Bytes that the helpers of one run may search or copy out of what is shown, and as many again of keys, values and records
-/// that they may move: budgets of their own, since an instruction's cost does not tell how much a helper does.
+/// Bytes that the helpers of one run may search or copy out of what is shown, and move as keys, values and records, together: a
+/// budget of its own, since an instruction's cost does not tell how much a helper does.
 pub const MAX_SCAN: usize = 16 * MAX_WINDOW;

@@ -393,26 +393,28 @@ impl Host for NoHelpers {
     }
 }
 
-/// What the virtual machine alone does in a case: the runs of its links, without anything around them.
+/// What the runtime alone does in a case: takes the chain and runs its links, without a callout around them.
 pub(crate) fn runs(case: Case, links: usize) -> Result<Box<dyn FnMut() -> FWP_ACTION>> {
+    Ok(match case.hook().program_type() {
+        tidegate_abi::ProgramType::Stream => runs_with(case, links, StreamContext::default())?,
+        tidegate_abi::ProgramType::Send => runs_with(case, links, SendContext::default())?,
+    })
+}
+
+fn runs_with<C: tidegate_vm::Context + 'static>(
+    case: Case,
+    links: usize,
+    mut context: C,
+) -> Result<Box<dyn FnMut() -> FWP_ACTION>> {
     let tidegate = Tidegate::new(case, links)?;
     let window: Vec<u8> = vec![b'a'; LENGTH];
     let mut stack = Stack::new();
-    let (mut stream, mut send) = (StreamContext::default(), SendContext::default());
     let processor = os::platform().processor;
     Ok(Box::new(move || {
         let processor = processor();
-        let chain = tidegate.runtime.chain(case.hook());
+        let chain = tidegate.runtime.chain_on(processor, case.hook());
         for link in chain.links() {
-            let verdict = match case.hook().program_type() {
-                tidegate_abi::ProgramType::Stream => {
-                    link.run(&mut NoHelpers, &mut stack, &mut stream, &window, processor)
-                }
-                tidegate_abi::ProgramType::Send => {
-                    link.run(&mut NoHelpers, &mut stack, &mut send, &window, processor)
-                }
-            };
-            std::hint::black_box(&verdict);
+            std::hint::black_box(&link.run(&mut NoHelpers, &mut stack, &mut context, &window, processor));
         }
         FWP_ACTION::NONE
     }))
