@@ -3,17 +3,17 @@
 //!
 //! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a
 //! scenario tells from the policy, is caught. One that no input can tell from the policy is equal to it: `equal.mutants` beside the
-//! policy says which and why, under the name of the source, by the line and what it becomes. It is an error to say so of a
-//! change that is caught, or of none.
+//! policy says which and why, under the name of the source, by the line and what it becomes; by `nth` as well where only one of several
+//! lines that read alike is meant. It is an error to say so of a change that is caught, or of none. Errors are told when all is done.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::{programs, shell};
 
@@ -26,9 +26,9 @@ pub(crate) struct Options {
     /// Print one JSON document instead of text
     #[arg(long)]
     json: bool,
-    /// Only the policy in this folder of programs/
+    /// Only the policy in this folder of programs/; may be given several times
     #[arg(long, value_name = "NAME")]
-    policy: Option<String>,
+    policy: Vec<String>,
 }
 
 /// One change of a source.
@@ -37,6 +37,16 @@ struct Mutation {
     /// Bytes of the source that are replaced.
     at: std::ops::Range<usize>,
     by: String,
+}
+
+/// A change as it is named: by its line, what that becomes, and which of the places it is where both read alike.
+#[derive(Debug)]
+struct Placed {
+    mutation: Mutation,
+    line: String,
+    becomes: String,
+    /// From 1.
+    nth: usize,
 }
 
 /// What became of a change.
@@ -49,9 +59,12 @@ enum Fate {
 }
 
 /// A change that is said to make no difference.
+#[derive(Debug)]
 struct Equal {
     line: String,
     becomes: String,
+    /// Which of the places where the line stands, from 1; all of them when it is not said.
+    nth: Option<usize>,
     /// What became of it: `None` until the source has such a change.
     fate: Mutex<Option<Fate>>,
 }
@@ -65,6 +78,8 @@ struct Row {
     equal: usize,
     /// Where nothing noticed, and what was changed.
     survived: Vec<String>,
+    /// What is said to make no difference, and is wrong.
+    wrong: Vec<String>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -78,18 +93,30 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--package",
         "tidegate",
     ]))?;
-    let mut rows = Vec::new();
-    for source in programs::sources()? {
-        let folder = source.source.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-        if options.policy.as_ref().is_none_or(|wanted| *wanted == folder) {
-            let row = mutate(&source)?;
-            if !options.json {
-                print!("{}", row.text());
+    let sources = programs::sources()?;
+    let name = |source: &programs::Source| {
+        source.source.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned()
+    };
+    for wanted in &options.policy {
+        ensure!(sources.iter().any(|source| name(source) == *wanted), "there is no policy {wanted}");
+    }
+    let (mut rows, mut wrong) = (Vec::new(), Vec::new());
+    for source in &sources {
+        if !options.policy.is_empty() && !options.policy.contains(&name(source)) {
+            continue;
+        }
+        // What is wrong with one policy does not keep the others from being looked at.
+        match mutate(source) {
+            Ok(row) => {
+                if !options.json {
+                    print!("{}", row.text());
+                }
+                wrong.extend(row.wrong.iter().map(|wrong| format!("{}: {wrong}", row.policy)));
+                rows.push(row);
             }
-            rows.push(row);
+            Err(error) => wrong.push(format!("{error:#}")),
         }
     }
-    ensure!(!rows.is_empty(), "no policy of that name");
     if options.json {
         let rows: Vec<_> = rows
             .iter()
@@ -99,16 +126,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let few: Vec<_> =
         rows.iter().filter(|row| row.caught * 100 < row.mutants * GOAL).map(|row| &*row.policy).collect();
-    ensure!(few.is_empty(), "the scenarios of {} notice less than {GOAL} % of the changes", few.join(", "));
+    if !few.is_empty() {
+        wrong.push(format!("the scenarios of {} notice less than {GOAL} % of the changes", few.join(", ")));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
 fn mutate(source: &programs::Source) -> Result<Row> {
     let text = fs::read_to_string(&source.source)?;
     let policy = source.source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let left = Mutex::new(mutations(&text).into_iter());
+    let left = Mutex::new(placed(&text).into_iter());
     let equal = equal(source, &policy)?;
-    let row = Mutex::new(Row { policy, mutants: 0, caught: 0, equal: 0, survived: Vec::new() });
+    let row =
+        Mutex::new(Row { policy, mutants: 0, caught: 0, equal: 0, survived: Vec::new(), wrong: Vec::new() });
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..workers)
@@ -117,26 +148,25 @@ fn mutate(source: &programs::Source) -> Result<Row> {
                 scope.spawn(move || -> Result<()> {
                     let place = Place::new(source, worker)?;
                     loop {
-                        let Some(mutation) = left.lock().expect("no worker panics").next() else {
+                        let Some(placed) = left.lock().expect("no worker panics").next() else {
                             return Ok(());
                         };
-                        let fate = place.fate(&mutation.apply(text))?;
-                        let (line, becomes) = mutation.lines(text);
-                        let said = equal.iter().find(|equal| equal.line == line && equal.becomes == becomes);
-                        if let Some(said) = said {
+                        let fate = place.fate(&placed.mutation.apply(text))?;
+                        let said: Vec<_> = equal.iter().filter(|equal| equal.is_about(&placed)).collect();
+                        for said in &said {
                             let mut known = said.fate.lock().expect("no worker panics");
-                            // The same line may stand in several places: being caught in one is enough.
+                            // What is said of several places is wrong when one of them is noticed.
                             *known = (*known).max(Some(fate));
                         }
                         let mut row = row.lock().expect("no worker panics");
-                        if said.is_some() && fate == Fate::Survived {
+                        if !said.is_empty() && fate == Fate::Survived {
                             row.equal += 1;
                             continue;
                         }
                         row.mutants += usize::from(fate != Fate::None);
                         row.caught += usize::from(fate == Fate::Caught);
                         if fate == Fate::Survived {
-                            row.survived.push(mutation.shown(text));
+                            row.survived.push(placed.mutation.shown(text));
                         }
                     }
                 })
@@ -145,15 +175,7 @@ fn mutate(source: &programs::Source) -> Result<Row> {
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })?;
     let mut row = row.into_inner().expect("no worker panics");
-    for Equal { line, becomes, fate } in equal {
-        let wrong = match fate.into_inner().expect("no worker panics") {
-            Some(Fate::Survived) => continue,
-            Some(Fate::Caught) => "makes a difference: a scenario noticed",
-            Some(Fate::None) => "does not change the object",
-            None => "is no change of the source",
-        };
-        bail!("{}: equal.mutants: `{line}` becoming `{becomes}` {wrong}", row.policy);
-    }
+    row.wrong.extend(equal.iter().filter_map(Equal::wrong));
     row.survived.sort();
     Ok(row)
 }
@@ -179,9 +201,33 @@ fn equal(source: &programs::Source, policy: &str) -> Result<Vec<Equal>> {
         // Why is for people, but it must be there.
         member(row, "because")?;
         let (line, becomes) = (member(row, "line")?, member(row, "becomes")?);
-        Ok(Equal { line, becomes, fate: Mutex::new(None) })
+        let nth = row.get("nth").map(|nth| {
+            let nth = nth.as_integer().and_then(|nth| usize::try_from(nth).ok()).filter(|nth| *nth > 0);
+            nth.with_context(|| format!("{}: `nth` counts from 1", file.display()))
+        });
+        Ok(Equal { line, becomes, nth: nth.transpose()?, fate: Mutex::new(None) })
     })
     .collect()
+}
+
+impl Equal {
+    fn is_about(&self, placed: &Placed) -> bool {
+        self.line == placed.line
+            && self.becomes == placed.becomes
+            && self.nth.is_none_or(|nth| nth == placed.nth)
+    }
+
+    /// Why it is wrong to say so, once it is known what became of every change.
+    fn wrong(&self) -> Option<String> {
+        let wrong = match *self.fate.lock().expect("no worker panics") {
+            Some(Fate::Survived) => return None,
+            Some(Fate::Caught) => "makes a difference: a scenario noticed",
+            Some(Fate::None) => "does not change the object",
+            None => "is no change of the source",
+        };
+        let nth = self.nth.map_or(String::new(), |nth| format!(", place {nth},"));
+        Some(format!("equal.mutants: `{}` becoming `{}`{nth} {wrong}", self.line, self.becomes))
+    }
 }
 
 impl Row {
@@ -207,6 +253,8 @@ struct Place<'a> {
     folder: PathBuf,
     /// What the source as it is compiles to here.
     unchanged: Vec<u8>,
+    /// Whether scenarios have streams to cut. Packets have none: more runs would be the same again.
+    has_cuts: bool,
 }
 
 impl<'a> Place<'a> {
@@ -227,9 +275,14 @@ impl<'a> Place<'a> {
         let (source, object) = (name(&policy.source), name(&policy.object));
         fs::copy(&policy.source, &source)?;
         ensure!(policy.compiles(&source, &object)?, "{} does not compile", source.display());
-        let place = Self { policy, unchanged: fs::read(&object)?, source, object, folder };
+        let mut place =
+            Self { policy, unchanged: fs::read(&object)?, source, object, folder, has_cuts: false };
+        let tested = place.test("1")?;
         // Else everything would count as noticed.
-        ensure!(place.passes("1")?, "{} as it is does not pass its scenarios", policy.source.display());
+        let passed = tested.status.success();
+        ensure!(passed, "{} as it is does not pass its scenarios", policy.source.display());
+        let report: Value = serde_json::from_slice(&tested.stdout).context("what tidegate test says")?;
+        place.has_cuts = has_cuts(&report);
         Ok(place)
     }
 
@@ -239,22 +292,27 @@ impl<'a> Place<'a> {
             return Ok(Fate::None);
         }
         // The cuts that the scenarios give first: most changes need no more.
-        for runs in ["1", "1000"] {
-            if !self.passes(runs)? {
+        let runs: &[&str] = if self.has_cuts { &["1", "1000"] } else { &["1"] };
+        for runs in runs {
+            if !self.test(runs)?.status.success() {
                 return Ok(Fate::Caught);
             }
         }
         Ok(Fate::Survived)
     }
 
-    fn passes(&self, runs: &str) -> Result<bool> {
+    fn test(&self, runs: &str) -> Result<Output> {
         let mut tidegate = Command::new(shell::root().join("target/release/tidegate"));
-        tidegate.args(["test", "--runs", runs, "--objects"]).arg(&self.folder);
+        tidegate.args(["-j", "test", "--runs", runs, "--objects"]).arg(&self.folder);
         tidegate.arg(self.policy.source.with_extension("toml"));
-        let status =
-            tidegate.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot start tidegate")?;
-        Ok(status.success())
+        tidegate.stderr(Stdio::null()).output().context("cannot start tidegate")
     }
+}
+
+/// Whether a report of `tidegate test` is about scenarios that have streams to cut.
+fn has_cuts(report: &Value) -> bool {
+    let scenarios = report["scenarios"].as_array();
+    scenarios.into_iter().flatten().any(|scenario| !scenario["tried"].is_null())
 }
 
 impl Mutation {
@@ -276,6 +334,17 @@ impl Mutation {
         let source = text.lines().nth(line).unwrap_or_default().trim();
         format!("line {:3}: {} becomes {} in `{source}`", line + 1, &text[self.at.clone()], self.by)
     }
+}
+
+/// Every change of a source, with its place.
+fn placed(text: &str) -> Vec<Placed> {
+    let mut found: Vec<Placed> = Vec::new();
+    for mutation in mutations(text) {
+        let (line, becomes) = mutation.lines(text);
+        let before = found.iter().filter(|before| before.line == line && before.becomes == becomes).count();
+        found.push(Placed { mutation, line, becomes, nth: before + 1 });
+    }
+    found
 }
 
 /// Every comparison with another one in its place, and every whole number with the next one, outside of comments, strings and
@@ -374,6 +443,45 @@ mod tests {
         let lines: Vec<_> = mutations(text).iter().map(|mutation| mutation.lines(text)).collect();
         let line = |becomes: &str| ("if (b < 2) /* c */".into(), becomes.into());
         assert_eq!(lines, [line("if (b <= 2) /* c */"), line("if (b < 3) /* c */")]);
+    }
+
+    #[test]
+    fn of_lines_that_read_alike_all_are_meant_or_one() {
+        let found = placed("a == b;\na == c;\n  a == b;\n");
+        let about = |nth| {
+            let (line, becomes) = ("a == b;".into(), "a != b;".into());
+            let equal = Equal { line, becomes, nth, fate: Mutex::new(None) };
+            found.iter().map(|placed| equal.is_about(placed)).collect::<Vec<_>>()
+        };
+        assert_eq!(about(None), [true, false, true]);
+        assert_eq!(about(Some(1)), [true, false, false]);
+        assert_eq!(about(Some(2)), [false, false, true]);
+        assert_eq!(about(Some(3)), [false; 3]);
+    }
+
+    #[test]
+    fn only_what_survives_is_rightly_said_to_be_equal() {
+        let equal =
+            |nth, fate| Equal { line: "a".into(), becomes: "b".into(), nth, fate: Mutex::new(fate) }.wrong();
+        assert_eq!(equal(None, Some(Fate::Survived)), None);
+        for (nth, fate, wrong) in [
+            (
+                None,
+                Some(Fate::Caught),
+                "equal.mutants: `a` becoming `b` makes a difference: a scenario noticed",
+            ),
+            (None, Some(Fate::None), "equal.mutants: `a` becoming `b` does not change the object"),
+            (Some(2), None, "equal.mutants: `a` becoming `b`, place 2, is no change of the source"),
+        ] {
+            assert_eq!(equal(nth, fate).as_deref(), Some(wrong));
+        }
+    }
+
+    #[test]
+    fn scenarios_of_packets_alone_have_no_cuts() {
+        let packets = json!({"tried": null});
+        assert!(!has_cuts(&json!({"scenarios": [packets, packets]})));
+        assert!(has_cuts(&json!({"scenarios": [packets, {"tried": {"single": 3}}]})));
     }
 
     #[test]
