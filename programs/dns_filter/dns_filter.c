@@ -17,6 +17,7 @@ enum action {
     PASS = 0,
     BLOCK = 1,
     REWRITE = 2,
+    ACTIONS,
 };
 
 struct rule {
@@ -34,7 +35,7 @@ struct {
 /* Queries by action. */
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, 3);
+    __uint(max_entries, ACTIONS);
     __type(key, __u32);
     __type(value, __u64);
 } counts SEC(".maps");
@@ -53,39 +54,42 @@ static __always_inline void count(__u32 action)
 }
 
 /*
- * Makes text of the labels in `name`: the byte with a label's length becomes a dot (so the text starts behind the first).
- * Returns the bytes that the name takes on the wire, 0 when it is not a name of at most NAME bytes.
+ * Makes text of the labels in `name`: the byte with a label's length becomes a dot (so the text starts behind the first), and
+ * what follows the name becomes zeros. Returns the bytes that the name takes on the wire, 0 when it is not a name of at most NAME
+ * bytes, or when a label has a dot of its own: as text that would be another name.
  */
 static __always_inline __u32 to_text(struct name *name)
 {
-    __u32 left = 0;
+    __u32 left = 0, size = 0;
 
     for (int i = 0; i < NAME; i++) {
         char c = name->bytes[i];
 
-        if (left) {
+        if (size) {
+            name->bytes[i] = 0;
+        } else if (left) {
             left--;
+            if (c == '.')
+                return 0;
             if (c >= 'A' && c <= 'Z')
                 name->bytes[i] = c + ('a' - 'A');
-            continue;
-        }
-        if (c == 0)
-            return i + 1;
-        if ((c & 0xc0) != 0)
+        } else if (c == 0) {
+            size = i + 1;
+        } else if ((c & 0xc0) != 0) {
             return 0;
-        name->bytes[i] = '.';
-        left = c;
+        } else {
+            name->bytes[i] = '.';
+            left = c;
+        }
     }
-    return 0;
+    return size;
 }
 
 static __always_inline struct rule *rule_for(struct name *name, __u32 size)
 {
-    for (int i = 0; i < NAME - 1; i++) {
+    for (__u32 i = 0; i < size; i++) {
         struct rule *rule;
 
-        if (i >= size)
-            break;
         if (name->bytes[i] != '.')
             continue;
         rule = bpf_map_lookup_elem(&rules, name->bytes + i + 1);
@@ -98,7 +102,7 @@ static __always_inline struct rule *rule_for(struct name *name, __u32 size)
 /* Sends the query shown with the name in `to` in place of the `size` bytes of its own. */
 static __always_inline int rewrite(struct tidegate_send *ctx, __u32 size, const char *to)
 {
-    char labels[NAME + 1] = {};
+    char labels[NAME] = {};
     __u32 length = 0, count = 0;
     struct tidegate_clone *clone;
 
@@ -152,8 +156,6 @@ int dns_filter(struct tidegate_send *ctx)
         return TIDEGATE_BLOCK;
 
     room = end - data - QNAME;
-    if (room == 0)
-        return TIDEGATE_BLOCK;
     if (room > NAME)
         room = NAME;
     if (tidegate_load_bytes(ctx, QNAME, name.bytes, room))
@@ -162,11 +164,6 @@ int dns_filter(struct tidegate_send *ctx)
     if (size == 0 || size > room) {
         count(BLOCK);
         return TIDEGATE_BLOCK;
-    }
-    /* What followed the name in the packet is not part of a key. */
-    for (int i = 0; i < NAME; i++) {
-        if (i >= size)
-            name.bytes[i] = 0;
     }
 
     rule = rule_for(&name, size);
