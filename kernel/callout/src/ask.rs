@@ -72,10 +72,8 @@ pub(crate) struct Ask<'c> {
     pub(crate) kept: Kept<'c>,
     /// The link that keeps the bytes back, or waited for them; 0 for none.
     pub(crate) holder: Id,
-    /// Links that are not asked about them; none is usual.
+    /// Links that are not asked about them; `None` from classify, where all are.
     pub(crate) passed: Option<&'c Passed>,
-    /// Asked from classify, not from the worker.
-    pub(crate) inline: bool,
 }
 
 /// Links that bytes which one keeps back were shown to already.
@@ -197,7 +195,7 @@ impl<'c> Ask<'c> {
             flags |= STREAM_NO_MORE_DATA;
         }
         // What does not change meanwhile, though it is lent to every run.
-        let (passed, born, window) = (self.passed, self.flow.born, self.window);
+        let (passed, born, window, ends) = (self.passed, self.flow.born, self.window, self.ends());
         let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
         for link in links {
             if link.is_special() {
@@ -219,7 +217,7 @@ impl<'c> Ask<'c> {
                 // What `judge` says too.
                 Some(Verdict::Continue) if !wants_more => continue,
                 Some(Verdict::Permit) if !wants_more => Decision::Permit(open),
-                Some(Verdict::Block) if !wants_more && !self.ends() => Decision::Block(open),
+                Some(Verdict::Block) if !wants_more && !ends => Decision::Block(open),
                 verdict => self.decide(link, verdict, context, open, &mut host),
             };
             match decision {
@@ -347,7 +345,8 @@ impl<'c> Ask<'c> {
     /// Whether a program can send data of its own in a direction: from the worker only if it goes through its queue.
     pub(crate) fn is_open(&self, direction: usize) -> bool {
         let marks = self.flow.marks();
-        let open = self.inline || direction == self.direction() || marks.has(Marks::held(direction));
+        let open =
+            self.passed.is_none() || direction == self.direction() || marks.has(Marks::held(direction));
         open && !marks.has(Marks::ended(direction))
     }
 

@@ -473,7 +473,6 @@ impl Step<'_> {
             kept: Kept::Copied,
             holder: holder.as_ref().map_or(0, |holder| holder.id()),
             passed: Some(&self.asked.passed),
-            inline: false,
         };
         let processor = (self.engine.platform.processor)();
         let (decision, by) = ask.links(links, processor, &mut context, stack, changes);

@@ -88,18 +88,12 @@ impl<'c> Indicated<'c> {
         unsafe { View::of_stream(self.0) }
     }
 
-    /// The first `len` bytes where they lie, when they lie in the first MDL of their NB: most do.
-    ///
-    /// # Errors
-    /// [`Unreadable`]: they can't be mapped.
+    /// The bytes where they lie, when they lie in the first MDL of their NB and can be mapped: most do.
     #[inline]
-    pub(crate) fn together(self, len: usize) -> Result<Option<&'c [u8]>, Unreadable> {
-        // Without bytes there need not be a place where they are.
-        if !(1..=self.dataLength).contains(&len) {
-            return Ok(None);
-        }
+    pub(crate) fn together(self) -> Option<&'c [u8]> {
         let FWPS_STREAM_DATA_OFFSET0 { netBuffer: nb, mdl, mdlOffset: offset, .. } = self.dataOffset;
-        let (Some(nb), Some(mdl)) = (NonNull::new(nb), NonNull::new(mdl)) else { return Ok(None) };
+        let len = self.dataLength;
+        let (nb, mdl) = (NonNull::new(nb)?, NonNull::new(mdl)?);
         // SAFETY: both are alive, the promise of `new`.
         let (first, before, in_nb, in_mdl) = unsafe {
             (
@@ -109,16 +103,14 @@ impl<'c> Indicated<'c> {
                 MDL::byte_count(mdl.as_ptr()),
             )
         };
-        let in_nb = offset.checked_sub(before).and_then(|skipped| in_nb.checked_sub(skipped));
-        match (in_nb, in_mdl.checked_sub(offset)) {
-            (Some(in_nb), Some(in_mdl))
-                if first == mdl.as_ptr() && len <= in_nb as usize && len <= in_mdl as usize =>
-            {
-                // SAFETY: the MDL is alive while 'c lasts, and the bytes lie within what it describes.
-                unsafe { mapped(mdl, offset, len) }.map(Some)
-            }
-            _ => Ok(None),
+        // From the start of the MDL.
+        let end = u64::from(offset).checked_add(len as u64)?;
+        let here = first == mdl.as_ptr() && offset >= before;
+        if here && end <= u64::from(in_mdl) && end <= u64::from(before) + u64::from(in_nb) {
+            // SAFETY: the MDL is alive while 'c lasts, and the bytes lie within what it describes.
+            return unsafe { mapped(mdl, offset, len) }.ok();
         }
+        None
     }
 
     /// The first `len` bytes, wherever they lie: in `scratch` if they don't lie together, or are to be `copied`.
@@ -596,9 +588,7 @@ mod tests {
             prop_assert_eq!(view.window(b, &mut scratch), Ok(&bytes[..b]));
             // SAFETY: the chain outlives it.
             let indicated = unsafe { Indicated::new(&data) };
-            let together = indicated.together(b).expect("everything is mapped");
-            prop_assert!(together.is_none_or(|together| together == &bytes[..b]));
-            prop_assert!(indicated.together(bytes.len() + 1).expect("everything is mapped").is_none());
+            prop_assert!(indicated.together().is_none_or(|together| together == bytes));
             for copy in [false, true] {
                 prop_assert_eq!(indicated.anywhere(b, copy, &mut scratch), Ok(&bytes[..b]));
             }
@@ -622,12 +612,12 @@ mod tests {
         let data = chain.data(chain.mdls[0], 3, 5);
         // SAFETY: the chain outlives it.
         let indicated = unsafe { Indicated::new(&data) };
-        let together = indicated.together(4).expect("mapped").expect("in the first MDL");
-        assert_eq!(together, b"bcde");
+        let together = indicated.together().expect("in the first MDL");
+        assert_eq!(together, b"bcdef");
         assert_eq!(together.as_ptr(), chain.memory[0][3..].as_ptr());
         let from_before_the_data = chain.data(chain.mdls[0], 1, 5);
         // SAFETY: as above.
-        assert_eq!(unsafe { Indicated::new(&from_before_the_data) }.together(4), Ok(None));
+        assert_eq!(unsafe { Indicated::new(&from_before_the_data) }.together(), None);
     }
 
     #[test]

@@ -17,10 +17,11 @@ use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_FILTER1, FWPS_STREAM_FLAG};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_runtime::{Chain, Held, Link};
-use tidegate_vm::{Lent, Shared};
+use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::ask::{Ask, Decision, Kept};
 use crate::counters::Count;
+use crate::edit::Changes;
 use crate::engine::Engine;
 use crate::flow::{Begin, Flow, Marks};
 use crate::held::{self, Arrival, Holder, NotKept};
@@ -64,6 +65,20 @@ impl Indication<'_> {
         usize::from(self.has(FWPS_STREAM_FLAG::RECEIVE_FAMILY))
     }
 
+    /// What links are asked about `window`, which is all that it shows or the first of it.
+    #[inline(always)]
+    fn ask<'a>(
+        self,
+        flow: Lent<'a, Flow>,
+        window: &'a [u8],
+        may_wait: bool,
+        kept: Kept<'a>,
+        holder: Id,
+    ) -> Ask<'a> {
+        let (flags, len, out) = (self.kind, self.data.dataLength, self.flags);
+        Ask { flow, flags, len, window, out, may_wait, kept, holder, passed: None }
+    }
+
     /// Flags of what is injected in its place.
     fn injected(&self) -> FWPS_STREAM_FLAG {
         self.kind.without(FWPS_STREAM_FLAG::DISCONNECT)
@@ -72,7 +87,7 @@ impl Indication<'_> {
 
 /// What classify answers. DISPATCH_LEVEL.
 ///
-/// Most data meets nothing but the links: all else is out of line, so that they cost little more than themselves.
+/// Most data is plain: it meets nothing but the links, which cost little more than themselves. All other data goes out of line.
 #[inline]
 pub(crate) fn classify(
     engine: Lent<'_, Engine>,
@@ -81,20 +96,28 @@ pub(crate) fn classify(
 ) -> StreamOutcome {
     let processor = (engine.platform.processor)();
     let chain = engine.runtime.chain_on(processor, indication.incoming.layer.hook);
-    match flow {
-        Some(flow)
-            if flow.marks().is_empty()
-                && !engine.is_closing()
-                && !indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT) =>
-        {
-            decide(engine, indication, flow, &chain, processor, 0)
-        }
-        flow => rarely(engine, indication, flow, &chain, processor),
+    let len = indication.data.dataLength;
+    if let Some(flow) = flow
+        && flow.marks().is_empty()
+        && !engine.is_closing()
+        && !indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT)
+        && !chain.is_empty()
+        && !chain.is_snapshot()
+        // Fewer bytes than a window holds, that lie together.
+        && (1..MAX_WINDOW).contains(&len)
+        && let Some(window) = indication.data.together()
+        && let Some(mut desk) = engine.scratch.take(processor)
+    {
+        let Desk { stack, changes, .. } = &mut *desk;
+        let kept = Kept::Shared(indication.data);
+        let ask = indication.ask(flow, window, indication.may_wait(), kept, 0);
+        return answer(&ask, indication, &chain, false, processor, stack, changes);
     }
+    rarely(engine, indication, flow, &chain, processor)
 }
 
 /// The answer for all other data: that of a connection without a context, or of which something is kept; the end of a
-/// direction, a reset, and what comes while the callouts are unregistered.
+/// direction, a reset, and what comes while the callouts are unregistered; bytes in pieces, and those that are to be copied.
 #[cold]
 #[inline(never)]
 fn rarely(
@@ -286,8 +309,7 @@ fn too_late(engine: &Engine, flow: &Flow, by: Option<&Shared<Link>>, len: usize)
     }
 }
 
-/// Asks the links.
-#[inline(always)]
+/// Asks the links about any data.
 fn decide(
     engine: Lent<'_, Engine>,
     indication: Indication<'_>,
@@ -301,58 +323,48 @@ fn decide(
     if links.is_empty() {
         return StreamOutcome::Permit(len);
     }
-    // Most data is some bytes, fewer than a window holds, that lie together.
-    let usual = (1..MAX_WINDOW).contains(&len);
-    let (shown, may_wait) = if usual {
-        (len, indication.may_wait())
-    } else {
-        match unusual(engine, indication, links) {
-            Ok(shown) => shown,
-            Err(outcome) => return outcome,
-        }
+    let (shown, may_wait) = match extent(engine, indication, links) {
+        Ok(extent) => extent,
+        Err(outcome) => return outcome,
     };
-    let snapshot = chain.is_snapshot();
-    let together = if usual && !snapshot { data.together(len) } else { Ok(None) };
     let Some(mut desk) = engine.scratch.take(processor) else {
         return unshown(&engine.counters.no_desk, links, len);
     };
     let Desk { window, stack, changes } = &mut *desk;
-    let window = match together {
-        Ok(Some(window)) => Ok(window),
-        Ok(None) => data.anywhere(shown, snapshot, window),
-        Err(unreadable) => Err(unreadable),
-    };
-    let Ok(window) = window else {
+    let snapshot = chain.is_snapshot();
+    let Ok(window) = data.anywhere(shown, snapshot, window) else {
         return unshown(&engine.counters.unreadable, links, len);
     };
-    let ask = Ask {
-        flow,
-        flags: indication.kind,
-        len,
-        window,
-        out: indication.flags,
-        may_wait,
-        kept: if snapshot { Kept::Copied } else { Kept::Shared(data) },
-        holder,
-        passed: None,
-        inline: true,
-    };
-    let mut context = layer::indication(&flow.get().context, indication.kind, indication.missed);
-    let (decision, by) = ask.links(links, processor, &mut context, stack, changes);
+    let kept = if snapshot { Kept::Copied } else { Kept::Shared(data) };
+    let ask = indication.ask(flow, window, may_wait, kept, holder);
+    answer(&ask, indication, chain, snapshot, processor, stack, changes)
+}
+
+/// Asks the links, and carries out what they decide.
+#[inline(always)]
+fn answer(
+    ask: &Ask<'_>,
+    indication: Indication<'_>,
+    chain: &Chain,
+    snapshot: bool,
+    processor: u32,
+    stack: &mut Stack,
+    changes: &mut Changes,
+) -> StreamOutcome {
+    let mut context = layer::indication(&ask.flow.get().context, indication.kind, indication.missed);
+    let (decision, by) = ask.links(chain.links(), processor, &mut context, stack, changes);
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) if !snapshot => StreamOutcome::Permit(cover),
-        Decision::Block(cover) => blocked(cover, len),
-        decision => carry_out(&ask, indication, chain, decision, by),
+        Decision::Block(cover) if cover > 0 => StreamOutcome::Block(cover),
+        decision => carry_out(ask, indication, chain, decision, by),
     }
 }
 
-/// How many bytes are shown when there are none, or as many as a window holds or more; and whether more may be waited for.
+/// How many bytes are shown, and whether more may be waited for.
 ///
 /// # Errors
 /// The answer, when there is nothing to ask about, or too much to be shown.
-#[cold]
-#[inline(never)]
-fn unusual(
+fn extent(
     engine: Lent<'_, Engine>,
     indication: Indication<'_>,
     links: &[Shared<Link>],
@@ -361,6 +373,9 @@ fn unusual(
     if len == 0 {
         let ends = indication.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT);
         return if ends { Ok((0, false)) } else { Err(StreamOutcome::Permit(0)) };
+    }
+    if len < MAX_WINDOW {
+        return Ok((len, indication.may_wait()));
     }
     let whole = indication.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
     if whole && len > MAX_WINDOW {
