@@ -15,6 +15,7 @@ use tidegate_abi::limits;
 use tidegate_runtime::{Runtime, Shared};
 
 use crate::device::Device;
+use crate::error::{Error, Exit};
 use crate::socket::Socket;
 
 /// Speaks to a runtime: of this process, of the driver, or of a host that has a control socket.
@@ -75,6 +76,38 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Refused {
+    /// The error that there was no answer, if that is it: it says nothing of what was asked for.
+    pub fn silent(&self) -> Option<Error> {
+        let error = Error::new("host-io", Exit::Driver, self.to_string()).with_help(self.help());
+        self.system.as_ref().map(|_| error)
+    }
+
+    /// What to do about it. Whoever knows more of the request says more.
+    pub fn help(&self) -> &'static str {
+        if self.system.is_some() {
+            return "a host answers for as long as it runs: start it again, of the driver `tidegate driver status` says more";
+        }
+        match self.status {
+            Status::Ok => "nothing need be done",
+            Status::Malformed | Status::Version | Status::UnknownOperation | Status::ReplyTooLarge => {
+                "`tidegate version` says of which release this is, `tidegate feature probe` of which the host is: \
+                 both must be of one"
+            }
+            Status::Invalid => "`tidegate feature list limits` says what is allowed",
+            Status::NotFound => "`tidegate prog show`, `link show` and `map show` list what the host has",
+            Status::Exists => "remove what is there, or name it in the place of a new one",
+            Status::Full => "`tidegate feature probe` says what room there is; end what is not needed",
+            Status::NoMemory => "unload programs and release maps that are not needed, then try again",
+            Status::Busy => "`tidegate link show` and `prog show` say what uses it: end that first",
+            Status::Refused => "`tidegate verify OBJECT` says why, with the line of its source",
+            Status::OverBudget => {
+                "`tidegate verify OBJECT` says what a run costs at most: give the link that much, --budget N"
+            }
+            Status::ReadOnly => "a frozen map stays as it is: load the program anew, with other contents",
+            Status::NotGranted => "`tidegate prog show` says what a program is granted",
+        }
+    }
+
     fn with(status: Status) -> Self {
         Self { status, system: None, refusal: None }
     }
@@ -248,7 +281,7 @@ impl Client {
         };
         loop {
             let answered = send(&self.end, &self.request[..length], &mut self.reply).map_err(|error| {
-                Refused { status: Status::Malformed, system: Some(error.to_string()), refusal: None }
+                Refused { status: Status::Malformed, system: Some(told(&error)), refusal: None }
             })?;
             let short = control::parse_reply::<()>(&self.reply[..answered]) == Err(Status::ReplyTooLarge);
             if !short {
@@ -271,6 +304,17 @@ impl Client {
             system: None,
             refusal: control::refusal(&self.reply[..length]).map(Box::new),
         })
+    }
+}
+
+/// Why there is no answer, in words.
+fn told(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            "it hung up".into()
+        }
+        io::ErrorKind::InvalidData => "what it says is no reply".into(),
+        _ => error.to_string(),
     }
 }
 

@@ -31,7 +31,7 @@ impl From<Counters> for Tally {
     }
 }
 
-/// A [`Tally`] as it is told: the verdicts that were given, by name.
+/// A [`Tally`] as it is told: the verdicts by name, also those that were not given.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Tally")]
 struct Told {
@@ -45,7 +45,7 @@ struct Told {
 impl From<Tally> for Told {
     fn from(Tally { runs, verdicts, errors, edited, injected }: Tally) -> Self {
         let named = Verdict::ALL.iter().map(|verdict| verdict.name()).zip(verdicts);
-        Self { runs, verdicts: named.filter(|(_, count)| *count > 0).collect(), errors, edited, injected }
+        Self { runs, verdicts: named.collect(), errors, edited, injected }
     }
 }
 

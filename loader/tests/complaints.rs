@@ -1,8 +1,5 @@
-//! What users of the neighbouring systems complain about does not happen here: a test for each complaint.
-//!
-//! Those that are held elsewhere: a verb without JSON, or with lines where a document is promised (`schemas.rs`); errors that
-//! only people can read (`cli.rs`); a refusal without its line (`planted.rs`);
-//! a dry run that does something (`host/apply.rs`).
+//! What users of the neighbouring systems complain about does not happen here. `docs/complaints.md` says what they are and which
+//! tests hold each: those that fit nowhere else are here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,10 +28,16 @@ fn document(arguments: &[&str]) -> Value {
 
 /// The object of a source in C, in a folder of its own, compiled with the header in `include`.
 fn compiled(folder: &Path, include: &Path, source: &str) -> PathBuf {
+    compiled_with(&["-g"], folder, include, source)
+}
+
+fn compiled_with(options: &[&str], folder: &Path, include: &Path, source: &str) -> PathBuf {
     let (file, object) = (folder.join("policy.c"), folder.join("policy.o"));
     fs::write(&file, source).expect("the source can be written");
     let status = Command::new("clang-19")
-        .args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-I"])
+        .args(["-target", "bpf", "-mcpu=v3", "-O2"])
+        .args(options)
+        .arg("-I")
         .arg(include)
         .arg("-c")
         .arg(&file)
@@ -84,6 +87,71 @@ fn one_cause_is_told_once_and_every_program_has_its_own() {
     assert!(text.contains("0 accepted, 2 refused"), "{text}");
 }
 
+/// prevail#463: a refusal named no place. Of a program without line information it is the instruction.
+#[test]
+fn a_refusal_without_source_lines_names_the_instruction() {
+    let folder = folder("no-lines");
+    let source = "#include <tidegate.h>\nSEC(\"tidegate/stream\") int policy(struct tidegate_stream *ctx) {\n\
+                  unsigned char *bytes = (void *)(long)ctx->data;\nreturn bytes[4] ? 1 : 2; }\n";
+    let object = compiled_with(&["-g0"], &folder, &header(), source);
+    let told = document(&["verify", object.to_str().unwrap()]);
+    let diagnosis = &told["objects"][0]["programs"][0]["diagnosis"];
+    assert_eq!(diagnosis["source"], Value::Null, "{diagnosis:#}");
+    assert_eq!(
+        (&diagnosis["slot"], &diagnosis["instruction"]),
+        (&1.into(), &"r1 = *(u8 *)(r1 + 4)".into()),
+        "{diagnosis:#}"
+    );
+    let text = String::from_utf8(tidegate(&["verify", object.to_str().unwrap()]).stdout).expect("text");
+    for part in ["instruction 1 in policy: r1 = *(u8 *)(r1 + 4)", "compile with -g to see the source line"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+/// bpftrace#4308: one did not know whether a document comes, or one a line.
+#[test]
+fn what_is_asked_for_once_is_one_document_on_one_line() {
+    let probes = format!("{LOADER}/tests/fixtures/probes.o");
+    let capture = format!("{LOADER}/../examples/captures/http-get.pcap");
+    for arguments in [
+        &["version"][..],
+        &["feature", "list"],
+        &["verify", &probes],
+        &["verify", "nowhere.o"],
+        &["prog", "dump", &probes],
+        &["prog", "run", &probes, "--prog", "mark", "--pcap", &capture],
+        &["abi", "dump", "c"],
+        &["schema"],
+    ] {
+        let text = String::from_utf8(tidegate(&[&["-j"], arguments].concat()).stdout).expect("text");
+        assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
+        let pretty = String::from_utf8(tidegate(&[&["-p"], arguments].concat()).stdout).expect("text");
+        let documents =
+            [text, pretty].map(|text| serde_json::from_str::<Value>(&text).expect("one document"));
+        assert_eq!(documents[0], documents[1], "{arguments:?}");
+    }
+}
+
+/// bpftrace#3554: what was asked for was somewhere in pages of text, which programs had to take apart.
+#[test]
+fn what_people_read_is_short_and_what_programs_read_is_whole() {
+    let features = format!("{LOADER}/tests/fixtures/features.o");
+    let text = String::from_utf8(tidegate(&["verify", &features]).stdout).expect("text");
+    let told = document(&["verify", &features]);
+    let programs = told["objects"][0]["programs"].as_array().expect("programs");
+    assert_eq!(programs.len(), 3, "{told:#}");
+    let maps: usize = programs.iter().map(|program| program["maps"].as_array().map_or(0, Vec::len)).sum();
+    // A heading, four lines a program, a line a map; what it came to in the end.
+    assert!(text.lines().count() <= 2 + 4 * programs.len() + maps, "{text}");
+    assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+    for program in programs {
+        for member in ["name", "type", "insns", "maps", "max_cost", "steps", "states", "capabilities"] {
+            assert!(!program[member].is_null(), "{member}: {program:#}");
+        }
+        assert!(text.contains(program["name"].as_str().expect("text")), "{text}");
+    }
+}
+
 /// ebpf-for-windows#1683: what the system said was passed on as a number.
 #[test]
 #[cfg(not(windows))]
@@ -118,7 +186,7 @@ fn policies_are_tested_without_any_privilege() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// rezolus#1047: what was not counted was left out, and passed for zero.
+/// rezolus#1047: what was not counted was left out, and passed for something else.
 #[test]
 fn what_is_counted_is_always_told() {
     let capture = format!("{LOADER}/../examples/captures/http-get.pcap");
@@ -126,6 +194,9 @@ fn what_is_counted_is_always_told() {
     let told = document(&["prog", "run", &probes, "--prog", "constant", "--pcap", &capture]);
     for count in ["runs", "verdicts", "errors", "edited", "injected"] {
         assert!(!told["connections"][0][count].is_null(), "{count}: {told:#}");
+    }
+    for verdict in tidegate_abi::Verdict::ALL.map(tidegate_abi::Verdict::name) {
+        assert!(told["connections"][0]["verdicts"][verdict].is_u64(), "{verdict}: {told:#}");
     }
 }
 
@@ -162,4 +233,47 @@ fn what_was_compiled_against_other_tables_is_refused() {
     let built = Command::new("sh").arg("mine/build.sh").current_dir(&folder).status();
     assert!(built.expect("a shell").success());
     refused(&folder.join("mine/mine-rs.o"));
+}
+
+/// The tests of a file, by name.
+fn tests(path: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(LOADER).join("..").join(path)).unwrap_or_default();
+    let mut is_test = false;
+    let mut names = Vec::new();
+    for line in text.lines().map(str::trim) {
+        match line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
+            Some((name, _)) if is_test => names.push(name.to_string()),
+            _ => {}
+        }
+        // Attributes and the function follow each other.
+        is_test = line == "#[test]" || (is_test && line.starts_with("#[") && !line.starts_with("#[ignore"));
+    }
+    names
+}
+
+/// A row of the page names tests that are there, or says why there is none; and each test here is one of a row.
+#[test]
+fn the_page_of_complaints_names_tests_that_are_there() {
+    let page = fs::read_to_string(Path::new(LOADER).join("../docs/complaints.md")).expect("the page");
+    let rows: Vec<_> =
+        page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Complaint")).collect();
+    assert!(rows.len() >= 12, "there were more");
+    for row in &rows {
+        let held = row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
+        if held.starts_with("none: ") {
+            continue;
+        }
+        let named: Vec<_> = held.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test holds this: {row}");
+        for name in named {
+            let (path, test) = name.split_once("::").unwrap_or_else(|| panic!("{name} is no test: {row}"));
+            assert!(tests(path).iter().any(|known| known == test), "there is no {name}: {row}");
+        }
+    }
+    let here = tests("loader/tests/complaints.rs");
+    assert!(here.len() > 5, "they are found: {here:?}");
+    for test in here.iter().filter(|test| !test.starts_with("the_page_of_complaints")) {
+        let named = rows.iter().any(|row| row.contains(&format!("`loader/tests/complaints.rs::{test}`")));
+        assert!(named, "no row of docs/complaints.md names {test}");
+    }
 }

@@ -368,7 +368,7 @@ fn failed(doing: &str, refused: &Refused) -> Error {
         Status::NotGranted => Exit::Denied,
         _ => Exit::Partial,
     };
-    Error::new("apply", exit, format!("cannot {doing}: {refused}"))
+    Error::new("apply", exit, format!("cannot {doing}: {refused}")).with_help(refused.help())
 }
 
 impl Running {

@@ -64,15 +64,15 @@ pub(super) fn trust(named: Option<&Path>, host: Option<&Path>) -> Option<PathBuf
 
 /// An error of the host's, met while `doing` something.
 pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
-    let message = format!("cannot {doing}: {refused}");
-    match refused.status {
-        _ if refused.system.is_some() => Error::new("host-io", Exit::Driver, message),
-        Status::Version => Error::new("host-version", Exit::Driver, message),
-        Status::NotFound => Error::new("not-found", Exit::NotFound, message),
-        Status::NotGranted => Error::new("not-granted", Exit::Denied, message),
-        Status::Refused | Status::OverBudget => Error::new("program-refused", Exit::Refused, message),
-        _ => Error::new("host-refused", Exit::Usage, message),
-    }
+    let (code, exit) = match refused.status {
+        _ if refused.system.is_some() => ("host-io", Exit::Driver),
+        Status::Version => ("host-version", Exit::Driver),
+        Status::NotFound => ("not-found", Exit::NotFound),
+        Status::NotGranted => ("not-granted", Exit::Denied),
+        Status::Refused | Status::OverBudget => ("program-refused", Exit::Refused),
+        _ => ("host-refused", Exit::Usage),
+    };
+    Error::new(code, exit, format!("cannot {doing}: {refused}")).with_help(refused.help())
 }
 
 /// The thing that `text` names, by its id or by its name: `known` has both of each.
@@ -91,5 +91,33 @@ pub(super) fn named<'a>(
             .with_help(format!("`tidegate {what} show` lists them"))),
         _ => Err(Error::usage("ambiguous", format!("{} {what}s are called `{text}`", found.len()))
             .with_help("name one by its id")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_a_host_that_is_no_success_is_told_in_words_with_what_to_do() {
+        let refusals = (1..).map_while(Status::from_number).map(|status| Refused {
+            status,
+            system: None,
+            refusal: None,
+        });
+        let silent = Refused { status: Status::Malformed, system: Some("gone".into()), refusal: None };
+        let all: Vec<_> = refusals.chain([silent]).collect();
+        assert!(all.len() > 10, "{all:?}");
+        for answer in &all {
+            let error = refused("do it", answer);
+            assert_ne!(error.exit, Exit::Ok, "{answer:?}");
+            assert!(error.message.starts_with("cannot do it: "), "{error}");
+            assert!(
+                !error.message.contains(|letter: char| letter.is_ascii_digit()),
+                "a bare number: {error}"
+            );
+            assert!(error.help.is_some_and(|help| help.len() > 10), "{answer:?}");
+        }
+        assert_eq!(refused("do it", &all[all.len() - 1]).code, "host-io");
     }
 }

@@ -685,15 +685,23 @@ fn name(text: &str) -> Result<Name, Error> {
 }
 
 fn of_map(name: &str, refused: &Refused) -> Error {
-    Error::new("map-refused", Exit::Usage, format!("map `{name}`: {refused}"))
+    refused.silent().unwrap_or_else(|| {
+        Error::new("map-refused", Exit::Usage, format!("map `{name}`: {refused}")).with_help(refused.help())
+    })
 }
 
 fn of_program(name: &str, refused: &Refused) -> Error {
-    Error::new("link-refused", Exit::Usage, format!("program `{name}`: {refused}"))
+    refused.silent().unwrap_or_else(|| {
+        Error::new("link-refused", Exit::Usage, format!("program `{name}`: {refused}"))
+            .with_help(refused.help())
+    })
 }
 
 /// A program that the runtime did not take: told with the source line.
 fn refusal(program: &Program, refused: &Refused) -> Error {
+    if let Some(error) = refused.silent() {
+        return error;
+    }
     let mut message = format!("program `{}` was refused: {refused}", program.name);
     if let Some(line) = refused.refusal.as_ref().and_then(|refusal| program.line(refusal.insn as usize)) {
         message += &format!("\n  {}:{}: {}", line.file, line.line, line.text.trim());

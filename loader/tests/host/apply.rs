@@ -310,3 +310,46 @@ fn clients_that_come_at_once_come_one_after_the_other() {
     let other = behaviour(&host);
     assert!((other == old() || other == new()) && other != one, "{other:?}");
 }
+
+/// The files in `folder` and below, and what is in them; sockets are none.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if path.is_file() {
+            let bytes = fs::read(&path).expect("a file");
+            all.push((path, bytes));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_dry_run_asks_for_no_change_and_writes_no_file() {
+    let folder = folder("apply-dry");
+    let host = Host::start(&folder);
+    let first = bundle(&folder, "first.toml", "<first_>", 'q', "");
+    let second = bundle(&folder, "second.toml", "<second>", 'x', "on_error = \"permit\"\n");
+    let (first, second) = (first.to_str().unwrap(), second.to_str().unwrap());
+    let versions = folder.join("versions");
+    let kept = ["--versions", versions.to_str().unwrap()];
+    // It would be killed at its first change.
+    let changes_nothing =
+        |words: &[&str]| assert!(killed(&host, &folder, words, 0, true), "{words:?} asks for a change");
+    let before = files(&folder);
+    changes_nothing(&[&["apply", first, "--dry-run"], &kept[..]].concat());
+    changes_nothing(&["diff", first]);
+    assert_eq!(files(&folder), before, "nothing was kept either");
+
+    for bundle in [first, second] {
+        host.run(&[&["apply", bundle], &kept[..]].concat()).ok();
+    }
+    let before = files(&folder);
+    changes_nothing(&[&["apply", first, "--dry-run"], &kept[..]].concat());
+    changes_nothing(&[&["rollback", "--dry-run"], &kept[..]].concat());
+    assert_eq!(files(&folder), before);
+    assert!(!killed(&host, &folder, &[&["rollback"], &kept[..]].concat(), 0, true), "that one does change");
+}

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
 
 use serde_json::Value;
 use tidegate_abi::control::{self, HEADER_SIZE, Header, MapList, Status};
@@ -269,4 +270,73 @@ fn a_link_that_was_detached_decides_about_nothing_more_of_connections_that_it_sa
     drop(stream);
     let closed: Value = serde_json::from_str(&host.line()).expect("a document");
     assert_eq!((&closed["event"], &closed["end"]), (&"closed".into(), &"closed".into()), "{closed}");
+}
+
+#[test]
+fn what_never_happened_is_counted_as_zero_and_not_left_out() {
+    let host = Host::start(&folder("host-zero"));
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--attach"]).ok();
+    let stats = host.run(&["-j", "prog", "stats"]).json();
+    let links = stats["links"].as_array().expect("links");
+    assert_eq!(links.len(), 2, "{stats}");
+    let verdicts = tidegate_abi::Verdict::ALL.map(tidegate_abi::Verdict::name);
+    for link in links {
+        let counted = &link["counted"];
+        for count in ["runs", "errors", "edited", "injected"] {
+            assert_eq!(counted[count], 0, "{count}: {link}");
+        }
+        for verdict in verdicts {
+            assert_eq!(counted["verdicts"][verdict], 0, "{verdict}: {link}");
+        }
+        assert_eq!(link["bytes_shown"], 0, "{link}");
+    }
+    assert_eq!(host.run(&["prog", "stats"]).ok().matches(" 0 runs").count(), 2);
+    let metrics = host.run(&["prog", "stats", "--prometheus"]).ok();
+    for name in ["runs", "errors", "shown_bytes", "edits", "injections"] {
+        assert!(metrics.contains(&format!("tidegate_{name}_total{{")), "{name}: {metrics}");
+    }
+    assert!(
+        !metrics.lines().any(|line| line.starts_with("tidegate_runs") && !line.ends_with(" 0")),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn a_host_that_hangs_up_or_says_what_is_no_reply_is_told_in_words() {
+    let path = folder("host-strange").join("strange");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let of_length = |length: u32| {
+        Header { version: tidegate_abi::API_VERSION, code: 0, length, reserved: 0 }.to_bytes().to_vec()
+    };
+    let too_long = of_length(limits::MAX_MESSAGE as u32);
+    let replies = [
+        (vec![], "hung up"),
+        (of_length(9)[..7].to_vec(), "hung up"),
+        (of_length(9), "hung up"),
+        (too_long, "no reply"),
+    ];
+    let said: Vec<_> = replies.iter().map(|(reply, _)| reply.clone()).collect();
+    let verbs: [&[&str]; 4] = [
+        &["prog", "show"],
+        &["link", "show"],
+        &["prog", "load", GATE, "--prog", "cut"],
+        &["feature", "probe"],
+    ];
+    let strange = thread::spawn(move || {
+        for reply in said.iter().flat_map(|reply| verbs.map(|_| reply)) {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.read_exact(&mut [0; HEADER_SIZE]).expect("a request");
+            stream.write_all(reply).expect("it reads");
+        }
+    });
+    for (_, words) in &replies {
+        for verb in verbs {
+            let ran = Ran::of(tidegate().arg("-j").arg("--host").arg(&path).args(verb));
+            let error = ran.json()["error"].clone();
+            assert_eq!((ran.exit, &error["code"]), (3, &"host-io".into()), "{verb:?}: {error}");
+            assert!(error["message"].as_str().unwrap().contains(words), "{verb:?}: {error}");
+            assert!(error["help"].as_str().is_some_and(|help| !help.is_empty()), "{verb:?}: {error}");
+        }
+    }
+    strange.join().expect("no panic");
 }
