@@ -206,6 +206,7 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
             let trial = (input.below(4) > 0).then_some(Trial { program, mode });
             write_request(&LinkTry { link, trial }, out)
         }
+        27 => write_request(&FlowList { from: u32::from(input.byte()) }, out),
         _ => write_request(&EventRead { map, max: u32::from(input.byte()) << 6 }, out),
     };
     result.ok()

@@ -16,6 +16,7 @@ mod doctor;
 mod driver;
 mod event;
 mod feature;
+mod flow;
 mod link;
 mod live;
 mod man;
@@ -67,7 +68,7 @@ pub const SCHEMA: u32 = 1;
 struct Cli {
     #[command(flatten)]
     output: Output,
-    /// Whom prog load|show|unload, link, map and event speak to: the path of a host's control socket, or `driver`, the
+    /// Whom prog load|show|unload, link, map, flow and event speak to: the path of a host's control socket, or `driver`, the
     /// default on Windows. TIDEGATE_HOST in the environment says it for all
     #[arg(long, global = true, value_name = "HOST")]
     host: Option<PathBuf>,
@@ -100,6 +101,9 @@ enum Noun {
     /// Maps of a host, by which programs and people exchange data: create, show, dump, lookup, update, delete, freeze, release
     #[command(subcommand, visible_alias = "m")]
     Map(map::Verb),
+    /// Connections of a host: list
+    #[command(subcommand)]
+    Flow(flow::Verb),
     /// The records that programs leave in a ring buffer of a host, as they come
     #[command(
         visible_alias = "e",
@@ -369,6 +373,7 @@ fn dispatch(
         Noun::Map(map::Verb::Delete(entry)) => output.report(&map::delete(&mut connect()?, &entry)?),
         Noun::Map(map::Verb::Freeze { map }) => output.report(&map::freeze(&mut connect()?, &map)?),
         Noun::Map(map::Verb::Release { map }) => output.report(&map::release(&mut connect()?, &map)?),
+        Noun::Flow(flow::Verb::List(options)) => output.report(&flow::list(&mut connect()?, &options)?),
         Noun::Event(options) => {
             let live = Live(output);
             let summary = event::watch(&mut connect()?, &options, |line| live.print(line))?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tidegate_abi::control::{
-    self, Change, Committed, Detached, EventRead, Events, Id, IdList, LinkCommit, LinkDetach, MapNextKey,
-    Operation, Refusal, Status,
+    self, Change, Committed, Detached, EventRead, Events, FlowInfo, FlowList, Flows, Id, IdList, LinkCommit,
+    LinkDetach, MapNextKey, Operation, Refusal, Status,
 };
 use tidegate_abi::limits;
 use tidegate_runtime::{Runtime, Shared};
@@ -260,6 +260,31 @@ impl Client {
                 return Ok((records, dropped));
             }
             sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Visits the connections that links are shown.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn flows(&mut self, mut visit: impl FnMut(&FlowInfo<'_>)) -> Result<(), Refused> {
+        let mut from = 0;
+        loop {
+            let length = self.exchange(&FlowList { from })?;
+            let answer =
+                control::parse_reply::<Flows<'_>>(&self.reply[..length]).and_then(|Flows { next, flows }| {
+                    let mut rest = flows;
+                    while !rest.is_empty() {
+                        let (flow, behind) = FlowInfo::take(rest)?;
+                        visit(&flow);
+                        rest = behind;
+                    }
+                    Ok(next)
+                });
+            match self.answer(answer, length)? {
+                0 => return Ok(()),
+                next => from = next,
+            }
         }
     }
 

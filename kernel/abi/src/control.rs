@@ -292,6 +292,11 @@ operations! {
         /// Bytes of records at most.
         max: u32,
     } -> Events<'static>; "Takes the records that wait in a ring buffer."
+
+    50 FlowList {
+        /// 0, then what the reply before says.
+        from: u32,
+    } -> Flows<'static>; "Asks for the connections that links are shown. One that comes or goes meanwhile may be missing."
 }
 
 /// Whether the operation of this number may change something, if only by taking what waited: a handle that may only read is
@@ -309,6 +314,7 @@ pub const fn changes(number: u16) -> bool {
             | ProgramList::NUMBER
             | LinkInfo::NUMBER
             | LinkList::NUMBER
+            | FlowList::NUMBER
     )
 }
 
@@ -583,6 +589,98 @@ pub struct Events<'a> {
     pub dropped: u64,
     /// The records: each its length as a little-endian u32, then its bytes.
     pub records: &'a [u8],
+}
+
+/// Reply to [`FlowList`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flows<'a> {
+    /// Where the next request goes on; 0: these were the last.
+    pub next: u32,
+    /// The connections, one [`FlowInfo`] after the other, as [`FlowInfo::write`] writes them.
+    #[serde(borrow)]
+    pub flows: &'a [u8],
+}
+
+/// A connection that links are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowInfo<'a> {
+    /// Its number, as programs know it.
+    pub flow: u64,
+    /// Whose links are shown it.
+    pub hook: Hook,
+    /// Who opened it: 0 this machine, 1 the remote one.
+    pub opener: u32,
+    /// Between whom it is.
+    pub ends: FlowEnds,
+    /// The process that owns the local end, 0 when it is not known.
+    pub process: u64,
+    /// Nanoseconds since it was first shown.
+    pub age: u64,
+    /// It was there before it could be seen.
+    pub mid_stream: bool,
+    /// What is known of it.
+    pub state: FlowState,
+    /// The link that decided on its state, 0 for none.
+    pub by: Id,
+    /// Its directions: outbound, inbound.
+    pub sides: [FlowSide; 2],
+    /// Path of the program that owns the local end, as the filter engine gives it; empty: not known.
+    #[serde(borrow)]
+    pub application: &'a [u8],
+}
+
+/// Both ends of a connection or of a packet, as contexts have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEnds {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Address family: 4 or 6.
+    pub family: u8,
+    /// Address in network order, IPv4 in the first four bytes, and port; of ICMP the type.
+    pub local: ([u8; 16], u16),
+    /// The same of the remote end; of ICMP the code.
+    pub remote: ([u8; 16], u16),
+}
+
+/// What has become of a connection so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlowState {
+    /// Its bytes are shown to links.
+    Open,
+    /// A program wants no link to be shown more of it.
+    Allowed,
+    /// It was reset, by a link or by one of its ends.
+    Reset,
+}
+
+/// What is kept of one direction of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSide {
+    /// Bytes that are kept back (PEND), or wait behind such.
+    pub held: u64,
+    /// The link that keeps them, 0 for none.
+    pub holder: Id,
+    /// The link that waits for more bytes (NEED_MORE_DATA), 0 for none.
+    pub waits: Id,
+}
+
+impl<'a> FlowInfo<'a> {
+    /// Writes a connection in front of `out`; gives back what is left of it.
+    ///
+    /// # Errors
+    /// [`Status::ReplyTooLarge`] when it does not fit.
+    pub fn write<'o>(&self, out: &'o mut [u8]) -> Result<&'o mut [u8], Status> {
+        let length = postcard::to_slice(self, &mut *out).map_err(|_| Status::ReplyTooLarge)?.len();
+        out.get_mut(length..).ok_or(Status::ReplyTooLarge)
+    }
+
+    /// Takes the first connection from `bytes`; gives back what is left of them.
+    ///
+    /// # Errors
+    /// [`Status::Malformed`].
+    pub fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Status> {
+        postcard::take_from_bytes(bytes).map_err(|_| Status::Malformed)
+    }
 }
 
 fn body_of<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Status> {

@@ -220,6 +220,26 @@ fn operations(all: &mut Fingerprint) {
         }
     }
     all.operation(&EventRead { map, max: 70_002 }, &Events { dropped: 160, records: b"\x01\0\0\0r" });
+
+    for state in [FlowState::Open, FlowState::Allowed, FlowState::Reset] {
+        let side = |held| FlowSide { held, holder: 0x2021, waits: 0x2223 };
+        let flow = FlowInfo {
+            flow: 1 << 46,
+            hook: Hook::StreamV6,
+            opener: 1,
+            ends: FlowEnds { protocol: 17, family: 6, local: ([5; 16], 0x2425), remote: ([6; 16], 0x2627) },
+            process: 1 << 47,
+            age: 1 << 48,
+            mid_stream: true,
+            state,
+            by: 0x2829,
+            sides: [side(70_003), side(70_004)],
+            application: value,
+        };
+        let room = Vec::leak(vec![0; 512]);
+        let left = flow.write(room).expect("room").len();
+        all.operation(&FlowList { from: 170 }, &Flows { next: 171, flows: &room[..512 - left] });
+    }
 }
 
 #[test]

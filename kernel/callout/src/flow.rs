@@ -11,15 +11,16 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use fwps_sys::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0, NTSTATUS};
+use fwps_sys::{FwpsFlowAssociateContext0, FwpsFlowRemoveContext0, IPPROTO, NTSTATUS};
 use tidegate_abi::StreamContext;
-use tidegate_abi::control::Id;
-use tidegate_runtime::{Platform, Spin};
+use tidegate_abi::control::{FlowEnds, FlowInfo, FlowState, Id, Status};
+use tidegate_runtime::{Link, Platform, Spin};
 use tidegate_vm::{Lent, Shared};
 
 use crate::engine::Engine;
 use crate::held::Side;
 use crate::injection::Failure;
+use crate::layer::Layer;
 use crate::memory::{self, NoMemory};
 
 /// A connection that programs see.
@@ -38,6 +39,10 @@ pub(crate) struct Flow {
     pub(crate) application: Vec<u8>,
     /// The newest object of the runtime when it began; 0, older than every link: it was there before it could be seen.
     pub(crate) born: Id,
+    /// When that was, in nanoseconds.
+    began: u64,
+    /// The link that no link is shown more of it by: it reset or allowed it. 0 for none.
+    pub(crate) by: AtomicU32,
     /// What is to be looked at before its data is: [`Marks`].
     marks: AtomicU32,
     /// Outbound, inbound.
@@ -157,6 +162,8 @@ impl Flow {
             context,
             application,
             born: if mid_stream { 0 } else { engine.runtime.newest() },
+            began: (engine.platform.now_ns)(),
+            by: AtomicU32::new(0),
             marks: AtomicU32::new(0),
             sides: [Spin::new(Side::new()), Spin::new(Side::new())],
             places: [AtomicUsize::new(NOWHERE), AtomicUsize::new(NOWHERE)],
@@ -202,6 +209,41 @@ impl Flow {
         // Behind the locks, inside of which it is marked that something waits.
         let marks = self.marks();
         !queued && !(0..2).any(|direction| marks.has(Marks::waits(direction)))
+    }
+
+    /// Notes the link that reset or allowed it; the first one counts.
+    pub(crate) fn decided(&self, by: Option<&Shared<Link>>) {
+        let by = by.map_or(0, |link| link.id());
+        let _ = self.by.compare_exchange(0, by, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// What control messages tell of it. IRQL <= DISPATCH_LEVEL.
+    fn info(&self) -> Option<FlowInfo<'_>> {
+        let (platform, marks, context) = (&self.engine.platform, self.marks(), &self.context);
+        Some(FlowInfo {
+            flow: self.id,
+            hook: Layer::with_id(self.layer)?.hook,
+            opener: context.opener,
+            ends: FlowEnds {
+                protocol: IPPROTO::TCP.0,
+                family: context.family as u8,
+                local: (context.local_addr, context.local_port),
+                remote: (context.remote_addr, context.remote_port),
+            },
+            process: context.process_id,
+            age: (platform.now_ns)().saturating_sub(self.began),
+            mid_stream: self.born == 0,
+            state: if marks.has(Marks::DEAD) {
+                FlowState::Reset
+            } else if marks.has(Marks::ALLOWED) {
+                FlowState::Allowed
+            } else {
+                FlowState::Open
+            },
+            by: self.by.load(Ordering::Relaxed),
+            sides: [0, 1].map(|direction| self.side(direction, platform, |side| side.info())),
+            application: &self.application,
+        })
     }
 
     /// Takes the context off its connection: flowDeleteFn is called now or when the classify that runs is over. Nothing is
@@ -259,6 +301,34 @@ impl Flows {
     /// Calls `visit` with each connection, those excepted that come or go meanwhile; nothing is locked then.
     pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(Lent<'_, Flow>)) {
         self.all.iter().for_each(|list| list.each(platform, &mut visit));
+    }
+
+    /// Writes the connections of whole lists into `out`, as [`tidegate_runtime::ShowFlows`] does. `PASSIVE_LEVEL`.
+    pub(crate) fn show(
+        &self,
+        from: u32,
+        out: &mut [u8],
+        platform: &Platform,
+    ) -> Result<(u32, usize), Status> {
+        let (room, mut left) = (out.len(), out);
+        for (number, list) in self.all.iter().enumerate().skip(from as usize) {
+            let before = left.len();
+            let mut rest = Ok(&mut *left);
+            list.each(platform, |flow| {
+                rest = match (core::mem::replace(&mut rest, Err(Status::ReplyTooLarge)), flow.info()) {
+                    (Ok(out), Some(info)) => info.write(out),
+                    (rest, _) => rest,
+                };
+            });
+            let behind = rest.map(|rest| rest.len());
+            left = match behind {
+                Ok(behind) => left.get_mut(before - behind..).unwrap_or_default(),
+                // The first list has to fit, or there would be no end.
+                Err(status) if before == room => return Err(status),
+                Err(_) => return Ok((number as u32, room - before)),
+            };
+        }
+        Ok((0, room - left.len()))
     }
 
     /// How many there are.

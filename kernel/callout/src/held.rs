@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering;
 
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG, FwpsFlowAbort0};
 use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_PUSH};
-use tidegate_abi::control::{Id, OnError};
+use tidegate_abi::control::{FlowSide, Id, OnError};
 use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
 use tidegate_abi::{Hook, StreamContext};
 use tidegate_runtime::{Chain, Held, Link};
@@ -113,6 +113,17 @@ impl Side {
     /// Whether something is still to be injected.
     pub(crate) fn is_queued(&self) -> bool {
         self.queue.as_ref().is_some_and(|queue| queue.len > 0 || queue.end)
+    }
+
+    /// What control messages tell of it.
+    pub(crate) fn info(&self) -> FlowSide {
+        let id = |held: &Option<Held>| held.as_ref().map_or(0, |held| held.link().id());
+        let queue = self.queue.as_ref();
+        FlowSide {
+            held: queue.map_or(0, |queue| queue.len as u64),
+            holder: queue.map_or(0, |queue| id(&queue.holder)),
+            waits: id(&self.waits),
+        }
     }
 
     /// Gives up everything: what is dropped outside of the lock.
@@ -498,10 +509,12 @@ impl Step<'_> {
                 false
             }
             Decision::Drop => {
+                self.flow.decided(by);
                 abort(&engine, &self.flow);
                 false
             }
             Decision::Allow => {
+                self.flow.decided(by);
                 self.flow.mark(Marks::ALLOWED);
                 self.pass(&ask, window.len(), half)
             }

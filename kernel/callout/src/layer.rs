@@ -152,6 +152,11 @@ impl Layer {
         let [first, ..] = &LAYERS;
         LAYERS.get(hook.index()).unwrap_or(first)
     }
+
+    /// The layer that the filter engine knows by this number, if it is one of ours.
+    pub(crate) fn with_id(id: u16) -> Option<&'static Self> {
+        LAYERS.iter().find(|layer| layer.id == id)
+    }
 }
 
 /// An address as bytes in network order, IPv4 in the first four.

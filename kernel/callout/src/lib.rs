@@ -296,6 +296,9 @@ impl Callouts {
             }
         });
         let told = wake.and_then(|wake| callouts.engine.runtime.on_change(Some(wake)).map_err(|_| NoMemory));
+        let engine = Shared::clone(&callouts.engine);
+        let show = memory::boxed(move |from, out: &mut [u8]| engine.flows.show(from, out, &engine.platform));
+        let told = told.and_then(|()| callouts.engine.runtime.show_flows(Some(show?)).map_err(|_| NoMemory));
         if let Err(error) = told {
             let _ = callouts.unregister();
             return Err(error.into());
@@ -322,6 +325,7 @@ impl Callouts {
         if engine.closing.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             // It fails only for want of memory, and this takes none.
             let _ = engine.runtime.on_change(None);
+            let _ = engine.runtime.show_flows(None);
         }
         let mut waits = false;
         engine.flows.each(&engine.platform, |flow| {

@@ -439,10 +439,12 @@ fn carry_out(
         }
         Decision::Hold(seen) => keep(engine, indication, flow, by.map(|link| Holder { link, seen, chain })),
         Decision::Drop => {
+            flow.decided(by);
             held::give_up(&engine, &flow);
             StreamOutcome::Drop
         }
         Decision::Allow => {
+            flow.decided(by);
             flow.mark(Marks::ALLOWED);
             // Nobody waits any more, though the filter engine keeps what the other direction has.
             for direction in 0..2 {

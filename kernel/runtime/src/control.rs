@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use tidegate_abi::control::{
-    self, Events, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, VersionReply,
+    self, Events, Flows, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, VersionReply,
 };
 use tidegate_abi::limits;
 use tidegate_vm::Shared;
@@ -23,6 +23,8 @@ use crate::program::{LoadError, Program, in_words};
 const SMALL_REPLY: usize = tidegate_abi::device::MIN_REPLY;
 /// Bytes of a reply to `EventRead` beside the records: header, count and length at their longest.
 const EVENTS_HEAD: usize = HEADER_SIZE + 10 + 5;
+/// The same of a reply to `FlowList`.
+const FLOWS_HEAD: usize = HEADER_SIZE + 5 + 5;
 
 impl Runtime {
     /// Answers a control message: takes the `request` apart, does what it says, and writes the reply. Returns the bytes of the
@@ -178,6 +180,14 @@ impl Runtime {
                 self.map(request.map)?.read_events(fits.min(request.max as usize), |dropped, records| {
                     control::write(OK, &Events { dropped, records }, reply)
                 })
+            }),
+
+            Request::FlowList(request) => apart(|| {
+                let room = reply.len().min(limits::MAX_MESSAGE).saturating_sub(FLOWS_HEAD);
+                let mut rows = vector(room, || 0_u8)?;
+                let (next, length) = self.flows(request.from, &mut rows)?;
+                let flows = rows.get(..length).unwrap_or_default();
+                control::write(OK, &Flows { next, flows }, reply)
             }),
         }
     }

@@ -54,6 +54,7 @@ pub struct Runtime {
     /// By hook.
     chains: Vec<Published>,
     waker: Spin<Waker>,
+    flows: Spin<Shower>,
     filters: Spin<Filters>,
     newest: AtomicU32,
     /// How programs are made executable.
@@ -73,6 +74,20 @@ impl fmt::Debug for Waker {
     }
 }
 
+/// Who knows the connections that links are shown.
+#[derive(Default)]
+struct Shower(Option<Shared<ShowFlows>>);
+
+/// Writes connections for [`FlowList`](tidegate_abi::control::FlowList), from where the last call ended on, as many as there is
+/// room for. Returns where the next call goes on, 0 when there are no more, and how many bytes were written.
+pub type ShowFlows = Box<dyn Fn(u32, &mut [u8]) -> Result<(u32, usize), Status> + Send + Sync>;
+
+impl fmt::Debug for Shower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shower").field(&self.0.is_some()).finish()
+    }
+}
+
 impl Runtime {
     /// An empty runtime. `PASSIVE_LEVEL`.
     ///
@@ -88,6 +103,7 @@ impl Runtime {
             objects: Spin::new(Objects::new()?),
             chains,
             waker: Spin::new(Waker(None)),
+            flows: Spin::new(Shower(None)),
             filters: Spin::new(Filters::None),
             newest: AtomicU32::new(0),
             kind: program::Kind::Plain,
@@ -135,6 +151,24 @@ impl Runtime {
         let mut waker = Waker(wake.map(memory::shared).transpose()?);
         self.waker.with(&self.platform, |old| core::mem::swap(old, &mut waker));
         Ok(())
+    }
+
+    /// Has `show` tell which connections links are shown, until the next call of this; at `PASSIVE_LEVEL`, with nothing locked.
+    ///
+    /// # Errors
+    /// [`Status::NoMemory`]; never when there is none to tell.
+    pub fn show_flows(&self, show: Option<ShowFlows>) -> Result<(), Status> {
+        let mut shower = Shower(show.map(memory::shared).transpose()?);
+        self.flows.with(&self.platform, |old| core::mem::swap(old, &mut shower));
+        Ok(())
+    }
+
+    /// Connections, as [`ShowFlows`] writes them; none where nobody knows any.
+    pub(crate) fn flows(&self, from: u32, out: &mut [u8]) -> Result<(u32, usize), Status> {
+        match self.flows.with(&self.platform, |shower| shower.0.clone()) {
+            Some(show) => show(from, out),
+            None => Ok((0, 0)),
+        }
     }
 
     pub(crate) fn changed(&self) {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Document, Done, Failed, Report, SCHEMA, abi, batch, btf, bundle, completions, doctor, driver, event,
-    feature, link, man, map, prog, skeleton, stats, verify, version,
+    feature, flow, link, man, map, prog, skeleton, stats, verify, version,
 };
 use crate::bundle::Plan;
 use crate::error::Error;
@@ -56,6 +56,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("event", &[of::<event::Line>, of::<event::Summary>]),
     ("feature list", &[of::<feature::Features>]),
     ("feature probe", &[of::<feature::Probe>]),
+    ("flow list", &[of::<flow::Flows>]),
     ("gen man", &[of::<man::Pages>]),
     ("gen skeleton", &[of::<skeleton::Made>]),
     ("link attach", &[of::<link::Links>]),
@@ -239,6 +240,7 @@ mod tests {
         typed("map freeze", &["mine"]);
         typed("map release", &["mine"]);
         typed("event", &["losses", "--once"]);
+        typed("flow list", &[]);
         for link in attached["links"].as_array().expect("links") {
             assert_eq!(typed("link detach", &[&link["id"].to_string()])["schema"], SCHEMA);
         }

@@ -5,4 +5,5 @@ mod apply;
 mod batch;
 mod common;
 mod control;
+mod flow;
 mod signed;

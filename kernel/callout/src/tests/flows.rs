@@ -6,7 +6,7 @@ use std::vec::Vec;
 use fwps_sim::{Call, Config, Direction, FlowSpec, FlowState, Packet, SendOutcome, When};
 use fwps_sys::{FWPS_FILTER_FLAG, NTSTATUS};
 use tidegate_abi::context::STREAM_MID_STREAM;
-use tidegate_abi::control::{Detached, OnError};
+use tidegate_abi::control::{self, Detached, FlowSide, OnError, Status};
 use tidegate_abi::limits::DRAIN_NS;
 use tidegate_abi::{Hook, Verdict};
 
@@ -75,6 +75,62 @@ fn a_context_ends_with_its_connection() {
     bench.sim.fin(flows[3], Direction::Send);
     bench.sim.fin(flows[3], Direction::Receive);
     assert_eq!(contexts(&bench), 1);
+    bench.finish();
+}
+
+#[test]
+fn connections_are_listed_with_what_has_become_of_them() {
+    let bench = Bench::new(Config::default());
+    let map = bench.counter();
+    let code = asm::by_map();
+    let link = bench.link_with(Hook::StreamV6, &code, &[map], OnError::Block);
+    let (local, remote) = ends(Hook::StreamV6);
+    let spec = FlowSpec { process_id: 7, application: "a".into(), ..FlowSpec::inbound(local, remote) };
+    let flows =
+        [Verdict::Permit, Verdict::AllowConnection, Verdict::NeedMoreData, Verdict::Pend].map(|verdict| {
+            bench.set(map, verdict as u64);
+            let flow = bench.sim.open_flow(&spec);
+            bench.sim.indicate(flow, Direction::Receive, b"abc");
+            flow
+        });
+    bench.flow(Hook::StreamV4);
+    let listed = bench.listed();
+    assert_eq!(listed.len(), 4, "no link is shown those over IPv4");
+    let side = |held, holder, waits| FlowSide { held, holder, waits };
+    let [open, allowed] = [control::FlowState::Open, control::FlowState::Allowed];
+    let expected = [
+        (open, side(0, 0, 0), 0),
+        (allowed, side(0, 0, 0), link),
+        (open, side(0, 0, link), 0),
+        (open, side(3, link, 0), 0),
+    ];
+    for (flow, (state, inbound, by)) in flows.into_iter().zip(expected) {
+        let (info, application) = listed.iter().find(|(info, _)| info.flow == flow.0).expect("it is listed");
+        assert_eq!((info.state, info.sides, info.by), (state, [FlowSide::default(), inbound], by));
+        assert_eq!((info.hook, info.opener, info.process, info.mid_stream), (Hook::StreamV6, 1, 7, false));
+        assert_eq!((info.ends.family, info.ends.protocol, info.ends.local.1), (6, 6, local.port()));
+        assert_eq!((info.ends.remote.0[0], info.ends.remote.1), (0x20, remote.port()));
+        assert_eq!(&application[..2], b"a\0");
+    }
+    bench.set(map, Verdict::DropConnection as u64);
+    bench.sim.settle();
+    assert_eq!(bench.sim.flow_state(flows[3]), FlowState::Dropped);
+    bench.finish();
+}
+
+#[test]
+fn a_list_of_connections_comes_in_as_many_parts_as_there_is_room_for() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV4, &asm::verdict(Verdict::Permit), OnError::Block);
+    let mut flows: Vec<u64> = (0..200).map(|_| bench.flow(Hook::StreamV4).0).collect();
+    for room in [1_000, 65_536] {
+        let mut listed = bench.listed_in(room);
+        listed.sort_by_key(|(info, _)| info.flow);
+        flows.sort_unstable();
+        assert!(listed.iter().map(|(info, _)| info.flow).eq(flows.iter().copied()), "in parts of {room}");
+    }
+    let mut reply = [0; 64];
+    assert_eq!(bench.flows(0, &mut reply).map(|_| ()), Err(Status::ReplyTooLarge));
     bench.finish();
 }
 

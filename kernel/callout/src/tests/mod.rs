@@ -23,9 +23,9 @@ use std::vec::Vec;
 use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome, Sent, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
-    Change, Committed, Counters, Detached, LinkAttach, LinkCommit, LinkDetach, LinkInfo, LinkInfoReply,
-    LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError, Operation, ProgramLoad,
-    Status, Trial, TrialInfo, TrialMode, parse_reply, write_request,
+    Change, Committed, Counters, Detached, FlowInfo, FlowList, Flows, LinkAttach, LinkCommit, LinkDetach,
+    LinkInfo, LinkInfoReply, LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError,
+    Operation, ProgramLoad, Status, Trial, TrialInfo, TrialMode, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Grants, Hook, MapDef, MapKind};
@@ -239,6 +239,38 @@ impl Bench {
     pub(crate) fn counters(&self, link: u32) -> Counters {
         let reply = self.ask(&LinkInfo { link });
         parse_reply::<LinkInfoReply>(&reply).expect("it exists").counters
+    }
+
+    /// One part of the list of connections, and where it goes on.
+    pub(crate) fn flows<'r>(&self, from: u32, reply: &'r mut [u8]) -> Result<Flows<'r>, Status> {
+        let mut message = [0; 64];
+        let length = write_request(&FlowList { from }, &mut message).expect("small");
+        let length = self.runtime.handle(&message[..length], reply);
+        parse_reply(&reply[..length])
+    }
+
+    /// The connections that links are shown, in parts of so many bytes; each with the path of its program.
+    pub(crate) fn listed_in(&self, room: usize) -> Vec<(FlowInfo<'static>, Vec<u8>)> {
+        let (mut listed, mut from) = (Vec::new(), 0);
+        loop {
+            let mut reply = vec![0; room];
+            let Flows { next, flows } = self.flows(from, &mut reply).expect("there is room");
+            let mut rest = flows;
+            while !rest.is_empty() {
+                let (info, behind) = FlowInfo::take(rest).expect("a connection");
+                listed.push((FlowInfo { application: &[], ..info }, info.application.to_vec()));
+                rest = behind;
+            }
+            match next {
+                0 => return listed,
+                next => from = next,
+            }
+        }
+    }
+
+    /// The same in one part.
+    pub(crate) fn listed(&self) -> Vec<(FlowInfo<'static>, Vec<u8>)> {
+        self.listed_in(65_536)
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -59,6 +59,7 @@ fn messages() -> Vec<Vec<u8>> {
         message(&LinkInfo { link: 5 }),
         message(&LinkList { hook: Hook::StreamV4 }),
         message(&EventRead { map: 3, max: 100 }),
+        message(&FlowList { from: 0 }),
     ]
 }
 

@@ -214,7 +214,7 @@ fn code(dice: &mut Dice) -> u32 {
 /// A message: right, cut, lengthened, changed somewhere, random, or very long.
 fn request(dice: &mut Dice) -> Vec<u8> {
     let id = dice.below(40) as Id;
-    let mut bytes = match dice.below(10) {
+    let mut bytes = match dice.below(11) {
         0 => message(&Version {}),
         1 => message(&MapList { after: id }),
         2 => message(&ProgramList { after: id }),
@@ -224,6 +224,7 @@ fn request(dice: &mut Dice) -> Vec<u8> {
         6 => message(&control::MapUpdate { map: id, key: &[0; 4], value: &[1; 8], flags: dice.roll() & 3 }),
         7 => message(&control::EventRead { map: id, max: dice.roll() as u32 }),
         8 => program(dice),
+        9 => message(&control::FlowList { from: dice.roll() as u32 & 127 }),
         _ => {
             let kind = MapKind::ALL[dice.below(MapKind::ALL.len())];
             let mut size = || dice.below(256) as u32;
