@@ -207,6 +207,12 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
             write_request(&LinkTry { link, trial }, out)
         }
         27 => write_request(&FlowList { from: u32::from(input.byte()) }, out),
+        28 => {
+            let bytes = 1 << (input.byte() & 31);
+            write_request(&TraceBegin { link, flow: 0, ends: 0, bytes }, out)
+        }
+        29 => write_request(&TraceRead { trace: id(input), max: u32::MAX }, out),
+        30 => write_request(&TraceEnd { trace: id(input) }, out),
         _ => write_request(&EventRead { map, max: u32::from(input.byte()) << 6 }, out),
     };
     result.ok()

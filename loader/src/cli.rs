@@ -25,9 +25,11 @@ mod prog;
 mod schema;
 mod skeleton;
 mod stats;
+mod trace;
 mod trial;
 mod verify;
 mod version;
+mod why;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -68,7 +70,7 @@ pub const SCHEMA: u32 = 1;
 struct Cli {
     #[command(flatten)]
     output: Output,
-    /// Whom prog load|show|unload, link, map, flow and event speak to: the path of a host's control socket, or `driver`, the
+    /// Whom prog load|show|unload, link, map, flow, trace and event speak to: the path of a host's control socket, or `driver`, the
     /// default on Windows. TIDEGATE_HOST in the environment says it for all
     #[arg(long, global = true, value_name = "HOST")]
     host: Option<PathBuf>,
@@ -101,7 +103,7 @@ enum Noun {
     /// Maps of a host, by which programs and people exchange data: create, show, dump, lookup, update, delete, freeze, release
     #[command(subcommand, visible_alias = "m")]
     Map(map::Verb),
-    /// Connections of a host: list
+    /// Connections of a host: list, explain
     #[command(subcommand)]
     Flow(flow::Verb),
     /// The records that programs leave in a ring buffer of a host, as they come
@@ -111,6 +113,13 @@ enum Noun {
             until it is interrupted. A record goes to one reader. While it waits it holds the driver's device, or a connection to the host, open."
     )]
     Event(event::Options),
+    /// What links of a host decide, as they do
+    #[command(after_help = "For example:\n  \
+        tidegate trace --verdict drop-connection,block --types guard.o\n  \
+        tidegate trace --link 7 --count 100\n\n\
+        While somebody watches, every run is slower; then nothing is. With -j every line is a JSON document, with where in its\n\
+        source a run decided and what it looked up; the last one is the summary. Without --count it goes on until it is interrupted.")]
+    Trace(trace::Options),
     /// Make a host run what a bundle says: what is new is loaded first, then all links change at once
     #[command(after_help = "A bundle is a TOML file; objects are looked up beside it:\n  \
         [[link]]\n  \
@@ -374,6 +383,14 @@ fn dispatch(
         Noun::Map(map::Verb::Freeze { map }) => output.report(&map::freeze(&mut connect()?, &map)?),
         Noun::Map(map::Verb::Release { map }) => output.report(&map::release(&mut connect()?, &map)?),
         Noun::Flow(flow::Verb::List(options)) => output.report(&flow::list(&mut connect()?, &options)?),
+        Noun::Flow(flow::Verb::Explain(options)) => {
+            output.report(&flow::explain(&mut connect()?, host, &options)?)
+        }
+        Noun::Trace(options) => {
+            let live = Live(output);
+            let summary = trace::trace(&mut connect()?, host, &options, |line| live.print(line))?;
+            Output { json: output.json(), pretty: false }.report(&summary)
+        }
         Noun::Event(options) => {
             let live = Live(output);
             let summary = event::watch(&mut connect()?, &options, |line| live.print(line))?;

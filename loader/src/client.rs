@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tidegate_abi::control::{
     self, Change, Committed, Detached, EventRead, Events, FlowInfo, FlowList, Flows, Id, IdList, LinkCommit,
-    LinkDetach, MapNextKey, Operation, Refusal, Status,
+    LinkDetach, MapNextKey, Operation, Refusal, Status, TraceEnd, TraceRead, Traced,
 };
 use tidegate_abi::limits;
 use tidegate_runtime::{Runtime, Shared};
@@ -261,6 +261,28 @@ impl Client {
             }
             sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Takes the runs that wait in a trace, each a [`RunInfo`](control::RunInfo). Returns them, what their clock says now, and how
+    /// many runs there was no room for since it began.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn runs(&mut self, trace: Id) -> Result<(Vec<Vec<u8>>, u64, u64), Refused> {
+        // A reply has room for many: what does not fit is asked for next.
+        self.reply.resize(self.reply.len().max(EVENTS), 0);
+        let length = self.exchange(&TraceRead { trace, max: u32::MAX })?;
+        let answer = control::parse_reply::<Traced<'_>>(&self.reply[..length]);
+        let taken = answer.map(|traced| (records(traced.records), traced.now, traced.lost));
+        self.answer(taken, length)
+    }
+
+    /// Ends a trace.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn end_trace(&mut self, trace: Id) -> Result<(), Refused> {
+        self.call(&TraceEnd { trace })
     }
 
     /// Visits the connections that links are shown.

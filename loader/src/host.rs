@@ -257,11 +257,13 @@ pub struct Delivery {
 impl Session<'_> {
     /// Opens a connection.
     pub fn open(&self, local: SocketAddr, remote: SocketAddr, opened: Direction) -> Flow {
-        let spec = match opened {
-            Direction::Outbound => FlowSpec::outbound(local, remote),
-            Direction::Inbound => FlowSpec::inbound(local, remote),
-        };
-        Flow(self.sim.open_flow(&spec))
+        Flow(self.sim.open_flow(&spec(local, remote, opened)))
+    }
+
+    /// The same, when nobody knows which process owns the local end.
+    pub fn open_unowned(&self, local: SocketAddr, remote: SocketAddr, opened: Direction) -> Flow {
+        let unowned = FlowSpec { process_id: 0, application: String::new(), ..spec(local, remote, opened) };
+        Flow(self.sim.open_flow(&unowned))
     }
 
     /// Lets the next thing happen to a connection.
@@ -440,6 +442,13 @@ impl Session<'_> {
             }
         }
         wrong
+    }
+}
+
+fn spec(local: SocketAddr, remote: SocketAddr, opened: Direction) -> FlowSpec {
+    match opened {
+        Direction::Outbound => FlowSpec::outbound(local, remote),
+        Direction::Inbound => FlowSpec::inbound(local, remote),
     }
 }
 

@@ -297,6 +297,26 @@ operations! {
         /// 0, then what the reply before says.
         from: u32,
     } -> Flows<'static>; "Asks for the connections that links are shown. One that comes or goes meanwhile may be missing."
+    51 TraceBegin {
+        /// Of this link only; 0: of all.
+        link: Id,
+        /// About this connection only; 0: about all, and about packets.
+        flow: u64,
+        /// With these ends only: a bit for each [`Verdict`], and [`TRACE_FAILED`]; 0: all.
+        ends: u32,
+        /// Bytes of records that may wait: a power of two from 4,096 to [`limits::MAX_TRACE`].
+        bytes: u32,
+    } -> Id; "Has the runs of links written down, one RunInfo each. Ends by itself when nobody reads for limits::TRACE_NS."
+    52 TraceRead {
+        /// The trace.
+        trace: Id,
+        /// Bytes of records at most.
+        max: u32,
+    } -> Traced<'static>; "Takes the records of a trace that wait."
+    53 TraceEnd {
+        /// The trace.
+        trace: Id,
+    } -> (); "Ends a trace. What waits in it is lost."
 }
 
 /// Whether the operation of this number may change something, if only by taking what waited: a handle that may only read is
@@ -683,6 +703,109 @@ impl<'a> FlowInfo<'a> {
     }
 }
 
+/// Bit of [`TraceBegin`]'s `ends` for runs that failed, or wanted what can't be done.
+pub const TRACE_FAILED: u32 = 1 << 31;
+
+/// Reply to [`TraceRead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traced<'a> {
+    /// What the clock says that [`RunInfo::at`] is of.
+    pub now: u64,
+    /// Runs that are told of nowhere, since there was no room for their records, from the beginning of the trace on.
+    pub lost: u64,
+    /// The records: each its length as a little-endian u32, then a [`RunInfo`].
+    #[serde(borrow)]
+    pub records: &'a [u8],
+}
+
+/// One run of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo<'a> {
+    /// When it ended, in nanoseconds since the machine started.
+    pub at: u64,
+    /// The connection, 0 for none.
+    pub flow: u64,
+    /// Where.
+    pub hook: Hook,
+    /// Direction of the bytes: 0 outbound, 1 inbound.
+    pub direction: u8,
+    /// Between whom it is.
+    pub ends: FlowEnds,
+    /// The process that owns the local end, 0 when it is not known.
+    pub process: u64,
+    /// The link.
+    pub link: Id,
+    /// The program that ran: the link's own, or one that stands in for it.
+    pub program: Id,
+    /// Bytes that it was shown.
+    pub shown: u32,
+    /// How it ended.
+    pub end: RunEnd,
+    /// What it wanted could not be carried out, so that the link's `on_error` decided.
+    pub unfit: bool,
+    /// Bytes that it decided on.
+    pub decided: u32,
+    /// Bytes that go on in their place.
+    pub passed: u32,
+    /// Bytes of its own that it sent beside them.
+    pub sent: u32,
+    /// Slots of the instructions that it came by last, the oldest first; of those that the machine runs as one, the first.
+    pub path: Vec<u32, { limits::MAX_PATH }>,
+    /// The entry of a map that it looked up last.
+    #[serde(borrow)]
+    pub read: Option<RunRead<'a>>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunEnd {
+    /// With a verdict.
+    Verdict(Verdict),
+    /// Its budget was spent at this instruction.
+    Budget(u32),
+    /// A helper, or the machine, ended it at this instruction.
+    Fault(u32),
+    /// It returned this, which is no verdict of its type.
+    NoVerdict(u64),
+}
+
+/// An entry of a map that a run looked up, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRead<'a> {
+    /// The map.
+    pub map: Id,
+    /// The key: its first [`limits::TRACE_KEY`] bytes.
+    pub key: &'a [u8],
+    /// The value: its first [`limits::TRACE_VALUE`] bytes. None: there was no such entry.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> RunInfo<'a> {
+    /// Writes it into `out`. Returns its length.
+    ///
+    /// # Errors
+    /// [`Status::ReplyTooLarge`] when it does not fit.
+    pub fn write(&self, out: &mut [u8]) -> Result<usize, Status> {
+        postcard::to_slice(self, out).map(|written| written.len()).map_err(|_| Status::ReplyTooLarge)
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`Status::Malformed`].
+    pub fn parse(record: &'a [u8]) -> Result<Self, Status> {
+        body_of(record)
+    }
+
+    /// Its bit in [`TraceBegin`]'s `ends`.
+    pub const fn bit(end: RunEnd, unfit: bool) -> u32 {
+        match end {
+            RunEnd::Verdict(verdict) if !unfit => 1 << verdict as u32,
+            _ => TRACE_FAILED,
+        }
+    }
+}
+
 fn body_of<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Status> {
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
@@ -785,7 +908,7 @@ mod tests {
     fn what_is_named_after_a_change_changes() {
         let verbs = [
             "Create", "Release", "Update", "Delete", "Freeze", "Load", "Unload", "Attach", "Detach",
-            "Replace", "Commit", "Try", "Read",
+            "Replace", "Commit", "Try", "Read", "Begin", "End",
         ];
         for (name, number) in OPERATIONS {
             assert_eq!(changes(*number), verbs.iter().any(|verb| name.ends_with(verb)), "{name}");

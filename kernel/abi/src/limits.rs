@@ -59,3 +59,15 @@ pub const MAX_PATTERN: usize = 256;
 /// Bytes that the helpers of one run may search or copy out of what is shown, and move as keys, values and records, together: a
 /// budget of its own, since an instruction's cost does not tell how much a helper does.
 pub const MAX_SCAN: usize = 16 * MAX_WINDOW;
+/// Traces that one runtime has at a time.
+pub const MAX_TRACES: usize = 8;
+/// Bytes of the records of one trace that wait to be read, at most.
+pub const MAX_TRACE: usize = 1 << 22;
+/// Nanoseconds without a reader after which a trace ends by itself.
+pub const TRACE_NS: u64 = 10_000_000_000;
+/// Places of a program that a traced run was at last, and that are kept.
+pub const MAX_PATH: usize = 32;
+/// Bytes of a key that a trace tells.
+pub const TRACE_KEY: usize = 64;
+/// Bytes of a value that a trace tells.
+pub const TRACE_VALUE: usize = 128;

@@ -240,6 +240,38 @@ fn operations(all: &mut Fingerprint) {
         let left = flow.write(room).expect("room").len();
         all.operation(&FlowList { from: 170 }, &Flows { next: 171, flows: &room[..512 - left] });
     }
+
+    let trace = 0x2a2b;
+    all.operation(&TraceBegin { link: 0x2c2d, flow: 1 << 49, ends: TRACE_FAILED, bytes: 1 << 16 }, &trace);
+    let reads =
+        [None, Some(RunRead { map, key, value: None }), Some(RunRead { map, key, value: Some(value) })];
+    let ends =
+        [RunEnd::Verdict(Verdict::Pend), RunEnd::Budget(300), RunEnd::Fault(301), RunEnd::NoVerdict(1 << 51)];
+    for (end, read) in ends.into_iter().flat_map(|end| reads.map(|read| (end, read))) {
+        let run = RunInfo {
+            at: 1 << 52,
+            flow: 1 << 53,
+            hook: Hook::DatagramDataV6,
+            direction: 1,
+            ends: FlowEnds { protocol: 6, family: 4, local: ([7; 16], 0x2e2f), remote: ([8; 16], 0x3031) },
+            process: 1 << 54,
+            link: 0x3233,
+            program: 0x3435,
+            shown: 70_005,
+            end,
+            unfit: read.is_some(),
+            decided: 70_006,
+            passed: 70_007,
+            sent: 70_008,
+            path: [302, 303].into_iter().collect(),
+            read,
+        };
+        let room = Vec::leak(vec![0; 512]);
+        let length = run.write(room).expect("room");
+        let records = &room[..length];
+        all.operation(&TraceRead { trace, max: 70_009 }, &Traced { now: 1 << 55, lost: 172, records });
+    }
+    all.operation(&TraceEnd { trace }, &());
 }
 
 #[test]

@@ -10,12 +10,14 @@
 //! A link that continues with the first bytes only wants to be asked about the rest again, so no link behind it decides on
 //! more than those bytes: an edit that reaches further is an error of its link.
 
+use alloc::boxed::Box;
+
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG};
 use tidegate_abi::context::{STREAM_MID_STREAM, STREAM_NO_MORE_DATA};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::{self, MAX_WINDOW};
 use tidegate_abi::{StreamContext, Verdict};
-use tidegate_runtime::{Calls, Chain, Comparison, Link, Trial};
+use tidegate_runtime::{Calls, Chain, Comparison, Link, RunError, Sight, Trial};
 use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::edit::{Changes, Piece, Plan};
@@ -26,6 +28,7 @@ use crate::host::{About, Editable, PacketHost};
 use crate::injection::{Body, Failure, StreamEnd, StreamInjection};
 use crate::memory;
 use crate::packet::Indicated;
+use crate::watch::{self, Came};
 
 /// What was decided. Numbers are bytes from the first one shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,13 +163,23 @@ impl Wanted<'_> {
 
     /// What comes out in the place of the bytes shown.
     fn output<'o>(&'o self, decision: Decision, window: &'o [u8]) -> impl Iterator<Item = u8> + 'o {
-        let (plan, cover) = match decision {
+        let (plan, cover) = self.plan(decision);
+        plan.output(window, cover)
+    }
+
+    /// How many bytes that are.
+    fn output_len(&self, decision: Decision) -> usize {
+        let (plan, cover) = self.plan(decision);
+        plan.output_len(cover)
+    }
+
+    fn plan(&self, decision: Decision) -> (&Plan, usize) {
+        match decision {
             Decision::Edit(cover) => (&self.changes.edits, cover),
             Decision::Clone(cover) => (&self.changes.clone, cover),
             Decision::Next(cover) | Decision::Permit(cover) => (UNCHANGED, cover),
             _ => (UNCHANGED, 0),
-        };
-        plan.output(window, cover)
+        }
     }
 }
 
@@ -237,7 +250,7 @@ impl<'c> Ask<'c> {
         if link.is_newer(self.flow.born, self.flow.id) { STREAM_MID_STREAM } else { 0 }
     }
 
-    /// Asks a link that is being detached, or in which something is tried. Gives back who decided: the link, or what stood in
+    /// Asks a link that is being detached, or in which something is tried, or that somebody watches. Gives back who decided: the link, or what stood in
     /// for it.
     #[cold]
     #[inline(never)]
@@ -264,12 +277,54 @@ impl<'c> Ask<'c> {
         }
         context.flags = flags | missed | self.mid_stream(by);
         (context.bytes_enforced, context.bytes_required) = (0, 0);
-        let verdict = host.run(by, stack, context, self.window, self.processor()).ok();
+        let (mut sight, processor) =
+            (watch::sight(&self.engine().runtime, by, self.flow.id), self.processor());
+        let ended = match &mut sight {
+            Some(sight) => host.run_watched(by, stack, context, self.window, processor, sight),
+            None => host.run(by, stack, context, self.window, processor),
+        };
         if let Some(trial) = shadow {
-            let own = self.wanted(verdict, context, host, open);
+            let own = self.wanted(ended.ok(), context, host, open);
             self.shadow(trial, flags, context, open, stack, &own);
         }
-        (self.decide(by, verdict, context, open, host), by)
+        let decision = match sight {
+            Some(sight) => self.decide_watched(by, ended, context, open, host, sight),
+            None => self.decide(by, ended.ok(), context, open, host),
+        };
+        (decision, by)
+    }
+
+    /// As [`decide`](Self::decide), and tells of it.
+    #[cold]
+    #[inline(never)]
+    fn decide_watched(
+        &self,
+        link: &Link,
+        ended: Result<Verdict, RunError>,
+        context: &StreamContext,
+        open: usize,
+        host: &mut PacketHost<'_>,
+        mut sight: Box<Sight>,
+    ) -> Decision {
+        let (wanted, edited, sent) = {
+            let wanted = self.wanted(ended.ok(), context, host, open);
+            let what = wanted.what.map(|(_, decision)| decision);
+            (what, what.map_or(0, |decision| wanted.output_len(decision)), watch::sent(host.changes()))
+        };
+        let decision = self.decide(link, ended.ok(), context, open, host);
+        let unfit = wanted.is_none_or(|wanted| wanted != decision && decision != Decision::Ended);
+        let (decided, passed) = match decision {
+            Decision::Edit(cover) | Decision::Clone(cover) => (cover, edited),
+            Decision::Next(cover) | Decision::Permit(cover) => (cover, cover),
+            Decision::Block(cover) => (cover, 0),
+            Decision::Allow => (self.window.len(), self.window.len()),
+            Decision::Drop => (self.window.len(), 0),
+            Decision::NeedMore(_) | Decision::Hold(_) | Decision::Ended => (0, 0),
+        };
+        let came = Came { ended, unfit, shown: self.window.len(), decided, passed, sent };
+        let (runtime, about) = (&self.engine().get().runtime, &self.flow.get().context);
+        watch::tell_stream(runtime, link, about, self.direction(), &came, &mut sight);
+        decision
     }
 
     /// Runs a program that is tried beside a link's own, which wanted `own`, and compares. `context` is what that one was given.

@@ -1,7 +1,7 @@
 //! What a program can ask of the packet: edits, clones, searching and copying. Everything else is the runtime's.
 
 use tidegate_abi::{Verdict, errno, helper, limits};
-use tidegate_runtime::{Calls, Link, RunError};
+use tidegate_runtime::{Calls, Link, RunError, Sight};
 use tidegate_vm::{Cause, Context, Fault, Host, Memory, Stack};
 
 use crate::ask::Ask;
@@ -77,6 +77,43 @@ impl<'r> PacketHost<'r> {
     ) -> Result<Verdict, RunError> {
         self.calls.turn_to(link);
         link.run(self, stack, context, window, processor)
+    }
+
+    /// As [`run`](Self::run), and `sight` is had of it. Slower.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn run_watched<C: Context>(
+        &mut self,
+        link: &'r Link,
+        stack: &mut Stack,
+        context: &mut C,
+        window: &'r [u8],
+        processor: u32,
+        sight: &mut Sight,
+    ) -> Result<Verdict, RunError> {
+        self.calls.turn_to(link);
+        let ended = link.run_watched(&mut Watched { host: self, sight }, stack, context, window, processor);
+        sight.ended(stack);
+        ended
+    }
+
+    /// Notes what a helper looked up.
+    #[cold]
+    #[inline(never)]
+    fn note(&self, number: u32, args: [u64; 5], result: u64, memory: &Memory<'_>, sight: &mut Sight) {
+        match number {
+            helper::MAP_LOOKUP_ELEM => {
+                let [map, key, ..] = args;
+                if let Ok(key) = memory.read(key, self.calls.key_size(map)) {
+                    self.calls.note(map, key, result, memory, sight);
+                }
+            }
+            helper::FLOW_STORAGE_GET => {
+                let [_, map, ..] = args;
+                self.calls.note(map, &self.flow().to_le_bytes(), result, memory, sight);
+            }
+            _ => {}
+        }
     }
 
     #[inline]
@@ -297,6 +334,20 @@ impl Host for PacketHost<'_> {
             }
             _ => Err(Cause::UnknownHelper { number }.into()),
         }
+    }
+}
+
+/// Answers as its host does, and notes what the run looks up.
+struct Watched<'w, 'r> {
+    host: &'w mut PacketHost<'r>,
+    sight: &'w mut Sight,
+}
+
+impl Host for Watched<'_, '_> {
+    fn call(&mut self, number: u32, args: [u64; 5], memory: &mut Memory<'_>) -> Result<u64, Fault> {
+        let result = self.host.call(number, args, memory)?;
+        self.host.note(number, args, result, memory, self.sight);
+        Ok(result)
     }
 }
 

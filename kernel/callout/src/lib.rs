@@ -63,6 +63,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod wake;
+mod watch;
 #[expect(unsafe_code, reason = "the worker is a callback")]
 mod worker;
 

@@ -26,7 +26,7 @@ use tidegate_abi::context::SEND_REINJECTED;
 use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{SendContext, Verdict};
-use tidegate_runtime::{Calls, Comparison, Link, Trial};
+use tidegate_runtime::{Calls, Comparison, Link, RunError, Trial};
 use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::checksum::{self, Ends, Sum};
@@ -40,6 +40,7 @@ use crate::memory;
 use crate::outcome::SendOutcome;
 use crate::packet::{Packets, Unreadable, View};
 use crate::scratch::Desk;
+use crate::watch::{self, Came};
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
@@ -311,7 +312,11 @@ impl Send<'_> {
                 envelope: (!self.is_raw()).then_some(&mut envelope),
             };
             let mut host = PacketHost::new(Calls::new(link), about, changes);
-            let verdict = host.run(link, stack, &mut context, window, self.processor);
+            let verdict = if self.tried {
+                self.run(&mut host, link, stack, &mut context, window)
+            } else {
+                host.run(link, stack, &mut context, window, self.processor)
+            };
             let injects = host.injects();
             drop(host);
             if let Some(trial) = shadow {
@@ -363,6 +368,35 @@ impl Send<'_> {
             }
             _ => (link, None),
         }
+    }
+
+    /// Runs a link that somebody may watch, and tells of it: of what it wants, before it is carried out.
+    #[cold]
+    #[inline(never)]
+    fn run<'l>(
+        &self,
+        host: &mut PacketHost<'l>,
+        link: &'l Link,
+        stack: &mut Stack,
+        context: &mut SendContext,
+        window: &'l [u8],
+    ) -> Result<Verdict, RunError> {
+        let runtime = &self.engine.get().runtime;
+        let Some(mut sight) = watch::sight(runtime, link, context.flow_id) else {
+            return host.run(link, stack, context, window, self.processor);
+        };
+        let ended = host.run_watched(link, stack, context, window, self.processor, &mut sight);
+        let (injects, changes, len) = (host.injects(), host.changes(), window.len());
+        let passed = match ended {
+            Ok(Verdict::Block) if injects => Some(changes.clone.output_len(len)),
+            Ok(Verdict::Block) => Some(0),
+            Ok(_) if !injects => Some(changes.edits.output_len(len)),
+            _ => None,
+        };
+        let (unfit, passed) = (passed.is_none(), passed.unwrap_or(0));
+        let came = Came { ended, unfit, shown: len, decided: len, passed, sent: 0 };
+        watch::tell_packet(runtime, link, &self.context, &came, &mut sight);
+        ended
     }
 
     /// Runs a program that is tried beside a link's own, which wanted `own`, and compares.

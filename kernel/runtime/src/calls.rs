@@ -6,6 +6,7 @@ use tidegate_vm::{Cause, Fault, Memory};
 
 use crate::link::Link;
 use crate::map::{Map, MapError, Ring};
+use crate::watch::Sight;
 
 /// Answers the helper calls of the runs of links, one after the other, that are not about the data shown. Holds the records
 /// that a run reserved: behind it, those that are left (the run failed) are discarded, so that they don't hold up the reader.
@@ -109,6 +110,20 @@ impl<'a> Calls<'a> {
     pub fn moves(&mut self, bytes: usize) -> Result<(), Fault> {
         self.moves_left = self.moves_left.checked_sub(bytes).ok_or(Cause::Budget)?;
         Ok(())
+    }
+
+    /// Notes what a helper looked up in a map, which answered `result`. IRQL <= `DISPATCH_LEVEL`.
+    #[cold]
+    #[inline(never)]
+    pub fn note(&self, map: u64, key: &[u8], result: u64, memory: &Memory<'_>, sight: &mut Sight) {
+        if let Ok(map) = self.map(map) {
+            sight.looked_up(map, key, result, memory);
+        }
+    }
+
+    /// Bytes of a map's key; 0 when there is no such map.
+    pub fn key_size(&self, map: u64) -> usize {
+        self.map(map).map_or(0, |map| map.sizes().0)
     }
 
     fn lookup(&mut self, [map, key, ..]: [u64; 5], memory: &Memory<'_>) -> Result<u64, Fault> {

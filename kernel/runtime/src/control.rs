@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use tidegate_abi::control::{
-    self, Events, Flows, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, VersionReply,
+    self, Events, Flows, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, Traced,
+    VersionReply,
 };
 use tidegate_abi::limits;
 use tidegate_vm::Shared;
@@ -38,6 +39,10 @@ impl Runtime {
     /// [`handle`](Self::handle), for a sender who may stop waiting: `cancelled` then becomes other than 0, and a program that is
     /// being verified is refused soon after.
     pub fn handle_until(&self, cancelled: &AtomicU8, request: &[u8], reply: &mut [u8]) -> usize {
+        // Whatever is asked: traces that nobody reads any more end.
+        if self.watches.sweep(&self.platform) {
+            let _ = self.watch();
+        }
         let done = if reply.len() < SMALL_REPLY {
             Err(Status::ReplyTooLarge)
         } else {
@@ -189,6 +194,30 @@ impl Runtime {
                 let flows = rows.get(..length).unwrap_or_default();
                 control::write(OK, &Flows { next, flows }, reply)
             }),
+
+            Request::TraceBegin(request) => apart(|| {
+                let id = self.new_id()?;
+                self.watches.begin(id, request, &self.platform)?;
+                if let Err(status) = self.watch() {
+                    let _ = self.watches.end(id, &self.platform);
+                    return Err(status);
+                }
+                control::write(OK, &id, reply)
+            }),
+            Request::TraceRead(request) => apart(|| {
+                let fits = reply.len().min(limits::MAX_MESSAGE).saturating_sub(EVENTS_HEAD + 10);
+                let max = fits.min(request.max as usize);
+                let now = (self.platform.now_ns)();
+                self.watches.read(request.trace, max, &self.platform, |lost, records| {
+                    control::write(OK, &Traced { now, lost, records }, reply)
+                })
+            }),
+            Request::TraceEnd(request) => apart(|| {
+                self.watches.end(request.trace, &self.platform)?;
+                // For want of memory links may be looked at in vain, until the next message.
+                let _ = self.watch();
+                control::write(OK, &(), reply)
+            }),
         }
     }
 
@@ -202,6 +231,14 @@ impl Runtime {
         let program = shared(Program::load(id, request, maps, &self.platform, cancelled, self.kind)?)?;
         self.objects(|objects| objects.add_program(&program))?;
         Ok(Loaded { program: id, max_cost: program.max_cost })
+    }
+
+    /// Has runs watched while there is a trace, and no longer.
+    fn watch(&self) -> Result<(), Status> {
+        let watch = |objects: &mut Objects| {
+            objects.watch(self.watches.any(&self.platform), &self.chains, &self.platform)
+        };
+        self.objects(watch).map(drop)
     }
 
     fn map(&self, id: Id) -> Result<Shared<Map>, Status> {

@@ -24,6 +24,7 @@ mod platform;
 mod program;
 mod spin;
 mod trial;
+mod watch;
 
 pub use self::spin::Spin;
 pub use calls::Calls;
@@ -33,6 +34,7 @@ pub use platform::Platform;
 /// A shared owner whose making can fail; what the runtime hands out lies behind one.
 pub use tidegate_vm::Shared;
 pub use trial::{Comparison, Trial};
+pub use watch::Sight;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -40,11 +42,12 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use tidegate_abi::Hook;
-use tidegate_abi::control::{Filters, Id, Status};
+use tidegate_abi::control::{Filters, Id, RunInfo, Status};
 
 use crate::chain::Published;
 use crate::memory::room;
 use crate::objects::{HOOKS, Objects};
+use crate::watch::Watches;
 
 /// Programs, maps and links of one driver, or of one test: any number may live side by side.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub struct Runtime {
     chains: Vec<Published>,
     waker: Spin<Waker>,
     flows: Spin<Shower>,
+    watches: Watches,
     filters: Spin<Filters>,
     newest: AtomicU32,
     /// How programs are made executable.
@@ -104,6 +108,7 @@ impl Runtime {
             chains,
             waker: Spin::new(Waker(None)),
             flows: Spin::new(Shower(None)),
+            watches: Watches::new(),
             filters: Spin::new(Filters::None),
             newest: AtomicU32::new(0),
             kind: program::Kind::Plain,
@@ -175,6 +180,23 @@ impl Runtime {
         if let Some(wake) = self.waker.with(&self.platform, |waker| waker.0.clone()) {
             wake();
         }
+    }
+
+    /// Whether the next run of a link, which is shown this flow (0: none), is to be watched. IRQL <= `DISPATCH_LEVEL`. Ask only of
+    /// links that are [special](Link::is_special), or of chains in which [something is tried](Chain::is_tried).
+    pub fn is_watched(&self, link: &Link, flow: u64) -> bool {
+        self.watches.want(link.id, flow, &self.platform)
+    }
+
+    /// Tells whom it concerns of a run that was watched; what `sight` knows better than `run` is taken from there. IRQL <=
+    /// `DISPATCH_LEVEL`.
+    pub fn tell(&self, run: RunInfo<'_>, sight: &mut Sight) {
+        self.watches.tell(run, sight, &self.platform);
+    }
+
+    /// A run that is to be watched can't be, for want of memory. IRQL <= `DISPATCH_LEVEL`.
+    pub fn lose(&self, link: &Link, flow: u64) {
+        self.watches.lose(link.id, flow, &self.platform);
     }
 
     /// Notes what the filter engine was told, for who asks. IRQL <= `DISPATCH_LEVEL`.

@@ -70,6 +70,11 @@ impl Link {
         self.snapshot
     }
 
+    /// The program that it runs, as control messages name it.
+    pub fn program(&self) -> Id {
+        self.program.id
+    }
+
     /// Its place in the order of its hook.
     pub fn order(&self) -> (u16, Id) {
         (self.priority, self.id)
@@ -87,7 +92,7 @@ impl Link {
         self.since > born || self.away.has(flow)
     }
 
-    /// Whether it may be draining, or have a trial: what is to be looked at before it runs.
+    /// Whether it may be draining, or have a trial, or be watched: what is to be looked at before it runs.
     #[inline]
     pub fn is_special(&self) -> bool {
         self.holding.special.load(Relaxed)
@@ -135,6 +140,32 @@ impl Link {
         };
         self.count_run(Some(verdict), window.len(), processor);
         Ok(verdict)
+    }
+
+    /// As [`run`](Self::run), and `stack` keeps where the run was, for [`Sight`](crate::Sight). Slower.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run)'s.
+    #[cold]
+    #[inline(never)]
+    pub fn run_watched<C: Context, H: Host>(
+        &self,
+        host: &mut H,
+        stack: &mut Stack,
+        context: &mut C,
+        window: &[u8],
+        processor: u32,
+    ) -> Result<Verdict, RunError> {
+        let window = if window.is_empty() { tidegate_vm::nothing() } else { window };
+        let verdict = match self.program.executable.run_watched(host, stack, context, window, self.budget) {
+            Ok(r0) => Verdict::from_r0(self.program_type(), r0).ok_or(RunError::Verdict(r0)),
+            Err(fault) => Err(RunError::Fault(fault)),
+        };
+        match verdict {
+            Ok(verdict) => self.count_run(Some(verdict), window.len(), processor),
+            Err(error) => return self.failed(error, window.len(), processor),
+        }
+        verdict
     }
 
     #[cold]
@@ -208,7 +239,7 @@ pub(crate) struct Holding {
     bytes: AtomicU64,
     /// When it was first asked to end; 0: it was not.
     since: AtomicU64,
-    /// It was asked to end, or something is tried in the link: all that is rare is behind one flag.
+    /// It was asked to end, or something is tried in the link, or somebody watches runs: all that is rare is behind one flag.
     special: AtomicBool,
 }
 
@@ -225,9 +256,9 @@ impl Holding {
         self.special.store(true, Relaxed);
     }
 
-    /// Says whether something is tried in the link.
-    pub(crate) fn set_tried(&self, tried: bool) {
-        self.special.store(tried || self.since.load(Relaxed) != 0, Relaxed);
+    /// Says whether something is tried in the link, or its runs may be watched.
+    pub(crate) fn set_special(&self, special: bool) {
+        self.special.store(special || self.since.load(Relaxed) != 0, Relaxed);
     }
 }
 

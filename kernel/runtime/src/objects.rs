@@ -32,6 +32,8 @@ pub(crate) struct Objects {
     programs: Vec<Shared<Program>>,
     /// In the order that they run.
     links: [Vec<Shared<Link>>; HOOKS],
+    /// Runs are watched.
+    watched: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl Objects {
             storages: room(limits::MAX_RUNTIME_MAPS)?,
             programs: room(limits::MAX_PROGRAMS)?,
             links,
+            watched: false,
         })
     }
 
@@ -346,7 +349,8 @@ impl Objects {
         }
         let mut prepared: [Option<Prepared>; HOOKS] = [const { None }; HOOKS];
         for (prepared, draft) in prepared.iter_mut().zip(&drafts) {
-            *prepared = draft.as_ref().map(|draft| Prepared::new(draft, platform)).transpose()?;
+            *prepared =
+                draft.as_ref().map(|draft| Prepared::new(draft, self.watched, platform)).transpose()?;
         }
         // From here on nothing fails.
         let mut removed = Removed::default();
@@ -354,7 +358,7 @@ impl Objects {
         for (((links, published), new), old) in hooks.zip(&mut removed.hooks) {
             if let (Some(draft), Some(prepared)) = new {
                 let chains = published.publish(prepared, platform);
-                tell(&draft);
+                tell(&draft, self.watched);
                 *old = Some((core::mem::replace(links, draft), chains));
             }
         }
@@ -480,8 +484,32 @@ impl Objects {
     ) -> Result<(Vec<Shared<Link>>, Prepared), Status> {
         let mut new = self.remaining(hook)?;
         change(&mut new)?;
-        let prepared = Prepared::new(&new, platform)?;
+        let prepared = Prepared::new(&new, self.watched, platform)?;
         Ok((new, prepared))
+    }
+
+    /// Has all links looked at before they run, since somebody watches runs, or no longer.
+    pub(crate) fn watch(
+        &mut self,
+        watched: bool,
+        published: &[Published],
+        platform: &Platform,
+    ) -> Result<[Option<Prepared>; HOOKS], Status> {
+        let mut prepared = [const { None }; HOOKS];
+        if watched == self.watched {
+            return Ok(prepared);
+        }
+        for (prepared, links) in prepared.iter_mut().zip(&self.links) {
+            *prepared = Some(Prepared::new(links, watched, platform)?);
+        }
+        // From here on nothing fails.
+        self.watched = watched;
+        let hooks = self.links.iter().zip(published).zip(&mut prepared);
+        for ((links, published), prepared) in hooks {
+            tell(links, watched);
+            *prepared = prepared.take().map(|new| published.publish(new, platform));
+        }
+        Ok(prepared)
     }
 
     /// Puts what was prepared in place.
@@ -495,7 +523,7 @@ impl Objects {
         let (links, published) =
             self.links.get_mut(hook.index()).zip(published.get(hook.index())).ok_or(Status::Invalid)?;
         let chains = published.publish(prepared, platform);
-        tell(&new);
+        tell(&new, self.watched);
         let links = core::mem::replace(links, new);
         Ok(Removed { links, chains: Some(chains), ..Removed::default() })
     }
@@ -523,9 +551,9 @@ impl Link {
     }
 }
 
-/// Tells links in which something is tried from others.
-fn tell(links: &[Shared<Link>]) {
-    links.iter().for_each(|link| link.holding.set_tried(link.trial.is_some()));
+/// Tells links in which something is tried from others, unless all of them are watched.
+fn tell(links: &[Shared<Link>], watched: bool) {
+    links.iter().for_each(|link| link.holding.set_special(watched || link.trial.is_some()));
 }
 
 /// `old` at another place.

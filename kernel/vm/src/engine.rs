@@ -75,6 +75,9 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool, const TRACED: bool>(
     regs[Reg::R10] = memory.stack() + STACK_FRAME as u64;
     let mut access = Access::<CHECKED>::new(memory);
     memory.start();
+    if TRACED {
+        memory.saved().path.begin();
+    }
 
     // Goes on behind an op of this many instructions.
     macro_rules! next {
@@ -197,7 +200,9 @@ pub(crate) fn run<C: Context, H: Host, const CHECKED: bool, const TRACED: bool>(
             summed { $( $sum_fn:ident $sum_plain:ident $sum_exchanged:ident $sum:ident, )* }
         ) => {
             if TRACED {
-                program.visit(slot_of(memory, pc));
+                let slot = slot_of(memory, pc);
+                program.visit(slot);
+                memory.saved().path.visit(slot);
             }
             match *pc.op() {
                 $(

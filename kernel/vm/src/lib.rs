@@ -106,7 +106,7 @@ impl Executable {
         self.trace.as_ref().map(trace::Trace::read)
     }
 
-    /// The instruction in `slot` is about to run on the engine that traces.
+    /// The instruction in `slot` is about to run on the engine that tells.
     #[inline(always)]
     fn visit(&self, slot: u32) {
         #[cfg(feature = "trace")]
@@ -188,6 +188,27 @@ impl Executable {
             Some(result) => Ok(result),
             None => Err(stack.fault()),
         }
+    }
+
+    /// As [`run`](Self::run), and the stack keeps where the run was: see [`Stack::path`]. Slower.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run)'s.
+    #[cold]
+    pub fn run_watched<C: Context, H: Host>(
+        &self,
+        host: &mut H,
+        stack: &mut Stack,
+        context: &mut C,
+        window: &[u8],
+        budget: u32,
+    ) -> Result<u64, Fault> {
+        #[cfg(feature = "trace")]
+        if let Some(trace) = &self.trace {
+            trace.begin();
+        }
+        let result = engine::run::<C, H, true, true>(self, host, stack, context, window, budget);
+        result.ok_or_else(|| stack.fault())
     }
 
     /// Slots of bytecode.

@@ -78,6 +78,40 @@ pub(crate) struct Saved {
     /// What the budget came to at the end: bytes of ops, `ops` not yet added.
     pub(crate) left: i64,
     pub(crate) fault: Fault,
+    /// Where the run was last, when it is one that is watched.
+    pub(crate) path: Path,
+}
+
+/// The ops that a watched run came by last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    slots: [u32; Path::LENGTH],
+    /// All that it came by.
+    count: usize,
+}
+
+impl Path {
+    const LENGTH: usize = limits::MAX_PATH;
+
+    /// A run begins.
+    pub(crate) fn begin(&mut self) {
+        self.count = 0;
+    }
+
+    /// It comes by the op in `slot`.
+    // Out of line, so that the engine stays small.
+    #[inline(never)]
+    pub(crate) fn visit(&mut self, slot: u32) {
+        if let Some(place) = self.slots.get_mut(self.count % Self::LENGTH) {
+            *place = slot;
+        }
+        self.count = self.count.wrapping_add(1);
+    }
+
+    fn read(&self) -> impl Iterator<Item = u32> {
+        let first = self.count.saturating_sub(Self::LENGTH);
+        (first..self.count).filter_map(|at| self.slots.get(at % Self::LENGTH).copied())
+    }
 }
 
 /// What a call between functions of a program saves.
@@ -116,7 +150,8 @@ impl Stack {
     pub const fn new() -> Self {
         const FRAME: Frame = Frame { back: 0, saved: [0; 4] };
         let frames = [FRAME; limits::MAX_CALL_DEPTH];
-        let saved = Saved { frames, depth: 0, ops: 0, left: 0, fault: Fault::new(Cause::Budget) };
+        let path = Path { slots: [0; Path::LENGTH], count: 0 };
+        let saved = Saved { frames, depth: 0, ops: 0, left: 0, fault: Fault::new(Cause::Budget), path };
         Self { bytes: [0; limits::STACK_SIZE / 8], saved }
     }
 
@@ -124,6 +159,12 @@ impl Stack {
     /// slots. (Less than none when a run went over its budget on the last stretch, where nobody asks any more.)
     pub const fn left(&self) -> i64 {
         self.saved.left.wrapping_add_unsigned(self.saved.ops as u64) >> SHIFT
+    }
+
+    /// The slots that the last run which was [watched](Executable::run_watched) came by last, the oldest first: at most
+    /// [`limits::MAX_PATH`]. Instructions that run as one have the slot of the first of them.
+    pub fn path(&self) -> impl Iterator<Item = u32> {
+        self.saved.path.read()
     }
 
     /// Why the last run had no result.

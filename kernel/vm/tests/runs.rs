@@ -32,6 +32,25 @@ fn a_context_shows_the_window_and_the_window_is_read_only() {
 }
 
 #[test]
+fn a_watched_run_ends_as_any_and_tells_where_it_was_last() {
+    // 0: r0 = 40, 1: r0 -= 1, 2: if r0 != 0 goto 1, 3: exit
+    let program = [mov(0, 40), add(0, -1), jump_k(true, jmp::JNE, 0, 0, -2), EXIT];
+    let (executable, mut stack, mut bytes) = (executable(&program), Stack::new(), [0; 8]);
+    let watched = executable.run_watched(&mut Sum, &mut stack, &mut Raw(&mut bytes), &[], 1000);
+    assert_eq!(watched, executable.run(&mut Sum, &mut Stack::new(), &mut Raw(&mut bytes), &[], 1000));
+    let path: Vec<_> = stack.path().collect();
+    assert_eq!((path.len(), path.last()), (limits::MAX_PATH, Some(&3)));
+    assert!(path.iter().all(|slot| [1, 2, 3].contains(slot)), "the beginning is forgotten: {path:?}");
+    // A shorter one tells nothing of the one before.
+    let short = common::executable(&[mov(0, 1), EXIT]);
+    assert_eq!(short.run_watched(&mut Sum, &mut stack, &mut Raw(&mut bytes), &[], 10), Ok(1));
+    assert_eq!(stack.path().next(), Some(0));
+    let fault = executable.run_watched(&mut Sum, &mut stack, &mut Raw(&mut bytes), &[], 10);
+    assert_eq!(fault.map_err(|fault| fault.cause), Err(Cause::Budget));
+    assert!(stack.path().last().is_some_and(|slot| slot == 1 || slot == 2));
+}
+
+#[test]
 fn a_window_without_bytes_is_not_at_the_end_of_the_address_space() {
     // `data - 8 <= data_end`, as the verifier proves it.
     let program = [

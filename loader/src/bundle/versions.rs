@@ -56,6 +56,14 @@ impl Versions {
         lock.map_err(|error| Error::file("lock", &path, &error))
     }
 
+    /// The objects of the bundle that runs, as far as they can be found.
+    #[must_use]
+    pub fn objects(&self) -> Vec<PathBuf> {
+        let files =
+            fs::read_dir(self.version("current")).into_iter().flatten().flatten().map(|file| file.path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "o")).collect()
+    }
+
     fn version(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

@@ -18,7 +18,7 @@ use shlex::Shlex;
 use tidegate_abi::Hook;
 use tidegate_abi::control::{Change, Id, LinkAttach, LinkInfo, LinkList, MapRelease, ProgramUnload, Status};
 
-use super::{Cli, Done, Noun, Output, Printed, Report, btf, dispatch, link, live, map, prog};
+use super::{Cli, Done, Noun, Output, Printed, Report, btf, dispatch, flow, link, live, map, prog};
 use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
 
@@ -194,6 +194,7 @@ fn ends(noun: &Noun) -> bool {
         | Noun::Prog(_)
         | Noun::Link(_)
         | Noun::Map(_)
+        | Noun::Flow(flow::Verb::List(_))
         | Noun::Apply(_)
         | Noun::Diff(_)
         | Noun::Rollback(_)

@@ -2,16 +2,20 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::Hook;
-use tidegate_abi::control::{FlowEnds, FlowInfo, FlowSide, FlowState, Id, LinkList};
+use tidegate_abi::control::{FlowEnds, FlowInfo, FlowSide, FlowState, Id, TraceBegin};
 
-use super::{Report, live};
+use super::trace::{Run, Trace, Types};
+use super::why::Objects;
+use super::{Report, link, live};
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::tally::count;
 
 #[derive(Subcommand)]
@@ -19,6 +23,26 @@ pub(super) enum Verb {
     /// The connections that links are shown now: their ends, whose they are, what is kept back of them
     #[command(visible_alias = "show")]
     List(List),
+    /// Wait for the next bytes or packet of a flow, and say which link decides what about them, where in its source, and by which
+    /// entry of a map
+    #[command(after_help = "For example:\n  \
+        tidegate flow explain :443 --types guard.o          the next that has to do with port 443\n  \
+        tidegate flow explain 17 --types guard.o --wait 10\n\n\
+        Nothing is noted of runs while nobody asks, so what was decided before can't be explained: of a flow that was reset or\n\
+        allowed it says by which link.")]
+    Explain(Explain),
+}
+
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The flow: its number, an end (ADDRESS, ADDRESS:PORT or :PORT), or two (END-END, in any order)
+    #[arg(value_name = "FLOW", value_parser = which)]
+    flow: Which,
+    #[command(flatten)]
+    types: Types,
+    /// Give up when nothing came for so long; none: wait
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
 }
 
 #[derive(Args)]
@@ -27,6 +51,9 @@ pub(super) struct List {
     #[arg(value_name = "FLOW", value_parser = which)]
     flow: Option<Which>,
 }
+
+/// Bytes of runs that may wait to be looked at.
+const BUFFER: u32 = 1 << 20;
 
 /// Which connections are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,22 +165,105 @@ struct Side {
 }
 
 pub(super) fn list(client: &mut Client, options: &List) -> Result<Flows, Error> {
+    rows(client, options.flow.as_ref()).map(|flows| Flows { flows })
+}
+
+/// The connections that are meant; none said: all.
+fn rows(client: &mut Client, which: Option<&Which>) -> Result<Vec<Row>, Error> {
     let mut links = Vec::new();
     for hook in Hook::ALL {
-        let ids = client.call(&LinkList { hook }).map_err(|refused| live::refused("list links", &refused))?;
-        links.push(ids.to_vec());
+        links.push(link::ids_at(client, hook)?);
     }
     let mut flows = Vec::new();
     client
         .flows(|flow| {
             let ends = ends(&flow.ends);
-            if options.flow.as_ref().is_none_or(|which| which.has(flow.flow, ends)) {
+            if which.is_none_or(|which| which.has(flow.flow, ends)) {
                 flows.push(Row::new(flow, links.get(flow.hook.index()).cloned().unwrap_or_default()));
             }
         })
         .map_err(|refused| live::refused("list flows", &refused))?;
     flows.sort_by_key(|flow| flow.id);
-    Ok(Flows { flows })
+    Ok(flows)
+}
+
+/// Why what was decided about a flow was decided.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Explanation {
+    /// The connection; null: there is none, or none that is known.
+    flow: Option<u64>,
+    /// What had become of it before: see `flow list`; null: it was not listed.
+    state: Option<&'static str>,
+    /// The link that allowed or reset it, or that decided in the last of the runs; null: none did, so that it passes.
+    decided_by: Option<Id>,
+    /// The runs that the next bytes or packet came to, in their order.
+    runs: Vec<Run>,
+}
+
+/// Waits for the next bytes or packet of a flow, and says what links decide about them and why.
+pub(super) fn explain(
+    client: &mut Client,
+    host: Option<&Path>,
+    options: &Explain,
+) -> Result<Explanation, Error> {
+    let listed = rows(client, Some(&options.flow))?;
+    if let (Which::Id(id), []) = (&options.flow, &listed[..]) {
+        let message = format!("no link is shown a flow {id}: it has ended, or began before there was a link");
+        return Err(Error::new("not-found", Exit::NotFound, message).with_help(
+            "`tidegate flow list` lists them; by its ends (END-END) a flow can be named before it begins",
+        ));
+    }
+    if let [row] = &listed[..]
+        && row.state != "open"
+    {
+        let (flow, state, decided_by) = (Some(row.id), Some(row.state), row.by);
+        return Ok(Explanation { flow, state, decided_by, runs: Vec::new() });
+    }
+    let flow = match (&options.flow, &listed[..]) {
+        (Which::Id(id), _) => *id,
+        _ => 0,
+    };
+    let about = TraceBegin { link: 0, flow, ends: 0, bytes: BUFFER };
+    let until = options.wait.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut trace = Trace::begin(client, &about, Objects::read(&options.types.objects, host)?)?;
+    let mut runs: Vec<Run> = Vec::new();
+    loop {
+        let (came, lost) = trace.read()?;
+        let idle = came.is_empty();
+        for run in came.into_iter().filter(|run| run.is_of(&options.flow)) {
+            // One of another flow, or of bytes that came before those: their last run was not asked for, or got lost.
+            if runs.last().is_some_and(|last| !last.is_followed_by(&run)) {
+                runs.clear();
+            }
+            runs.push(run);
+            let last = trace.is_last(&runs)?;
+            if last {
+                let run = runs.last();
+                let decided_by = run.filter(|run| run.decides()).map(|run| run.link);
+                let flow = run.and_then(|run| run.flow);
+                let state = listed.iter().find(|row| Some(row.id) == flow).map(|row| row.state);
+                return Ok(Explanation { flow, state, decided_by, runs });
+            }
+        }
+        if lost > 0 {
+            return Err(Error::new(
+                "trace-lost",
+                Exit::Partial,
+                format!("{lost} runs were lost: too much is going on"),
+            )
+            .with_help("name the flow by its number"));
+        }
+        if until.is_some_and(|until| Instant::now() > until) {
+            return Err(Error::new(
+                "flow-silent",
+                Exit::NotFound,
+                "nothing of the flow was shown to a link in that time",
+            ));
+        }
+        if idle {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 impl Row {
@@ -250,6 +360,36 @@ impl fmt::Display for Flows {
             }
         }
         writeln!(f, "{}", count(self.flows.len(), "flow"))
+    }
+}
+
+impl Report for Explanation {}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { state, decided_by, runs, .. } = self;
+        match (&runs[..], decided_by) {
+            ([], Some(link)) => {
+                writeln!(
+                    f,
+                    "link {link}: {} before, so that nothing more is shown",
+                    state.unwrap_or_default()
+                )?;
+                writeln!(f, "    at an instruction that is not known: nobody asked then")
+            }
+            ([], None) => writeln!(f, "{}, and not by a link", state.unwrap_or_default()),
+            ([first, ..], decided_by) => {
+                writeln!(f, "{}", first.between())?;
+                for run in runs {
+                    writeln!(f, "{}", run.said())?;
+                    write!(f, "{}", run.why())?;
+                }
+                match decided_by {
+                    Some(link) => writeln!(f, "decided by link {link}"),
+                    None => writeln!(f, "no link decided: it passes"),
+                }
+            }
+        }
     }
 }
 

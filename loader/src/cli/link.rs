@@ -206,14 +206,23 @@ pub(super) fn rows(client: &mut Client, ids: impl IntoIterator<Item = Id>) -> Re
 }
 
 pub(super) fn show(client: &mut Client) -> Result<Links, Error> {
-    let mut links = Vec::new();
+    let ids = ids(client)?;
+    rows(client, ids)
+}
+
+/// The links, hook by hook, in the order that they run.
+pub(super) fn ids(client: &mut Client) -> Result<Vec<Id>, Error> {
+    let mut all = Vec::new();
     for hook in Hook::ALL {
-        let ids = client.call(&LinkList { hook }).map_err(|refused| live::refused("list links", &refused))?;
-        for id in ids {
-            links.push(row(client, id)?);
-        }
+        all.extend(ids_at(client, hook)?);
     }
-    Ok(Links { links })
+    Ok(all)
+}
+
+/// The links of a hook, in the order that they run.
+pub(super) fn ids_at(client: &mut Client, hook: Hook) -> Result<Vec<Id>, Error> {
+    let ids = client.call(&LinkList { hook }).map_err(|refused| live::refused("list links", &refused))?;
+    Ok(ids.to_vec())
 }
 
 pub(super) fn replace(client: &mut Client, options: &Replace) -> Result<Links, Error> {

@@ -135,11 +135,12 @@ struct Proof {
     arguments: Vec<String>,
 }
 
-#[derive(Serialize, JsonSchema, PartialEq, Eq, Clone)]
-struct Source {
-    file: String,
-    line: u32,
-    text: String,
+/// A line of the source.
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub(super) struct Source {
+    pub(super) file: String,
+    pub(super) line: u32,
+    pub(super) text: String,
 }
 
 pub(super) fn dump(options: &DumpOptions) -> Result<Dump, Error> {
@@ -218,10 +219,17 @@ impl Proof {
 }
 
 impl Source {
-    fn of(line: &Line) -> Self {
+    pub(super) fn of(line: &Line) -> Self {
         // The text comes from the object, which anyone may have made: nothing in it may steer a terminal.
         let clean = annotate_snippets::normalize_untrusted_str;
         Self { file: clean(&line.file), line: line.line, text: clean(&line.text) }
+    }
+}
+
+impl Source {
+    /// Whether it only says that a block ends.
+    pub(super) fn is_brace(&self) -> bool {
+        self.text.trim() == "}"
     }
 }
 
@@ -286,7 +294,7 @@ impl LoadedRow {
 }
 
 /// A program's tag as people read and type it.
-fn tag(info: &ProgramInfoReply) -> String {
+pub(super) fn tag(info: &ProgramInfoReply) -> String {
     format!("{:016x}", info.tag)
 }
 

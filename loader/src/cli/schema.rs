@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Document, Done, Failed, Report, SCHEMA, abi, batch, btf, bundle, completions, doctor, driver, event,
-    feature, flow, link, man, map, prog, skeleton, stats, verify, version,
+    feature, flow, link, man, map, prog, skeleton, stats, trace, verify, version,
 };
 use crate::bundle::Plan;
 use crate::error::Error;
@@ -56,6 +56,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("event", &[of::<event::Line>, of::<event::Summary>]),
     ("feature list", &[of::<feature::Features>]),
     ("feature probe", &[of::<feature::Probe>]),
+    ("flow explain", &[of::<flow::Explanation>]),
     ("flow list", &[of::<flow::Flows>]),
     ("gen man", &[of::<man::Pages>]),
     ("gen skeleton", &[of::<skeleton::Made>]),
@@ -83,6 +84,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("rollback", &[of::<Plan>]),
     ("schema", &[of::<Schemas>]),
     ("test", &[of::<test::Report>]),
+    ("trace", &[of::<trace::Line>, of::<trace::Summary>]),
     #[cfg(target_os = "linux")]
     ("tun", &[of::<tun::Line>, of::<tun::Summary>]),
     ("verify", &[of::<verify::Said>]),

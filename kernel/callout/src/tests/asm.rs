@@ -365,6 +365,15 @@ pub(crate) fn count_of_flow(offset: i32, flags: i32) -> Vec<u8> {
     asm.give(Verdict::Permit).label("none").give(Verdict::Block).code()
 }
 
+/// Gives the verdict that a lookup of 0 in its map 0, an array of one u64, finds the number of; blocks when there is none.
+pub(crate) fn look_up() -> Vec<u8> {
+    let mut asm = Asm::new();
+    asm.text(&[0; 4]).op(class::LD | mode::IMM | size::DW, R1, pseudo::MAP_IDX, 0, 0).op(0, 0, 0, 0, 0);
+    asm.point(R2).call(helper::MAP_LOOKUP_ELEM).jump(jmp::JEQ, R0, 0, "none").load(size::DW, R0, R0, 0);
+    asm.jump(jmp::JLE, R0, Verdict::Pend as i32, "fits").set(R0, 0).label("fits").exit();
+    asm.label("none").give(Verdict::Block).code()
+}
+
 /// Looks `times` times for what is not there, then permits.
 pub(crate) fn search(times: usize) -> Vec<u8> {
     let mut asm = Asm::new();

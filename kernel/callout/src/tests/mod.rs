@@ -13,6 +13,7 @@ mod shared;
 mod soak;
 mod stream;
 mod trial;
+mod watch;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
     Change, Committed, Counters, Detached, FlowInfo, FlowList, Flows, LinkAttach, LinkCommit, LinkDetach,
     LinkInfo, LinkInfoReply, LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError,
-    Operation, ProgramLoad, Status, Trial, TrialInfo, TrialMode, parse_reply, write_request,
+    Operation, ProgramLoad, Status, TraceBegin, TraceEnd, TraceRead, Traced, Trial, TrialInfo, TrialMode,
+    parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
 use tidegate_abi::{Grants, Hook, MapDef, MapKind};
@@ -271,6 +273,29 @@ impl Bench {
     /// The same in one part.
     pub(crate) fn listed(&self) -> Vec<(FlowInfo<'static>, Vec<u8>)> {
         self.listed_in(65_536)
+    }
+
+    /// Begins a trace of everything, or of what `about` says.
+    pub(crate) fn trace(&self, about: &TraceBegin) -> Result<u32, Status> {
+        parse_reply(&self.ask(about))
+    }
+
+    /// The runs that a trace has, each as it is on the wire, and how many it has not.
+    pub(crate) fn traced(&self, trace: u32) -> Result<(Vec<Vec<u8>>, u64), Status> {
+        let reply = self.ask(&TraceRead { trace, max: u32::MAX });
+        let Traced { lost, records, .. } = parse_reply(&reply)?;
+        let (mut runs, mut rest) = (Vec::new(), records);
+        while let Some((length, behind)) = rest.split_first_chunk() {
+            let (run, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+            runs.push(run.to_vec());
+            rest = behind;
+        }
+        Ok((runs, lost))
+    }
+
+    /// Ends a trace.
+    pub(crate) fn end_trace(&self, trace: u32) -> Result<(), Status> {
+        parse_reply(&self.ask(&TraceEnd { trace }))
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -39,7 +39,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(def: &MapDef) -> Result<Self, Status> {
+    pub(crate) fn new(def: &MapDef) -> Result<Self, Status> {
         let size = def.max_entries as usize;
         Ok(Self {
             data: Words::new((size + size.min(limits::MAX_RECORD)) / 8)?,
@@ -113,7 +113,7 @@ impl Ring {
     /// # Errors
     /// [`Status::Busy`] when someone else reads at this moment, [`Status::ReplyTooLarge`] when not even the first record
     /// fits, [`Status::NoMemory`], and what `deliver` says. Nothing is taken then.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         max: usize,
         deliver: impl FnOnce(u64, &[u8]) -> Result<usize, Status>,

@@ -16,6 +16,7 @@ fn furnished() -> Runtime {
     call(&runtime, &MapUpdate { map: hash, key: b"abc", value: b"value", flags: 0 }).expect("room");
     let program = load(&runtime, ProgramType::Stream, &returning(1), &[hash]).expect("accepted");
     attach(&runtime, program, Hook::StreamV4, 1).expect("room");
+    call(&runtime, &TraceBegin { link: 0, flow: 0, ends: 0, bytes: 4096 }).expect("room");
     runtime
 }
 
@@ -60,6 +61,9 @@ fn messages() -> Vec<Vec<u8>> {
         message(&LinkList { hook: Hook::StreamV4 }),
         message(&EventRead { map: 3, max: 100 }),
         message(&FlowList { from: 0 }),
+        message(&TraceBegin { link: 0, flow: 0, ends: 0, bytes: 4096 }),
+        message(&TraceRead { trace: 6, max: 100 }),
+        message(&TraceEnd { trace: 6 }),
     ]
 }
 
