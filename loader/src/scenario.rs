@@ -53,6 +53,8 @@ pub struct Scenario {
     pub traffic: Vec<Traffic>,
     /// Whether a stream is also shown under other cuts than the given ones.
     pub every_cut: bool,
+    /// Other connections that are open beside each that it shows, after the first step of it.
+    pub beside: u32,
     /// What must come of it.
     pub expect: Expect,
 }
@@ -351,6 +353,10 @@ impl Reader<'_> {
             }
             None => vec![self.written(scenario)?],
         };
+        let shows_packets = traffic.iter().any(|traffic| matches!(traffic, Traffic::Packets(_)));
+        if let Some(beside) = scenario.beside.as_ref().filter(|_| shows_packets) {
+            return Err(self.error(beside.span().start, "`beside` counts connections, not packets"));
+        }
         Ok(Scenario {
             name: scenario.name.clone(),
             line: self.line(at),
@@ -363,6 +369,7 @@ impl Reader<'_> {
                 .collect(),
             traffic,
             every_cut: matches!(scenario.segmentation, file::Segmentation::All),
+            beside: scenario.beside.as_ref().map_or(0, |beside| *beside.get_ref()),
             expect: self.expect(at, &scenario.expect)?,
         })
     }

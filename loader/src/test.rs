@@ -24,6 +24,7 @@ use tidegate_vm::Visits;
 use crate::capture::Transport;
 use crate::cli;
 use crate::error::{Error, Exit};
+use crate::flows::Direction;
 use crate::host::{self, Config, Machine, Sent, Setup};
 use crate::object::Object;
 use crate::scenario::edit::{Became, Change};
@@ -564,6 +565,19 @@ impl Job<'_> {
     ) -> Result<Outcome, Error> {
         machine.reset()?;
         let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
+        if self.scenario.beside > 0 {
+            for number in 1..=self.scenario.beside {
+                let (mut local, mut remote) = (stream.local, stream.remote);
+                let client = if stream.opened == Direction::Outbound { &mut local } else { &mut remote };
+                client.set_port(client.port().wrapping_add(number as u16));
+                let other = session.open(local, remote, stream.opened);
+                stream.steps.iter().take(1).for_each(|step| session.show(other, step));
+            }
+            session.settle();
+            // What came of the others is not looked at.
+            session.tally()?;
+            session.events()?;
+        }
         let flow = session.open(stream.local, stream.remote, stream.opened);
         for step in steps {
             session.show(flow, step);

@@ -147,6 +147,25 @@ fn each_expectation_fails_when_it_does_not_hold() {
 }
 
 #[test]
+fn other_connections_do_the_first_step_and_what_they_tell_is_not_looked_at() {
+    passes(
+        "beside",
+        "account",
+        r#"
+        [[scenario]]
+        name = "four connections in all"
+        segmentation = "given"
+        beside = 3
+        steps = [{ send = "abc", missed = 7 }, { send = "d" }]
+        [scenario.expect]
+        maps.bytes = { 0 = 13, 1 = 0 }
+        events = { losses = ["hex:07"] }
+        verdicts = ["continue"]
+        "#,
+    );
+}
+
+#[test]
 fn every_run_starts_from_the_same_maps() {
     passes(
         "account",

@@ -30,7 +30,7 @@ fn judge(stream: &Stream) -> Result<Verdict, Error> {
     if left == 0 {
         return Ok(Verdict::DropConnection);
     }
-    let passes = if len < left { len } else { left };
+    let passes = len.min(left);
     // SAFETY: as above.
     unsafe { *counted = before + passes };
     stream.enforce(passes as u32);

@@ -43,6 +43,7 @@ pub(super) struct Scenario {
     pub(super) opener: Opener,
     #[serde(default)]
     pub(super) segmentation: Segmentation,
+    pub(super) beside: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) maps: Maps,
     #[serde(default)]

@@ -154,6 +154,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ),
         ("capture = \"http-get.pcap\"\nflow = 9", "4: the capture has connections 1 to 1"),
         ("capture = \"http-get.pcap\"\nport = 9", "3: the capture has no such connection"),
+        ("beside = 1\nsteps = [{ udp = \"a\" }]", "3: `beside` counts connections, not packets"),
         ("steps = [{ send = 1 }]", "3: "),
         ("steps = [{ fin = \"sent\" }]", "3: unknown variant `sent`"),
         ("steps = [", "3: "),

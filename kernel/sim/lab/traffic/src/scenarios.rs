@@ -227,6 +227,7 @@ fn config(seed: u64) -> Config {
     Config { trace_length: 0, ..Config::random(seed) }
 }
 
+/// Connections beside it are left out: tens of thousands would take hours on the driver's side.
 fn on_host_stream(host: &mut Machine, stream: &Stream, steps: &[flows::Step], seed: u64) -> Result<Outcome> {
     host.reset()?;
     let session = host.session(config(seed))?;
