@@ -26,29 +26,38 @@ struct Beginning {
     protocol: u32,
 }
 
+/// In a beginning: whatever byte stands there.
+const ANY: u16 = u16::MAX;
+
 /// A beginning that is this text.
 const fn text(text: &[u8], protocol: u32) -> Beginning {
+    let mut first = [ANY; 8];
+    let mut at = 0;
+    while at < text.len() {
+        first[at] = text[at] as u16;
+        at += 1;
+    }
+    binary(first, protocol)
+}
+
+/// A beginning of these bytes.
+const fn binary(first: [u16; 8], protocol: u32) -> Beginning {
     let mut mask = [0; 8];
     let mut bytes = [0; 8];
     let mut at = 0;
-    while at < text.len() {
-        bytes[at] = text[at];
-        mask[at] = 0xff;
+    while at < first.len() {
+        bytes[at] = first[at] as u8;
+        mask[at] = if first[at] == ANY { 0 } else { 0xff };
         at += 1;
     }
     Beginning { bytes: u64::from_be_bytes(bytes), mask: u64::from_be_bytes(mask), protocol }
 }
 
-/// A beginning of any bytes, of which those count that `mask` has.
-const fn binary(bytes: u64, mask: u64, protocol: u32) -> Beginning {
-    Beginning { bytes, mask, protocol }
-}
-
 static BEGINNINGS: [Beginning; 27] = [
-    // A record of a handshake with a hello in it; an alert.
-    binary(0x1603_0000_0001_0000, 0xffff_0000_00ff_0000, TLS),
-    binary(0x1603_0000_0002_0000, 0xffff_0000_00ff_0000, TLS),
-    binary(0x1503_0000_0000_0000, 0xffff_0000_0000_0000, TLS),
+    // A record of a handshake, its version and length, with a hello of a client or of a server in it; an alert.
+    binary([0x16, 0x03, ANY, ANY, ANY, 0x01, ANY, ANY], TLS),
+    binary([0x16, 0x03, ANY, ANY, ANY, 0x02, ANY, ANY], TLS),
+    binary([0x15, 0x03, ANY, ANY, ANY, ANY, ANY, ANY], TLS),
     text(b"SSH-", SSH),
     text(b"GET ", HTTP),
     text(b"HEAD ", HTTP),
@@ -62,11 +71,11 @@ static BEGINNINGS: [Beginning; 27] = [
     text(b"PRI * HT", HTTP),
     text(b"HTTP/1.", HTTP),
     // TPKT: version 3, length; X.224: its length, connection request or confirm.
-    binary(0x0300_0000_00e0_0000, 0xffff_0000_00ff_0000, RDP),
-    binary(0x0300_0000_00d0_0000, 0xffff_0000_00ff_0000, RDP),
+    binary([0x03, 0x00, ANY, ANY, ANY, 0xe0, ANY, ANY], RDP),
+    binary([0x03, 0x00, ANY, ANY, ANY, 0xd0, ANY, ANY], RDP),
     // NetBIOS: message, length; the protocol's id of version 1, of later ones.
-    binary(0x0000_0000_ff53_4d42, 0xff00_0000_ffff_ffff, SMB),
-    binary(0x0000_0000_fe53_4d42, 0xff00_0000_ffff_ffff, SMB),
+    binary([0x00, ANY, ANY, ANY, 0xff, 0x53, 0x4d, 0x42], SMB),
+    binary([0x00, ANY, ANY, ANY, 0xfe, 0x53, 0x4d, 0x42], SMB),
     text(b"220 ", MAIL_FTP),
     text(b"220-", MAIL_FTP),
     text(b"+OK ", MAIL_FTP),
