@@ -21,7 +21,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "a bounds check is missing",
         source: "tls_sni_allow/tls_sni_allow.c",
-        from: "p + 5 > end || ",
+        from: "!is_shown(BEHIND(entry), data_end) || ",
         to: "",
         code: "TG0303",
     },
@@ -56,8 +56,8 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "a name is longer than its room",
         source: "tls_sni_allow/tls_sni_allow.c",
-        from: "from = size > NAME - 1 ? size - (NAME - 1) : 0;",
-        to: "from = 0;",
+        from: " || size > LONGEST)\n            break;\n        kept = size < KEPT ? size : KEPT;",
+        to: ")\n            break;\n        kept = size;",
         code: "TG0403",
     },
     Mistake {
@@ -98,8 +98,8 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         name: "an index has no bound (Rust)",
         source: "tls_sni_allow/tls_sni_allow.rs",
-        from: "    stream.load(offset, name, size)?;\n",
-        to: "    stream.load(offset, name, size)?;\n    unsafe { *name.get_unchecked_mut(offset as usize) = 0 };\n",
+        from: "    stream.load(offset, name, size as u32)?;\n",
+        to: "    stream.load(offset, name, size as u32)?;\n    unsafe { *name.get_unchecked_mut(offset as usize) = 0 };\n",
         code: "TG0304",
     },
 ];
@@ -193,7 +193,7 @@ fn a_missing_bounds_check_is_found_at_its_line() {
     let line = 1 + whole[..whole.find(mistake.from).expect("the check is there")].matches('\n').count();
     let said = fs::read_to_string(format!("{LOADER}/tests/planted/{}.txt", mistake.name.replace(' ', "-")));
     let said = said.expect("the text was kept");
-    for part in [&format!("tls_sni_allow.c:{line}"), "if (p[2] != 0)", "data_end", "help: "] {
+    for part in [&format!("tls_sni_allow.c:{line}"), "if (entry->type != HOST_NAME)", "data_end", "help: "] {
         assert!(said.contains(part), "{part:?} is missing in:\n{said}");
     }
 }

@@ -1,18 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // Lets a TLS connection through only when the name that its client asks for (SNI, RFC 6066 section 3) is on a list.
 //
-// An entry "example.com" allows that name and every name below it. A ClientHello without a name, one that is not whole
-// in its first record, and one that can't be parsed are refused: what can't be judged does not pass. Connections that
+// An entry "example.com" allows that name and every name below it. A ClientHello without a name, one that is not all of
+// its first record, and one whose lengths don't fit are refused: what can't be judged does not pass. Connections that
 // don't start like TLS are not this policy's business.
+
+#include <stdbool.h>
 
 #include <tidegate.h>
 
-#define NAME 64 /* bytes of a name in the list, zero-padded; longer names are matched by their last 63 bytes */
+#define NAME 64 /* bytes of a name in the list, zero-padded */
+#define KEPT (NAME - 1) /* bytes of a name that are compared: the last ones of a longer name */
+#define LONGEST 255
 #define EXTENSIONS 64
 
 #define RECORD_HANDSHAKE 22
 #define CLIENT_HELLO 1
 #define EXTENSION_SERVER_NAME 0
+#define HOST_NAME 0
+
+/* What lies in a ClientHello (RFC 8446 sections 4 and 5.1), in this order. */
+struct record {
+    __u8 type;
+    __u16 version, length;
+} __attribute__((packed));
+
+struct handshake {
+    __u8 type, length_high;
+    __u16 length;
+} __attribute__((packed));
+
+struct hello {
+    __u16 version;
+    __u8 random[32];
+    __u8 session_length;
+} __attribute__((packed));
+
+struct list { /* cipher suites, later extensions */
+    __u16 length;
+} __attribute__((packed));
+
+struct extension {
+    __u16 type, length;
+} __attribute__((packed));
+
+struct server_name { /* a list with one entry, then its name */
+    __u16 list_length;
+    __u8 type;
+    __u16 length;
+} __attribute__((packed));
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -36,14 +72,13 @@ struct name {
     char bytes[2 * NAME];
 };
 
-static __always_inline int drop(struct tidegate_stream *ctx, const char *name)
+static __always_inline int drop(struct tidegate_stream *ctx, const struct name *name)
 {
     struct refusal *event = bpf_ringbuf_reserve(&refused, sizeof(*event), 0);
 
     if (event) {
         event->flow_id = ctx->flow_id;
-        if (name)
-            __builtin_memcpy(event->name, name, NAME);
+        __builtin_memcpy(event->name, name->bytes, sizeof(event->name));
         bpf_ringbuf_submit(event, 0);
     }
     return TIDEGATE_DROP_CONNECTION;
@@ -52,7 +87,7 @@ static __always_inline int drop(struct tidegate_stream *ctx, const char *name)
 /* Names in DNS know no case (RFC 4343); the list is in lower case. */
 static __always_inline void to_lower(struct name *name)
 {
-    for (int i = 0; i < NAME - 1; i++) {
+    for (int i = 0; i < NAME; i++) {
         char c = name->bytes[i];
 
         if (c >= 'A' && c <= 'Z')
@@ -60,91 +95,108 @@ static __always_inline void to_lower(struct name *name)
     }
 }
 
-static __always_inline int is_allowed(struct name *name, int whole)
+/* Whether the name is on the list, if it is whole, or what stands behind one of its dots. */
+static __always_inline bool is_allowed(const struct name *name, bool whole)
 {
     if (whole && bpf_map_lookup_elem(&allowed, name->bytes))
-        return 1;
-    for (int i = 0; i < NAME - 1; i++) {
-        if (name->bytes[i] == '.' && bpf_map_lookup_elem(&allowed, name->bytes + i + 1))
-            return 1;
+        return true;
+    for (int i = 1; i < NAME; i++) {
+        if (name->bytes[i - 1] == '.' && bpf_map_lookup_elem(&allowed, name->bytes + i))
+            return true;
     }
-    return 0;
+    return false;
+}
+
+/* What lies behind a thing, and whether all before that is shown. */
+#define BEHIND(thing) ((const void *)((thing) + 1))
+
+static __always_inline bool is_shown(const void *behind, const void *end)
+{
+    return behind <= end;
 }
 
 SEC("tidegate/stream")
 int tls_sni_allow(struct tidegate_stream *ctx)
 {
-    const __u8 *data = ctx->data, *end = ctx->data_end, *p = data;
+    const void *data = ctx->data, *data_end = ctx->data_end;
+    const struct record *record = data;
+    const struct handshake *handshake;
+    const struct hello *hello;
+    const struct list *suites, *extensions;
+    const __u8 *methods;
+    const struct extension *extension;
     struct name name = {};
-    __u32 length, skip;
+    __u64 end;
 
     /* The client speaks first, and only what this machine asks for is judged. */
-    if (ctx->opener != TIDEGATE_OUTBOUND)
+    if (ctx->opener != TIDEGATE_OPENER_LOCAL)
         return TIDEGATE_ALLOW_CONNECTION;
-    if (ctx->direction != TIDEGATE_OUTBOUND || data == end)
+    if (ctx->direction != TIDEGATE_OUTBOUND || data == data_end)
         return TIDEGATE_PERMIT;
     if (ctx->missed_bytes)
-        return drop(ctx, 0);
-    if (*p != RECORD_HANDSHAKE)
+        return drop(ctx, &name);
+    if (record->type != RECORD_HANDSHAKE)
         return TIDEGATE_ALLOW_CONNECTION;
 
-    /* Record: type, version (2), length (2). */
-    if (p + 5 > end)
+    if (!is_shown(BEHIND(record), data_end))
         goto more;
-    length = p[3] << 8 | p[4];
-    p += 5;
-    if (p + length > end)
+    handshake = BEHIND(record);
+    if (!is_shown((const void *)handshake + bpf_ntohs(record->length), data_end))
         goto more;
+    end = (const void *)handshake + bpf_ntohs(record->length) - data;
 
-    /* Handshake: type, length (3); ClientHello: version (2), random (32), session id (1 + n). */
-    if (length < 39 || p + 39 > end)
-        return drop(ctx, 0);
-    if (p[0] != CLIENT_HELLO || (p[1] << 16 | p[2] << 8 | p[3]) + 4 > length)
-        return drop(ctx, 0);
-    p += 39 + p[38];
-
-    /* Cipher suites (2 + n), compression methods (1 + n), length of the extensions (2). */
-    if (p + 2 > end)
-        return drop(ctx, 0);
-    skip = p[0] << 8 | p[1];
-    p += 2 + skip;
-    if (p + 1 > end)
-        return drop(ctx, 0);
-    p += 1 + p[0] + 2;
+    /* The ClientHello is all of the record, and its extensions all that is left of it. */
+    hello = BEHIND(handshake);
+    if (!is_shown(BEHIND(hello), data_end))
+        goto refuse;
+    if (handshake->type != CLIENT_HELLO || handshake->length_high != 0)
+        goto refuse;
+    if ((const void *)hello + bpf_ntohs(handshake->length) - data != end)
+        goto refuse;
+    suites = BEHIND(hello) + hello->session_length;
+    if (!is_shown(BEHIND(suites), data_end))
+        goto refuse;
+    methods = BEHIND(suites) + bpf_ntohs(suites->length);
+    if (!is_shown(BEHIND(methods), data_end))
+        goto refuse;
+    extensions = BEHIND(methods) + *methods;
+    if (!is_shown(BEHIND(extensions), data_end))
+        goto refuse;
+    extension = BEHIND(extensions);
+    if ((const void *)extension + bpf_ntohs(extensions->length) - data != end)
+        goto refuse;
 
     for (int i = 0; i < EXTENSIONS; i++) {
-        __u32 type, size, at, from;
+        const struct server_name *entry = BEHIND(extension);
+        __u32 size, kept, at;
 
-        /* Extension: type (2), length (2). */
-        if (p + 4 > end)
+        if (!is_shown(entry, data_end))
             break;
-        type = p[0] << 8 | p[1];
-        size = p[2] << 8 | p[3];
-        p += 4;
-        if (type != EXTENSION_SERVER_NAME) {
-            p += size;
+        if (bpf_ntohs(extension->type) != EXTENSION_SERVER_NAME) {
+            extension = (const void *)entry + bpf_ntohs(extension->length);
             continue;
         }
 
-        /* Server name list: length (2); of its one entry: type (1, 0 is a host name), length (2), the name. */
-        if (p + 5 > end || p[2] != 0)
+        /* One host name is all of the extension, and it lies within the ClientHello. */
+        if (!is_shown(BEHIND(entry), data_end) || entry->type != HOST_NAME)
             break;
-        size = p[3] << 8 | p[4];
-        at = (__u32)(p - data) + 5;
-        if (size == 0 || size > 255)
+        size = bpf_ntohs(entry->length);
+        at = BEHIND(entry) - data;
+        if (sizeof(*entry) + size != bpf_ntohs(extension->length) || at + size > end || size > LONGEST)
             break;
-        from = size > NAME - 1 ? size - (NAME - 1) : 0;
-        if (tidegate_load_bytes(ctx, at + from, name.bytes, size - from))
+        kept = size < KEPT ? size : KEPT;
+        if (tidegate_load_bytes(ctx, at + size - kept, name.bytes, kept))
             break;
         to_lower(&name);
-        if (is_allowed(&name, from == 0))
+        if (is_allowed(&name, kept == size))
             return TIDEGATE_ALLOW_CONNECTION;
-        return drop(ctx, name.bytes);
+        break;
     }
-    return drop(ctx, 0);
+refuse:
+    return drop(ctx, &name);
 
 more:
     if (ctx->flags & TIDEGATE_STREAM_NO_MORE_DATA)
-        return drop(ctx, 0);
+        goto refuse;
     return TIDEGATE_NEED_MORE_DATA;
 }

@@ -5,13 +5,17 @@
 
 use tidegate_sdk::{Cursor, Error, HashMap, RingBuf, Stream, Verdict, maps, stream};
 
-/// Bytes of a name in the list, zero-padded; longer names are matched by their last 63 bytes.
+/// Bytes of a name in the list, zero-padded.
 const NAME: usize = 64;
+/// Bytes of a name that are compared: the last ones of a longer name.
+const KEPT: usize = NAME - 1;
+const LONGEST: usize = 255;
 const EXTENSIONS: usize = 64;
 
 const RECORD_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const EXTENSION_SERVER_NAME: u16 = 0;
+const HOST_NAME: u8 = 0;
 
 #[repr(C)]
 pub struct Refusal {
@@ -66,47 +70,53 @@ fn record_length(record: &mut Cursor<'_>) -> Option<u16> {
 /// Puts the server name of the ClientHello at `hello` into `name`, in lower case. Whether it is all of the name.
 #[inline(always)]
 fn server_name(stream: &Stream, mut hello: Cursor<'_>, length: u16, name: &mut Name) -> Result<bool, Error> {
-    // Handshake: type, length (3); ClientHello: version (2), random (32), session id (1 + n).
-    let head = hello.take::<4>()?;
-    if head[0] != CLIENT_HELLO || head[1] != 0 || u32::from(u16::from_be_bytes([head[2], head[3]])) + 4 > u32::from(length) {
+    let end = hello.offset() + u64::from(length);
+    // Handshake: type, length (3). The ClientHello is all of the record.
+    let kind = hello.u8()?;
+    let high = hello.u8()?;
+    let length = hello.u16()?;
+    if kind != CLIENT_HELLO || high != 0 || hello.offset() + u64::from(length) != end {
         return Err(Error::Malformed);
     }
+    // Version (2), random (32), session id (1 + n), cipher suites (2 + n), compression methods (1 + n).
     hello.take::<34>()?;
     let session = hello.u8()?;
     hello.skip(u16::from(session));
-    // Cipher suites (2 + n), compression methods (1 + n), length of the extensions (2).
     let suites = hello.u16()?;
     hello.skip(suites);
     let methods = hello.u8()?;
     hello.skip(u16::from(methods));
-    hello.take::<2>()?;
+    // Extensions: length (2). They are all that is left of it.
+    let extensions = hello.u16()?;
+    if hello.offset() + u64::from(extensions) != end {
+        return Err(Error::Malformed);
+    }
 
     for _ in 0..EXTENSIONS {
         let kind = hello.u16()?;
-        let size = hello.u16()?;
+        let length = hello.u16()?;
         if kind != EXTENSION_SERVER_NAME {
-            hello.skip(size);
+            hello.skip(length);
             continue;
         }
-        // Server name list: length (2); of its one entry: type (1, 0 is a host name), length (2), the name.
-        let entry = hello.take::<5>()?;
-        let size = u32::from(u16::from_be_bytes([entry[3], entry[4]]));
-        if entry[2] != 0 || size > 255 {
+        // Server name list: length (2); of its one entry: type (1), length (2), the name.
+        let behind = hello.offset() + u64::from(length);
+        hello.take::<2>()?;
+        let kind = hello.u8()?;
+        let size = usize::from(hello.u16()?);
+        if kind != HOST_NAME || hello.offset() + size as u64 != behind || behind > end || size > LONGEST {
             return Err(Error::Malformed);
         }
-        let kept = size.min(NAME as u32 - 1);
-        load_name(stream, hello.offset() + u64::from(size - kept), name, kept)?;
+        let kept = size.min(KEPT);
+        load_name(stream, hello.offset() + (size - kept) as u64, name, kept)?;
         return Ok(kept == size);
     }
     Err(Error::Malformed)
 }
 
 #[inline(always)]
-fn load_name(stream: &Stream, offset: u64, name: &mut Name, size: u32) -> Result<(), Error> {
-    if size as usize >= NAME {
-        return Err(Error::Malformed);
-    }
-    stream.load(offset, name, size)?;
+fn load_name(stream: &Stream, offset: u64, name: &mut Name, size: usize) -> Result<(), Error> {
+    stream.load(offset, name, size as u32)?;
     // Names in DNS know no case (RFC 4343); the list is in lower case.
     for c in name.iter_mut().take(NAME) {
         *c = c.to_ascii_lowercase();
