@@ -1,11 +1,13 @@
 //! Whether the scenarios of a policy notice when it changes: each comparison and each constant of its source is changed, one
 //! at a time, and the policy compiled and tested.
 //!
-//! A change that does not compile, or that compiles to the same object, is none. One that the verifier refuses, or that a
+//! A change that does not compile, or that compiles to the same program and maps, is none. One that the verifier refuses, or that a
 //! scenario tells from the policy, is caught. One that no input can tell from the policy is equal to it: `equal.mutants` beside the
 //! policy says which and why, under the name of the source, by the line and what it becomes; by `nth` as well where only one of several
-//! lines that read alike is meant. It is an error to say so of a change that is caught, or of none. Errors are told when all is done.
+//! lines that read alike is meant. It is an error to say so of a change that is caught, or that the source does not have. Errors are
+//! told when all is done.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -13,6 +15,8 @@ use std::sync::Mutex;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use goblin::elf::Elf;
+use goblin::elf::section_header::{SHF_ALLOC, SHT_REL};
 use serde_json::{Value, json};
 
 use crate::{programs, shell};
@@ -220,9 +224,9 @@ impl Equal {
     /// Why it is wrong to say so, once it is known what became of every change.
     fn wrong(&self) -> Option<String> {
         let wrong = match *self.fate.lock().expect("no worker panics") {
-            Some(Fate::Survived) => return None,
+            // What makes no difference to this compiler may make one to another.
+            Some(Fate::Survived | Fate::None) => return None,
             Some(Fate::Caught) => "makes a difference: a scenario noticed",
-            Some(Fate::None) => "does not change the object",
             None => "is no change of the source",
         };
         let nth = self.nth.map_or(String::new(), |nth| format!(", place {nth},"));
@@ -252,7 +256,7 @@ struct Place<'a> {
     object: PathBuf,
     folder: PathBuf,
     /// What the source as it is compiles to here.
-    unchanged: Vec<u8>,
+    unchanged: Substance,
     /// Whether scenarios have streams to cut. Packets have none: more runs would be the same again.
     has_cuts: bool,
 }
@@ -276,7 +280,7 @@ impl<'a> Place<'a> {
         fs::copy(&policy.source, &source)?;
         ensure!(policy.compiles(&source, &object)?, "{} does not compile", source.display());
         let mut place =
-            Self { policy, unchanged: fs::read(&object)?, source, object, folder, has_cuts: false };
+            Self { policy, unchanged: Substance::of(&object)?, source, object, folder, has_cuts: false };
         let tested = place.test("1")?;
         // Else everything would count as noticed.
         let passed = tested.status.success();
@@ -288,7 +292,9 @@ impl<'a> Place<'a> {
 
     fn fate(&self, text: &str) -> Result<Fate> {
         fs::write(&self.source, text)?;
-        if !self.policy.compiles(&self.source, &self.object)? || fs::read(&self.object)? == self.unchanged {
+        if !self.policy.compiles(&self.source, &self.object)?
+            || Substance::of(&self.object)? == self.unchanged
+        {
             return Ok(Fate::None);
         }
         // The cuts that the scenarios give first: most changes need no more.
@@ -307,6 +313,42 @@ impl<'a> Place<'a> {
         tidegate.arg(self.policy.source.with_extension("toml"));
         tidegate.stderr(Stdio::null()).output().context("cannot start tidegate")
     }
+}
+
+/// What an object is but for its debug information, which has the text of the source in it.
+#[derive(PartialEq, Eq)]
+struct Substance {
+    /// The sections that are loaded, and their relocations, by name.
+    sections: BTreeMap<String, Vec<u8>>,
+    /// Types, those of maps among them.
+    types: Vec<u8>,
+}
+
+impl Substance {
+    fn of(object: &Path) -> Result<Self> {
+        let mut types = Command::new(shell::root().join("target/release/tidegate"));
+        let types = types.args(["btf", "dump"]).arg(object).output().context("cannot start tidegate")?;
+        ensure!(types.status.success(), "{}: {}", object.display(), String::from_utf8_lossy(&types.stderr));
+        let sections = sections(&fs::read(object)?).with_context(|| object.display().to_string())?;
+        Ok(Self { sections, types: types.stdout })
+    }
+}
+
+fn sections(object: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
+    let elf = Elf::parse(object)?;
+    let mut sections = BTreeMap::new();
+    for header in &elf.section_headers {
+        let of = match header.sh_type {
+            SHT_REL => elf.section_headers.get(header.sh_info as usize).unwrap_or(header),
+            _ => header,
+        };
+        if of.sh_flags & u64::from(SHF_ALLOC) != 0 {
+            let name = elf.shdr_strtab.get_at(header.sh_name).context("a section without a name")?;
+            let bytes = header.file_range().map_or(Some(&[][..]), |range| object.get(range));
+            sections.insert(name.into(), bytes.context("a section behind the end")?.into());
+        }
+    }
+    Ok(sections)
 }
 
 /// Whether a report of `tidegate test` is about scenarios that have streams to cut.
@@ -464,17 +506,36 @@ mod tests {
         let equal =
             |nth, fate| Equal { line: "a".into(), becomes: "b".into(), nth, fate: Mutex::new(fate) }.wrong();
         assert_eq!(equal(None, Some(Fate::Survived)), None);
+        assert_eq!(equal(None, Some(Fate::None)), None);
         for (nth, fate, wrong) in [
             (
                 None,
                 Some(Fate::Caught),
                 "equal.mutants: `a` becoming `b` makes a difference: a scenario noticed",
             ),
-            (None, Some(Fate::None), "equal.mutants: `a` becoming `b` does not change the object"),
             (Some(2), None, "equal.mutants: `a` becoming `b`, place 2, is no change of the source"),
         ] {
             assert_eq!(equal(nth, fate).as_deref(), Some(wrong));
         }
+    }
+
+    #[test]
+    fn what_only_reads_otherwise_is_the_same_object() {
+        let folder = shell::root().join("target/mutants/substance");
+        fs::create_dir_all(&folder).unwrap();
+        let compiled = |returned: &str| {
+            let (source, object) = (folder.join("a.c"), folder.join("a.o"));
+            let text = format!(
+                "__attribute__((section(\"tidegate/send\")))\nint a(void) {{ return {returned}; }}\n"
+            );
+            fs::write(&source, text).unwrap();
+            programs::compile_c_with("clang-19", "-O2", &source, &object).unwrap();
+            fs::read(object).unwrap()
+        };
+        let (two, same, three) = (compiled("2"), compiled("(_Bool)5 + 1"), compiled("3"));
+        assert_ne!(two, same);
+        assert_eq!(sections(&two).unwrap(), sections(&same).unwrap());
+        assert_ne!(sections(&two).unwrap(), sections(&three).unwrap());
     }
 
     #[test]
