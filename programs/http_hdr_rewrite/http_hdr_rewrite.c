@@ -11,7 +11,9 @@
 #define LINE 128          /* bytes of the header line in the map, zero-padded */
 #define NAME 32           /* bytes of a header name that are compared */
 #define HEADERS 64        /* lines of one request's header; a request with more passes as it is */
-#define HEAD_LIMIT 32768  /* bytes of one request's header */
+#define HEAD_LIMIT 32768  /* bytes of one request's header, and of one line of the chunked coding */
+
+#define ENDLESS (~0ull)   /* the length of a body whose end can't be told */
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -45,15 +47,23 @@ struct {
 
 static const char CRLF[2] = "\r\n";
 static const char BLANK_LINE[4] = "\r\n\r\n";
-static const char VERSION[8] = " HTTP/1.";
+
+/* Bytes of a request line, compared as one word: not every clang compares so few bytes without a C library. */
+union part {
+    char text[sizeof(__u64)];
+    __u64 word;
+};
+
+static const union part CONNECT = { .text = "CONNECT " };
+static const union part VERSION = { .text = " HTTP/1." };
 
 /* What a request's header says about what follows it. */
 struct request {
-    __u64 length;
-    __u32 chunked;
-    __u32 leaves_http; /* CONNECT or Upgrade */
-    __u32 rewritten;
-    __u32 text_size; /* of the operator's line */
+    __u32 text_size;     /* of the operator's line */
+    __u32 length_at;     /* where the length of the body is; 0: there is none */
+    _Bool chunked;
+    _Bool leaves_http;   /* Upgrade */
+    _Bool rewritten;
 };
 
 /*
@@ -70,15 +80,12 @@ struct {
 /* A header's name in lower case (names know no case) with its colon, zero-padded; compared in words. */
 union name {
     char text[NAME];
-    __u64 words[NAME / 8];
+    __u64 words[NAME / sizeof(__u64)];
 };
 
-static __always_inline char lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
-}
-
+#define WORDS (sizeof(union name) / sizeof(__u64))
 #define BYTES(c) (0x0101010101010101ull * (c))
+#define HIGH BYTES(0x80)
 
 /*
  * Eight characters at a time and without a branch: the first character is the lowest byte, and a byte's high bit tells
@@ -88,11 +95,10 @@ static __always_inline void to_name(union name *name)
 {
     __u64 behind = 0; /* all ones once the colon was there */
 
-    for (int i = 0; i < NAME / 8; i++) {
-        __u64 word = name->words[i], low = word & BYTES(0x7f);
-        __u64 is_upper = ((low + BYTES(0x80 - 'A')) ^ (low + BYTES(0x7f - 'Z'))) & ~word & BYTES(0x80);
-        __u64 not_colon = low ^ BYTES(':');
-        __u64 is_colon = ~(not_colon + BYTES(0x7f)) & ~word & BYTES(0x80);
+    for (int i = 0; i < WORDS; i++) {
+        __u64 word = name->words[i], low = word & ~HIGH, not_colon = low ^ BYTES(':');
+        __u64 is_upper = ((low + HIGH - BYTES('A')) ^ (low + ~HIGH - BYTES('Z'))) & ~word & HIGH;
+        __u64 is_colon = ~(not_colon + ~HIGH) & ~word & HIGH;
 
         word |= is_upper >> 2;
         name->words[i] = word & (is_colon ^ (is_colon - 1)) & ~behind;
@@ -104,57 +110,57 @@ static __always_inline int is_same(const union name *a, const union name *b)
 {
     __u64 difference = 0;
 
-    for (int i = 0; i < NAME / 8; i++)
+    for (int i = 0; i < WORDS; i++)
         difference |= a->words[i] ^ b->words[i];
     return difference == 0;
 }
 
-/* A request's first bytes, compared as one word: not every clang compares so few bytes without a C library. */
-union start {
-    char text[8];
-    __u64 word;
-};
-
-static const union start CONNECT = { .text = "CONNECT " };
+#define CONTENT_LENGTH "content-length"
 
 #define IS_NAMED(which, known) is_same(which, &(const union name){ .text = known ":" })
 
-static __always_inline __u64 number(const char *text, int limit)
+static __always_inline __u32 at_most(__u32 size, __u32 most)
 {
-    __u64 value = 0;
-
-    for (int i = 0; i < limit; i++) {
-        if (text[i] == ' ' || text[i] == '\t')
-            continue;
-        if (text[i] < '0' || text[i] > '9')
-            break;
-        value = value * 10 + (text[i] - '0');
-    }
-    return value;
+    return size < most ? size : most;
 }
 
-static __always_inline __u64 hex_number(const char *text, int limit)
+/*
+ * The number at `at`, behind blanks, that something else ends before `end`. ENDLESS when there is none, and when it is longer
+ * than what is looked at.
+ */
+static __always_inline __u64 number(struct tidegate_stream *ctx, __u32 at, __u32 end, __u32 base)
 {
+    char text[17] = {}; /* the digits of 64 bits, and what ends them */
     __u64 value = 0;
+    _Bool begun = 0;
 
-    for (int i = 0; i < limit; i++) {
-        char c = lower(text[i]);
+    if (tidegate_load_bytes(ctx, at, text, at_most(end - at, sizeof(text))))
+        return ENDLESS;
+    for (int i = 0; i < sizeof(text); i++) {
+        char c = text[i];
+        __u32 digit;
 
         if (c >= '0' && c <= '9')
-            value = value << 4 | (c - '0');
-        else if (c >= 'a' && c <= 'f')
-            value = value << 4 | (c - 'a' + 10);
+            digit = c - '0';
+        else if (base == 16 && c >= 'a' && c <= 'f')
+            digit = c - 'a' + 10;
+        else if (base == 16 && c >= 'A' && c <= 'F')
+            digit = c - 'A' + 10;
+        else if (!begun && (c == ' ' || c == '\t'))
+            continue;
         else
-            break;
+            return begun ? value : ENDLESS;
+        value = value * base + digit;
+        begun = 1;
     }
-    return value;
+    return ENDLESS;
 }
 
 static __always_inline int need_more(struct tidegate_stream *ctx)
 {
     __u64 shown = (char *)ctx->data_end - (char *)ctx->data;
 
-    if (shown > HEAD_LIMIT || ctx->flags & TIDEGATE_STREAM_NO_MORE_DATA)
+    if (shown >= HEAD_LIMIT || ctx->flags & TIDEGATE_STREAM_NO_MORE_DATA)
         return TIDEGATE_ALLOW_CONNECTION;
     return TIDEGATE_NEED_MORE_DATA;
 }
@@ -174,11 +180,8 @@ static __always_inline void header_line(struct tidegate_stream *ctx, __u32 at, _
                                         const char *text, __u32 text_size, struct request *request)
 {
     union name line = {}, name;
-    __u32 size = end - at;
 
-    if (size > sizeof(line))
-        size = sizeof(line);
-    if (tidegate_load_bytes(ctx, at, &line, size))
+    if (tidegate_load_bytes(ctx, at, &line, at_most(end - at, sizeof(line))))
         return;
     name = line;
     to_name(&name);
@@ -189,8 +192,8 @@ static __always_inline void header_line(struct tidegate_stream *ctx, __u32 at, _
         else
             tidegate_replace(ctx, at, end - at, text, text_size);
         request->rewritten = 1;
-    } else if (IS_NAMED(&name, "content-length")) {
-        request->length = number(line.text + 15, NAME - 15);
+    } else if (IS_NAMED(&name, CONTENT_LENGTH)) {
+        request->length_at = at + sizeof(CONTENT_LENGTH);
     } else if (IS_NAMED(&name, "transfer-encoding")) {
         request->chunked = 1;
     } else if (IS_NAMED(&name, "upgrade")) {
@@ -200,23 +203,29 @@ static __always_inline void header_line(struct tidegate_stream *ctx, __u32 at, _
 
 static __always_inline int head(struct tidegate_stream *ctx)
 {
-    long first, version, blank, at;
+    long first, blank, at;
     struct request *request;
     struct place next = {};
     __u32 zero = 0, size;
     union name wanted;
-    union start start = {};
+    union part start, version;
     char *text;
 
     first = tidegate_find(ctx, 0, CRLF, sizeof(CRLF));
     if (first < 0)
         return need_more(ctx);
-    version = tidegate_find(ctx, 0, VERSION, sizeof(VERSION));
-    if (version < 0 || version > first)
+    /* Empty lines before a request belong to none (RFC 9112 section 2.2). */
+    if (first == 0)
+        return take(ctx, sizeof(CRLF), &next);
+    /* The version and one digit end the line. */
+    if (tidegate_load_bytes(ctx, first - 1 - sizeof(version), &version, sizeof(version)) ||
+        version.word != VERSION.word || tidegate_load_bytes(ctx, 0, &start, sizeof(start)))
         return TIDEGATE_ALLOW_CONNECTION;
     blank = tidegate_find(ctx, first, BLANK_LINE, sizeof(BLANK_LINE));
-    if (blank < 0)
+    if (blank < first)
         return need_more(ctx);
+    if (blank + sizeof(BLANK_LINE) > HEAD_LIMIT)
+        return TIDEGATE_ALLOW_CONNECTION;
 
     text = bpf_map_lookup_elem(&header, &zero);
     request = bpf_map_lookup_elem(&requests, &zero);
@@ -232,10 +241,10 @@ static __always_inline int head(struct tidegate_stream *ctx)
     to_name(&wanted);
 
     at = first + sizeof(CRLF);
-    for (int i = 0; i < HEADERS && at < blank + (long)sizeof(CRLF); i++) {
+    for (int i = 0; i < HEADERS; i++) {
         long end = tidegate_find(ctx, at, CRLF, sizeof(CRLF));
 
-        if (end < at)
+        if (end <= at)
             break;
         header_line(ctx, at, end, &wanted, text, size, request);
         at = end + sizeof(CRLF);
@@ -247,15 +256,14 @@ static __always_inline int head(struct tidegate_stream *ctx)
         tidegate_insert(ctx, blank, text, size);
     }
 
-    tidegate_load_bytes(ctx, 0, &start, sizeof(start));
     if (request->leaves_http || start.word == CONNECT.word) {
         next.unit = PASS;
     } else if (request->chunked) {
         next.unit = CHUNK;
-        next.chunked = 1;
-    } else if (request->length) {
-        next.unit = BODY;
-        next.left = request->length;
+        next.chunked = request->chunked;
+    } else if (request->length_at) {
+        next.left = number(ctx, request->length_at, blank + sizeof(CRLF), 10);
+        next.unit = next.left ? BODY : HEAD;
     }
     return take(ctx, blank + sizeof(BLANK_LINE), &next);
 }
@@ -269,7 +277,6 @@ static __always_inline int body(struct tidegate_stream *ctx, struct place *place
         next.left -= shown;
         return take(ctx, 0, &next);
     }
-    next.left = 0;
     next.unit = place->chunked ? CHUNK_END : HEAD;
     return take(ctx, place->left, &next);
 }
@@ -279,21 +286,18 @@ static __always_inline int chunk_line(struct tidegate_stream *ctx, struct place 
 {
     long end = tidegate_find(ctx, 0, CRLF, sizeof(CRLF));
     struct place next = *place;
-    char line[17] = {};
-    __u32 size;
 
     if (end < 0)
         return need_more(ctx);
+    if (end + sizeof(CRLF) > HEAD_LIMIT)
+        return TIDEGATE_ALLOW_CONNECTION;
     if (place->unit == CHUNK_END) {
         next.unit = CHUNK;
     } else if (place->unit == TRAILER) {
         if (end == 0)
             next = (struct place){};
     } else {
-        size = end < 16 ? end : 16;
-        if (size == 0 || tidegate_load_bytes(ctx, 0, line, size))
-            return TIDEGATE_ALLOW_CONNECTION;
-        next.left = hex_number(line, 16);
+        next.left = number(ctx, 0, end + sizeof(CRLF), 16);
         next.unit = next.left ? BODY : TRAILER;
     }
     return take(ctx, end + sizeof(CRLF), &next);
