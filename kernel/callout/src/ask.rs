@@ -17,7 +17,7 @@ use tidegate_abi::context::{STREAM_MID_STREAM, STREAM_NO_MORE_DATA};
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::{self, MAX_WINDOW};
 use tidegate_abi::{StreamContext, Verdict};
-use tidegate_runtime::{Calls, Chain, Comparison, Link, RunError, Sight, Trial};
+use tidegate_runtime::{Calls, Chain, Comparison, Link, Sight, Trial};
 use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::edit::{Changes, Piece, Plan};
@@ -279,17 +279,17 @@ impl<'c> Ask<'c> {
         (context.bytes_enforced, context.bytes_required) = (0, 0);
         let (mut sight, processor) =
             (watch::sight(&self.engine().runtime, by, self.flow.id), self.processor());
-        let ended = match &mut sight {
+        let verdict = match &mut sight {
             Some(sight) => host.run_watched(by, stack, context, self.window, processor, sight),
-            None => host.run(by, stack, context, self.window, processor),
+            None => host.run(by, stack, context, self.window, processor).ok(),
         };
         if let Some(trial) = shadow {
-            let own = self.wanted(ended.ok(), context, host, open);
+            let own = self.wanted(verdict, context, host, open);
             self.shadow(trial, flags, context, open, stack, &own);
         }
         let decision = match sight {
-            Some(sight) => self.decide_watched(by, ended, context, open, host, sight),
-            None => self.decide(by, ended.ok(), context, open, host),
+            Some(sight) => self.decide_watched(by, verdict, context, open, host, sight),
+            None => self.decide(by, verdict, context, open, host),
         };
         (decision, by)
     }
@@ -300,18 +300,18 @@ impl<'c> Ask<'c> {
     fn decide_watched(
         &self,
         link: &Link,
-        ended: Result<Verdict, RunError>,
+        verdict: Option<Verdict>,
         context: &StreamContext,
         open: usize,
         host: &mut PacketHost<'_>,
         mut sight: Box<Sight>,
     ) -> Decision {
         let (wanted, edited, sent) = {
-            let wanted = self.wanted(ended.ok(), context, host, open);
+            let wanted = self.wanted(verdict, context, host, open);
             let what = wanted.what.map(|(_, decision)| decision);
             (what, what.map_or(0, |decision| wanted.output_len(decision)), watch::sent(host.changes()))
         };
-        let decision = self.decide(link, ended.ok(), context, open, host);
+        let decision = self.decide(link, verdict, context, open, host);
         let unfit = wanted.is_none_or(|wanted| wanted != decision && decision != Decision::Ended);
         let (decided, passed) = match decision {
             Decision::Edit(cover) | Decision::Clone(cover) => (cover, edited),
@@ -321,7 +321,7 @@ impl<'c> Ask<'c> {
             Decision::Drop => (self.window.len(), 0),
             Decision::NeedMore(_) | Decision::Hold(_) | Decision::Ended => (0, 0),
         };
-        let came = Came { ended, unfit, shown: self.window.len(), decided, passed, sent };
+        let came = Came { unfit, shown: self.window.len(), decided, passed, sent };
         let (runtime, about) = (&self.engine().get().runtime, &self.flow.get().context);
         watch::tell_stream(runtime, link, about, self.direction(), &came, &mut sight);
         decision

@@ -79,7 +79,7 @@ impl<'r> PacketHost<'r> {
         link.run(self, stack, context, window, processor)
     }
 
-    /// As [`run`](Self::run), and `sight` is had of it. Slower.
+    /// As [`run`](Self::run), and `sight` is had of it, which says how a run without a verdict ended. Slower.
     #[cold]
     #[inline(never)]
     pub(crate) fn run_watched<C: Context>(
@@ -90,11 +90,11 @@ impl<'r> PacketHost<'r> {
         window: &'r [u8],
         processor: u32,
         sight: &mut Sight,
-    ) -> Result<Verdict, RunError> {
+    ) -> Option<Verdict> {
         self.calls.turn_to(link);
         let ended = link.run_watched(&mut Watched { host: self, sight }, stack, context, window, processor);
-        sight.ended(stack);
-        ended
+        sight.ended(&ended, stack);
+        ended.ok()
     }
 
     /// Notes what a helper looked up.

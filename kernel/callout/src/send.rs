@@ -26,7 +26,7 @@ use tidegate_abi::context::SEND_REINJECTED;
 use tidegate_abi::control::OnError;
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_abi::{SendContext, Verdict};
-use tidegate_runtime::{Calls, Comparison, Link, RunError, Trial};
+use tidegate_runtime::{Calls, Comparison, Link, Trial};
 use tidegate_vm::{Lent, Shared, Stack};
 
 use crate::checksum::{self, Ends, Sum};
@@ -315,20 +315,20 @@ impl Send<'_> {
             let verdict = if self.tried {
                 self.run(&mut host, link, stack, &mut context, window)
             } else {
-                host.run(link, stack, &mut context, window, self.processor)
+                host.run(link, stack, &mut context, window, self.processor).ok()
             };
             let injects = host.injects();
             drop(host);
             if let Some(trial) = shadow {
-                let wanted = Wanted { verdict: verdict.ok(), injects, changes, envelope: &envelope };
+                let wanted = Wanted { verdict, injects, changes, envelope: &envelope };
                 self.shadow(trial, window, stack, &wanted);
             }
             let built = match verdict {
-                Err(_) => {
+                None => {
                     link.count_fault();
                     Err(())
                 }
-                Ok(verdict) => {
+                Some(verdict) => {
                     let plan = match verdict {
                         Verdict::Block if injects => Ok(&changes.clone),
                         _ if injects => Err(Failure::Unfit),
@@ -380,23 +380,23 @@ impl Send<'_> {
         stack: &mut Stack,
         context: &mut SendContext,
         window: &'l [u8],
-    ) -> Result<Verdict, RunError> {
+    ) -> Option<Verdict> {
         let runtime = &self.engine.get().runtime;
         let Some(mut sight) = watch::sight(runtime, link, context.flow_id) else {
-            return host.run(link, stack, context, window, self.processor);
+            return host.run(link, stack, context, window, self.processor).ok();
         };
-        let ended = host.run_watched(link, stack, context, window, self.processor, &mut sight);
+        let verdict = host.run_watched(link, stack, context, window, self.processor, &mut sight);
         let (injects, changes, len) = (host.injects(), host.changes(), window.len());
-        let passed = match ended {
-            Ok(Verdict::Block) if injects => Some(changes.clone.output_len(len)),
-            Ok(Verdict::Block) => Some(0),
-            Ok(_) if !injects => Some(changes.edits.output_len(len)),
+        let passed = match verdict {
+            Some(Verdict::Block) if injects => Some(changes.clone.output_len(len)),
+            Some(Verdict::Block) => Some(0),
+            Some(_) if !injects => Some(changes.edits.output_len(len)),
             _ => None,
         };
         let (unfit, passed) = (passed.is_none(), passed.unwrap_or(0));
-        let came = Came { ended, unfit, shown: len, decided: len, passed, sent: 0 };
+        let came = Came { unfit, shown: len, decided: len, passed, sent: 0 };
         watch::tell_packet(runtime, link, &self.context, &came, &mut sight);
-        ended
+        verdict
     }
 
     /// Runs a program that is tried beside a link's own, which wanted `own`, and compares.

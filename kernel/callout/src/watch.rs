@@ -4,9 +4,8 @@ use alloc::boxed::Box;
 
 use fwps_sys::IPPROTO;
 use tidegate_abi::control::{FlowEnds, RunEnd, RunInfo};
-use tidegate_abi::{SendContext, StreamContext, Verdict};
-use tidegate_runtime::{Link, RunError, Runtime, Sight};
-use tidegate_vm::Cause;
+use tidegate_abi::{SendContext, StreamContext};
+use tidegate_runtime::{Link, Runtime, Sight};
 
 use crate::edit::Changes;
 use crate::memory;
@@ -28,7 +27,6 @@ pub(crate) fn sight(runtime: &Runtime, link: &Link, flow: u64) -> Option<Box<Sig
 
 /// What a run came to.
 pub(crate) struct Came {
-    pub(crate) ended: Result<Verdict, RunError>,
     /// It could not be carried out.
     pub(crate) unfit: bool,
     pub(crate) shown: usize,
@@ -99,12 +97,8 @@ fn tell(
         link: link.id(),
         program: link.program(),
         shown: came.shown as u32,
-        end: match came.ended {
-            Ok(verdict) => RunEnd::Verdict(verdict),
-            Err(RunError::Fault(fault)) if fault.cause == Cause::Budget => RunEnd::Budget(fault.insn),
-            Err(RunError::Fault(fault)) => RunEnd::Fault(fault.insn),
-            Err(RunError::Verdict(r0)) => RunEnd::NoVerdict(r0),
-        },
+        // The sight knows.
+        end: RunEnd::Fault(0),
         unfit: came.unfit,
         decided: came.decided as u32,
         passed: came.passed as u32,

@@ -6,11 +6,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tidegate_abi::control::{Id, RunInfo, RunRead, Status, TraceBegin};
+use tidegate_abi::control::{Id, RunEnd, RunInfo, RunRead, Status, TraceBegin};
 use tidegate_abi::limits::{MAX_PATH, MAX_TRACE, MAX_TRACES, TRACE_KEY, TRACE_NS, TRACE_VALUE};
-use tidegate_abi::{MapDef, MapKind};
-use tidegate_vm::{Memory, Shared, Stack};
+use tidegate_abi::{MapDef, MapKind, Verdict};
+use tidegate_vm::{Cause, Memory, Shared, Stack};
 
+use crate::link::RunError;
 use crate::map::{Map, Ring};
 use crate::memory::shared;
 use crate::platform::Platform;
@@ -130,11 +131,11 @@ impl Watches {
 
     /// Tells of a run, that `sight` was had of. IRQL <= `DISPATCH_LEVEL`.
     pub(crate) fn tell(&self, run: RunInfo<'_>, sight: &mut Sight, platform: &Platform) {
-        let Sight { path, length, read, record } = sight;
+        let Sight { path, length, end, read, record } = sight;
         let path = path.get(..*length).unwrap_or_default();
         let read = read.as_ref().map(Read::info);
-        let (link, flow, bit) = (run.link, run.flow, RunInfo::bit(run.end, run.unfit));
-        let run = RunInfo { path: path.iter().copied().collect(), read, ..run };
+        let (link, flow, bit) = (run.link, run.flow, RunInfo::bit(*end, run.unfit));
+        let run = RunInfo { end: *end, path: path.iter().copied().collect(), read, ..run };
         // There is room for all that a run can come to.
         let record = run.write(record).ok().and_then(|length| record.get(..length)).unwrap_or_default();
         for place in 0..MAX_TRACES {
@@ -162,6 +163,8 @@ pub struct Sight {
     path: [u32; MAX_PATH],
     /// Slots of it.
     length: usize,
+    /// How the run ended.
+    end: RunEnd,
     read: Option<Read>,
     /// Where the record is put together.
     record: [u8; RECORD],
@@ -203,11 +206,17 @@ impl<const N: usize> Cut<N> {
 impl Sight {
     /// Nothing yet.
     pub const fn new() -> Self {
-        Self { path: [0; MAX_PATH], length: 0, read: None, record: [0; RECORD] }
+        Self { path: [0; MAX_PATH], length: 0, end: RunEnd::Fault(0), read: None, record: [0; RECORD] }
     }
 
-    /// The run is over: where it was.
-    pub fn ended(&mut self, stack: &Stack) {
+    /// The run is over: how it ended, and where it was.
+    pub fn ended(&mut self, ended: &Result<Verdict, RunError>, stack: &Stack) {
+        self.end = match *ended {
+            Ok(verdict) => RunEnd::Verdict(verdict),
+            Err(RunError::Fault(fault)) if fault.cause == Cause::Budget => RunEnd::Budget(fault.insn),
+            Err(RunError::Fault(fault)) => RunEnd::Fault(fault.insn),
+            Err(RunError::Verdict(r0)) => RunEnd::NoVerdict(r0),
+        };
         self.length = 0;
         for (place, slot) in self.path.iter_mut().zip(stack.path()) {
             *place = slot;

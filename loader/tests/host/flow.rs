@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::{GATE, Host, Ran, folder, tidegate};
+use crate::conform::conforms;
 
 #[test]
 fn the_connections_that_links_are_shown_are_listed() {
@@ -24,6 +25,7 @@ fn the_connections_that_links_are_shown_are_listed() {
     }
     let link = host.run(&["-j", "link", "show"]).json()["links"][0]["id"].clone();
     let listed = host.run(&["-j", "flow", "list"]).json();
+    conforms("flow list", &listed);
     let rows = |listed: &Value| listed["flows"].as_array().expect("flows").clone();
     assert_eq!(rows(&listed).len(), 2, "{listed}");
     for row in rows(&listed) {
@@ -80,6 +82,7 @@ fn what_links_decide_is_told_as_they_do() {
     .ok();
     let lines: Vec<Value> =
         told.lines().map(|line| serde_json::from_str(line).expect("a document")).collect();
+    lines.iter().for_each(|line| conforms("trace", line));
     let [begin, run, _, summary] = &lines[..] else { panic!("two runs: {told}") };
     assert_eq!((&begin["event"], &begin["links"]), (&"begin".into(), &2.into()));
     assert_eq!(
@@ -128,6 +131,7 @@ fn runs_that_find_no_room_are_counted_and_told_to_be_lost() {
     kill(pid, Signal::SIGCONT).expect("it lives");
     let lost = lines.map_while(Result::ok).find(|line| line.contains("\"lost\"")).expect("a line");
     let lost: Value = serde_json::from_str(&lost).expect("a document");
+    conforms("trace", &lost);
     assert!(lost["lost"].as_u64() > Some(0), "{lost}");
     process.kill().expect("it lives");
     process.wait().expect("it ends");
@@ -150,6 +154,7 @@ fn a_flow_is_explained_with_the_link_the_line_and_the_entry() {
     let say = || drop(host.say(&mut stream, "hello", 13));
     let ran = beside(&host, &["-j", "flow", "explain", &id, "--types", GATE], say);
     let explained = ran.json();
+    conforms("flow explain", &explained);
     let runs = explained["runs"].as_array().expect("runs");
     assert_eq!((&explained["flow"].to_string(), &explained["state"]), (&id, &"open".into()), "{explained}");
     if runs[0]["direction"] == "outbound" {

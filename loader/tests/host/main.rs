@@ -4,6 +4,8 @@
 mod apply;
 mod batch;
 mod common;
+#[path = "../conform/mod.rs"]
+mod conform;
 mod control;
 mod flow;
 mod signed;
