@@ -1,6 +1,8 @@
 //! The control end of a proxy: a socket of the file system over which the verbs that speak to a host reach its machine.
 //!
-//! What arrives is data of a stranger until the runtime has judged it: here only the length in a header is looked at.
+//! What arrives is data of a stranger until the runtime has judged it: here only the length in a header is looked at. Whoever may
+//! open the socket may take up so much of the host and no more: clients are counted, few of them may send much at a time, and who
+//! stops in the middle of something is left.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +17,31 @@ mod unix {
     use std::fs::{self, DirBuilder, Permissions};
     use std::io;
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use tidegate_abi::control::{self, HEADER_SIZE, Status};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{UnixListener, UnixStream};
+    use tokio::sync::Semaphore;
+    use tokio::task::AbortHandle;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::socket::message_length;
+
+    /// Clients at a time. One that comes when there are as many takes the place of the one that was heard of longest ago.
+    const CLIENTS: usize = 64;
+
+    /// How long a client has for the rest of a message that it began, and for taking an answer.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// A message of more bytes than this is read when there is room for it.
+    const SMALL: usize = 64 << 10;
+
+    /// So many of them have room at a time.
+    const LARGE: usize = 4;
 
     /// A socket that is listened on. Its file goes with it.
     pub(in crate::proxy) struct Control {
@@ -73,13 +93,26 @@ mod unix {
 
         /// Answers whoever connects, until it is dropped.
         pub(in crate::proxy) async fn serve(self, engine: Engine) {
+            let room = Arc::new(Semaphore::new(LARGE));
+            let time = Arc::new(AtomicU64::new(0));
+            let mut clients: Vec<Known> = Vec::new();
             loop {
                 match self.listener.accept().await {
-                    Ok((client, _)) => {
-                        tokio::spawn(answer(client, engine.clone()));
+                    Ok((stream, _)) => {
+                        clients.retain(|client| !client.task.is_finished());
+                        let heard =
+                            || clients.iter().enumerate().min_by_key(|(_, client)| client.heard.get());
+                        if let Some((at, _)) = heard().filter(|_| clients.len() >= CLIENTS) {
+                            clients.swap_remove(at).task.abort();
+                        }
+                        let heard = Heard { last: Arc::default(), time: Arc::clone(&time) };
+                        heard.now();
+                        let client = Client { stream, heard: heard.clone(), room: Arc::clone(&room) };
+                        let task = tokio::spawn(client.answer(engine.clone())).abort_handle();
+                        clients.push(Known { heard, task });
                     }
                     // No more descriptors: later there may be.
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }
         }
@@ -97,25 +130,71 @@ mod unix {
         fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket())
     }
 
-    /// Answers one client, message by message, until it goes.
-    async fn answer(mut client: UnixStream, engine: Engine) -> io::Result<()> {
-        loop {
-            let mut head = [0; HEADER_SIZE];
-            client.read_exact(&mut head).await?;
-            let Some(length) = message_length(&head) else {
-                // Where the next message would begin is not known.
-                let mut reply = [0; HEADER_SIZE];
-                let length = control::write(Status::Malformed as u16, &(), &mut reply).unwrap_or(0);
-                return client.write_all(&reply[..length]).await;
-            };
-            let mut request = head.to_vec();
-            // Room is made for what comes, not for what is announced.
-            (&mut client).take((length - HEADER_SIZE) as u64).read_to_end(&mut request).await?;
-            if request.len() < length {
-                return Ok(());
+    /// A client, as the one who counts them knows it.
+    struct Known {
+        heard: Heard,
+        task: AbortHandle,
+    }
+
+    /// When a client was last heard of, in messages of all of them.
+    #[derive(Clone)]
+    struct Heard {
+        last: Arc<AtomicU64>,
+        time: Arc<AtomicU64>,
+    }
+
+    impl Heard {
+        fn now(&self) {
+            self.last.store(self.time.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        }
+
+        /// Its message is at work: it has no reason to say anything.
+        fn at_work(&self) {
+            self.last.store(u64::MAX, Ordering::Relaxed);
+        }
+
+        fn get(&self) -> u64 {
+            self.last.load(Ordering::Relaxed)
+        }
+    }
+
+    /// The end of a connection that a client has opened.
+    struct Client {
+        stream: UnixStream,
+        heard: Heard,
+        room: Arc<Semaphore>,
+    }
+
+    impl Client {
+        /// Answers message by message, until it goes or stops in the middle of something.
+        async fn answer(mut self, engine: Engine) -> io::Result<()> {
+            let stream = &mut self.stream;
+            loop {
+                let mut head = [0; HEADER_SIZE];
+                let (first, rest) = head.split_at_mut(1);
+                // It may be silent between messages.
+                stream.read_exact(first).await?;
+                timeout(PATIENCE, stream.read_exact(rest)).await??;
+                let Some(length) = message_length(&head) else {
+                    // Where the next message would begin is not known.
+                    let mut reply = [0; HEADER_SIZE];
+                    let length = control::write(Status::Malformed as u16, &(), &mut reply).unwrap_or(0);
+                    return timeout(PATIENCE, stream.write_all(&reply[..length])).await?;
+                };
+                let large = length > SMALL;
+                let _room = if large { self.room.acquire().await.ok() } else { None };
+                let mut request = head.to_vec();
+                // Memory is taken for what comes, not for what is announced.
+                let mut body = stream.take((length - HEADER_SIZE) as u64);
+                timeout(PATIENCE, body.read_to_end(&mut request)).await??;
+                if request.len() < length {
+                    return Ok(());
+                }
+                self.heard.at_work();
+                let reply = engine.control(request).await.map_err(io::Error::other)?;
+                self.heard.now();
+                timeout(PATIENCE, stream.write_all(&reply)).await??;
             }
-            let reply = engine.control(request).await.map_err(io::Error::other)?;
-            client.write_all(&reply).await?;
         }
     }
 }

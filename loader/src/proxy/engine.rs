@@ -5,13 +5,16 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task;
 
 use tidegate_abi::control::{self, EventRead, Header, Operation, ProgramLoad};
+#[cfg(doc)]
+use tidegate_abi::limits;
 use tidegate_runtime::{Runtime, Shared};
 
 use crate::client;
@@ -29,6 +32,8 @@ use super::recording::Recording;
 pub(super) struct Engine {
     asks: mpsc::UnboundedSender<Ask>,
     runtime: Shared<Runtime>,
+    /// Who verifies a program at the moment: each takes a processor and up to [`limits::MAX_VERIFY_MEMORY`].
+    verifying: Arc<Semaphore>,
 }
 
 /// What became of a connection.
@@ -107,7 +112,7 @@ impl Engine {
             .spawn(body)
             .map_err(|error| Error::new("proxy-runtime", Exit::Partial, format!("cannot start: {error}")))?;
         let runtime = is_ready.blocking_recv().unwrap_or_else(|_| Err(gone()))?;
-        Ok((Self { asks, runtime }, worker))
+        Ok((Self { asks, runtime, verifying: Arc::new(Semaphore::new(1)) }, worker))
     }
 
     /// Opens a connection whose bytes go to `out`, one outbox for each of [`Direction::ALL`].
@@ -140,13 +145,18 @@ impl Engine {
         self.ask(|answer| Ask::Commit { staged, answer }).await?
     }
 
-    /// Answers a control message. A program is verified beside the thread of the machine, as for [`replace`](Self::replace).
+    /// Answers a control message. A program is verified beside the thread of the machine, as for [`replace`](Self::replace), and
+    /// one after the other.
     pub(super) async fn control(&self, request: Vec<u8>) -> Result<Vec<u8>, Error> {
         if number(&request) == Some(ProgramLoad::NUMBER) {
+            let turn = Arc::clone(&self.verifying).acquire_owned().await.map_err(|_| gone())?;
             let runtime = Shared::clone(&self.runtime);
-            return task::spawn_blocking(move || client::answer(&runtime, &request))
-                .await
-                .map_err(|_| gone());
+            let verify = move || {
+                // Whoever asked may be gone meanwhile: it is at work all the same.
+                let _turn = turn;
+                client::answer(&runtime, &request)
+            };
+            return task::spawn_blocking(verify).await.map_err(|_| gone());
         }
         self.ask(|answer| Ask::Control { request, answer }).await
     }
@@ -282,5 +292,42 @@ impl<'m> Worker<'m> {
         let last = self.session.tally()?;
         self.total.add(&last);
         Ok(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_abi::control::{MapList, Status};
+
+    use super::*;
+
+    #[test]
+    fn a_program_waits_until_the_one_before_it_is_verified_and_nothing_else_does() {
+        let (engine, worker) = Engine::start(None, Machine::empty).expect("a machine");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let request = |number: u16| {
+                let header =
+                    Header { version: tidegate_abi::API_VERSION, code: number, length: 0, reserved: 0 };
+                header.to_bytes().to_vec()
+            };
+            let other = Arc::clone(&engine.verifying).acquire_owned().await.expect("nobody has it");
+            let loading = {
+                let (engine, request) = (engine.clone(), request(ProgramLoad::NUMBER));
+                tokio::spawn(async move { engine.control(request).await })
+            };
+            let mut list = [0; 64];
+            let length = control::write_request(&MapList { after: 0 }, &mut list).expect("it is short");
+            for _ in 0..10 {
+                let reply = engine.control(list[..length].to_vec()).await.expect("an answer");
+                assert_eq!(number(&reply), Some(Status::Ok as u16));
+            }
+            assert!(!loading.is_finished(), "it waits");
+            drop(other);
+            let reply = loading.await.expect("no panic").expect("an answer");
+            assert_eq!(number(&reply), Some(Status::Malformed as u16), "it was looked at");
+        });
+        drop(engine);
+        assert_eq!(worker.join().expect("no panic"), Vec::<String>::new());
     }
 }

@@ -67,8 +67,20 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start(folder: &Path) -> Self {
+        Self::start_by(tidegate(), folder)
+    }
+
+    /// One that can have no more than so many files and connections open.
+    pub(crate) fn start_narrow(folder: &Path, files: u32) -> Self {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\""));
+        shell.arg(env!("CARGO_BIN_EXE_tidegate")).env_remove("TIDEGATE_HOST").env_remove("TIDEGATE_TRUST");
+        Self::start_by(shell, folder)
+    }
+
+    fn start_by(mut command: Command, folder: &Path) -> Self {
         let socket = folder.join("host");
-        let mut process = tidegate()
+        let mut process = command
             .args(["-j", "proxy", "--listen", "127.0.0.1:0", "--upstream", &echo().to_string()])
             .arg("--control")
             .arg(&socket)
@@ -102,6 +114,14 @@ impl Host {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => None,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// The most memory that it has had, in KiB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn most_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Ends it hard: it tidies nothing up.

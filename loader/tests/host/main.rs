@@ -8,4 +8,5 @@ mod common;
 mod conform;
 mod control;
 mod flow;
+mod hostile;
 mod signed;
