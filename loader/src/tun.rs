@@ -2,8 +2,8 @@
 //! policy lets it. Linux.
 //!
 //! Two devices and one thread between them, which owns the machine. What comes back is carried unseen: the send hooks see only
-//! what goes out. Packets that no hook would be shown (other protocols, fragments, options in their IP header) pass, and are
-//! counted.
+//! what goes out. Packets that no hook would be shown (other protocols, fragments, options in their IP header, lengths that
+//! contradict each other) pass or don't, as is asked for, and are counted.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use tidegate_abi::ProgramType;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
-use crate::capture::{self, Found, Hop, LINK_RAW};
+use crate::capture::{self, Found, Hop, LINK_RAW, Transport};
 use crate::cli;
 use crate::error::{Error, Exit};
 use crate::host::{self, Config, Machine, Session};
@@ -39,9 +39,22 @@ pub struct Options {
     /// The device that they come out of
     #[arg(long, value_name = "NAME", default_value = "tg-out")]
     pub outside: String,
+    /// What becomes of packets that no hook is shown: other protocols, fragments, those with options in their IP header or with
+    /// lengths that contradict each other
+    #[arg(long, value_enum, default_value = "permit", value_name = "FATE")]
+    pub unseen: Unseen,
     /// End after so many packets from inside
     #[arg(long, value_name = "N")]
     pub packets: Option<u64>,
+}
+
+/// What becomes of a packet that can't be shown.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It leaves as it is
+    Permit,
+    /// It does not leave: nothing passes by the policy
+    Block,
 }
 
 /// Something that happened.
@@ -68,11 +81,11 @@ pub struct Summary {
     pub changed: u64,
     /// Those of which nothing left.
     pub blocked: u64,
-    /// Packets that no hook is shown: they passed.
+    /// Packets that no hook is shown.
     pub unseen: u64,
     /// Packets that came back.
     pub returned: u64,
-    /// Packets that the system did not take.
+    /// Packets that the system did not take, or that were too long to be packets.
     pub failed: u64,
     /// What the programs did.
     #[serde(flatten)]
@@ -99,7 +112,7 @@ pub fn run(options: &Options, tell: impl FnOnce(&Line)) -> Result<Summary, Error
         let (inside, outside) = (device(&options.inside)?, device(&options.outside)?);
         tell(&Line::Up { inside: options.inside.clone(), outside: options.outside.clone() });
         let session = machine.session(Config { trace_length: 0, ..Config::default() })?;
-        let mut carrier = Carrier { session, start: Instant::now(), summary: Summary::default() };
+        let mut carrier = Carrier::new(session, options.unseen);
         carrier.carry(&inside, &outside, options.packets).await?;
         carrier.summary.broken = carrier.session.end();
         Ok(carrier.summary)
@@ -121,10 +134,15 @@ fn device(name: &str) -> Result<AsyncDevice, Error> {
 struct Carrier<'m> {
     session: Session<'m>,
     start: Instant,
+    unseen: Unseen,
     summary: Summary,
 }
 
-impl Carrier<'_> {
+impl<'m> Carrier<'m> {
+    fn new(session: Session<'m>, unseen: Unseen) -> Self {
+        Self { session, start: Instant::now(), unseen, summary: Summary::default() }
+    }
+
     async fn carry(
         &mut self,
         inside: &AsyncDevice,
@@ -160,7 +178,10 @@ impl Carrier<'_> {
     fn show(&mut self, packet: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
         let Some((found, hop)) = plain(packet) else {
             self.summary.unseen += 1;
-            return Ok(vec![packet.to_vec()]);
+            return Ok(match self.unseen {
+                Unseen::Permit => vec![packet.to_vec()],
+                Unseen::Block => Vec::new(),
+            });
         };
         self.summary.shown += 1;
         host::set_time(self.start.elapsed());
@@ -168,19 +189,26 @@ impl Carrier<'_> {
         let asked = self.session.send_whole(found.source, found.destination, found.transport, whole);
         self.session.settle();
         let passed = self.session.passed(asked);
-        let mut out = Vec::new();
+        let (mut out, mut failed) = (Vec::new(), 0);
         for sent in self.session.take_sent() {
             if passed && !sent.injected {
                 self.summary.passed += 1;
                 out.push(packet.to_vec());
+                continue;
+            }
+            let hop = Hop { tos: host::tos(&sent).unwrap_or(hop.tos), ..hop };
+            let whole = capture::ip_packet(sent.local, sent.remote, sent.protocol, sent.bytes, hop);
+            // A policy can make of a long packet one that no header can describe.
+            if whole.len() > LARGEST {
+                failed += 1;
             } else {
                 self.summary.changed += 1;
-                let hop = Hop { tos: host::tos(&sent).unwrap_or(hop.tos), ..hop };
-                out.push(capture::ip_packet(sent.local, sent.remote, sent.protocol, sent.bytes, hop));
+                out.push(whole);
             }
         }
         self.session.forget_sends();
-        self.summary.blocked += u64::from(out.is_empty());
+        self.summary.failed += failed;
+        self.summary.blocked += u64::from(out.is_empty() && failed == 0);
         self.summary.tally.add(&self.session.tally()?);
         Ok(out)
     }
@@ -192,14 +220,25 @@ fn received(length: io::Result<usize>, buffer: &[u8]) -> Result<&[u8], Error> {
     Ok(buffer.get(..length).unwrap_or_default())
 }
 
-/// The TCP or UDP packet in an IP packet that is nothing but its headers and its payload.
+/// The TCP or UDP packet in an IP packet that is nothing but its headers and its payload, and says so itself.
 fn plain(packet: &[u8]) -> Option<(Found<'_>, Hop)> {
     let found = capture::dissect(LINK_RAW, packet).ok()?;
-    let (header, ttl, tos) = match found.source.ip() {
-        IpAddr::V4(_) => (20, *packet.get(8)?, *packet.get(1)?),
-        IpAddr::V6(_) => (40, *packet.get(7)?, packet.first()? << 4 | packet.get(1)? >> 4),
+    let number = |bytes: &[u8], at: usize| {
+        bytes.get(at..at + 2).map(|two| two.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     };
-    let is_plain = found.cut == 0 && header + found.header.len() + found.payload.len() == packet.len();
+    let (header, length, ttl, tos) = match found.source.ip() {
+        IpAddr::V4(_) => (20, number(packet, 2)?, *packet.get(8)?, *packet.get(1)?),
+        IpAddr::V6(_) => {
+            (40, 40 + number(packet, 4)?, *packet.get(7)?, packet.first()? << 4 | packet.get(1)? >> 4)
+        }
+    };
+    let inside = found.header.len() + found.payload.len();
+    let is_plain = length == packet.len()
+        && header + inside == length
+        && match found.transport {
+            Transport::Udp => number(found.header, 4)? == inside,
+            Transport::Tcp { .. } => true,
+        };
     is_plain.then_some((found, Hop { ttl, tos }))
 }
 
@@ -235,5 +274,230 @@ impl fmt::Display for Summary {
             count(*shown as usize, "packet")
         )?;
         writeln!(f, "{unseen} unseen, {returned} came back, {failed} not taken; {tally}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::run::OnErrorArg;
+
+    const HOP: Hop = Hop { ttl: 64, tos: 0 };
+    const UDP: u8 = 17;
+    const TCP: u8 = 6;
+
+    /// Lets `work` show packets to a policy which replaces the first byte of what goes to port 53 by three, and blocks what goes to
+    /// port 54. The contract with the filter engine holds.
+    fn carried<T>(unseen: Unseen, work: impl FnOnce(&mut Carrier<'_>) -> T) -> T {
+        let policy = Policy {
+            file: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o").into(),
+            programs: vec!["by_port".into()],
+            maps: vec!["ports.53=2".into(), "ports.54=1".into()],
+            map_file: None,
+            globals: Vec::new(),
+            on_error: OnErrorArg::Block,
+        };
+        let object = Object::read(&policy.file).expect("the fixture");
+        let mut machine = Machine::new(&object, &policy.setup().expect("it fits")).expect("it is accepted");
+        let session = machine.session(Config { trace_length: 0, ..Config::default() }).expect("an engine");
+        let mut carrier = Carrier::new(session, unseen);
+        let done = work(&mut carrier);
+        assert_eq!(carrier.session.end(), Vec::<String>::new());
+        done
+    }
+
+    /// A whole packet to `port`.
+    fn whole(v6: bool, protocol: u8, port: u16, payload: &[u8]) -> Vec<u8> {
+        let (from, to): (IpAddr, IpAddr) = if v6 {
+            let address = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).into();
+            (address(1), address(2))
+        } else {
+            (Ipv4Addr::new(10, 7, 0, 1).into(), Ipv4Addr::new(10, 7, 0, 2).into())
+        };
+        let mut bytes = [49152_u16.to_be_bytes(), port.to_be_bytes()].concat();
+        if protocol == TCP {
+            // Sequence numbers, five words of header, PSH and ACK, a window.
+            bytes.extend([0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, 0x18, 1, 0, 0, 0, 0, 0]);
+        } else {
+            bytes.extend(u16::try_from(8 + payload.len()).expect("it fits").to_be_bytes());
+            bytes.extend([0, 0]);
+        }
+        bytes.extend_from_slice(payload);
+        capture::ip_packet(from, to, protocol, bytes, HOP)
+    }
+
+    fn set_length(packet: &mut [u8]) {
+        let (at, length) = if packet[0] >> 4 == 6 { (4, packet.len() - 40) } else { (2, packet.len()) };
+        packet[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
+    }
+
+    /// Puts options behind the header of an IPv4 packet, or extension headers of these kinds behind that of an IPv6 packet.
+    fn extend(mut packet: Vec<u8>, kinds: &[u8]) -> Vec<u8> {
+        if packet[0] >> 4 == 4 {
+            packet[0] += kinds.len() as u8;
+            packet.splice(20..20, vec![1; 4 * kinds.len()]);
+        } else {
+            for kind in kinds {
+                let next = std::mem::replace(&mut packet[6], *kind);
+                // Eight bytes; in an authentication header the length counts words less two, elsewhere what is beyond eight bytes.
+                packet.splice(40..40, [next, 0, 0, 0, 0, 0, 0, 0]);
+            }
+        }
+        set_length(&mut packet);
+        packet
+    }
+
+    /// Packets that are proper, that are not what hooks are shown, and that nobody should send.
+    fn packet() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = prop::collection::vec(any::<u8>(), 0..48);
+        let kinds = prop::collection::vec(select(vec![0_u8, 43, 44, 51, 60, 59, 135]), 0..4);
+        let change = (0_usize..80, any::<u8>());
+        let sound = (any::<bool>(), select(vec![UDP, UDP, TCP, 1, 58, 132]), select(vec![53, 54, 55]), bytes)
+            .prop_map(|(v6, protocol, port, payload)| whole(v6, protocol, port, &payload));
+        let extended = (sound.clone(), kinds).prop_map(|(packet, kinds)| extend(packet, &kinds));
+        let fragment = (sound.clone(), any::<u16>()).prop_map(|(mut packet, place)| {
+            // Of IPv6 it is another traffic class, and no fragment.
+            packet[6..8].copy_from_slice(&place.to_be_bytes());
+            packet
+        });
+        let changed =
+            (extended.clone(), prop::collection::vec(change, 1..4)).prop_map(|(mut packet, changes)| {
+                for (at, byte) in changes {
+                    let at = at % packet.len();
+                    packet[at] = byte;
+                }
+                packet
+            });
+        let cut =
+            (extended.clone(), 0_usize..120, any::<bool>()).prop_map(|(mut packet, length, says_so)| {
+                packet.truncate(length);
+                if says_so && packet.len() > 40 {
+                    set_length(&mut packet);
+                }
+                packet
+            });
+        let padded = (sound.clone(), prop::collection::vec(any::<u8>(), 1..20), any::<bool>());
+        let padded = padded.prop_map(|(mut packet, more, says_so)| {
+            packet.extend(more);
+            if says_so {
+                set_length(&mut packet);
+            }
+            packet
+        });
+        let noise = prop::collection::vec(any::<u8>(), 0..120);
+        prop_oneof![4 => sound, 2 => extended, 1 => fragment, 3 => changed, 2 => cut, 1 => padded, 1 => noise]
+    }
+
+    /// Whether hooks are shown it, said without the parser: an IP header and nothing behind it but one TCP or UDP packet.
+    fn is_proper(packet: &[u8]) -> bool {
+        let number = |at: usize| {
+            packet.get(at..at + 2).map_or(0, |two| usize::from(two[0]) << 8 | usize::from(two[1]))
+        };
+        let (header, protocol, length) = match packet.first().map(|byte| byte >> 4) {
+            Some(4) if packet.len() >= 20 && packet[0] == 0x45 && number(6) & 0x3fff == 0 => {
+                (20, packet[9], number(2))
+            }
+            Some(6) if packet.len() >= 40 => (40, packet[6], 40 + number(4)),
+            _ => return false,
+        };
+        let inside = packet.len() - header;
+        let has_header = match protocol {
+            UDP => inside >= 8 && number(header + 4) == inside,
+            TCP => inside >= 20 && (20..=inside).contains(&(usize::from(packet[header + 12] >> 4) * 4)),
+            _ => false,
+        };
+        has_header && length == packet.len()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn whatever_is_sent_leaves_as_the_policy_says_or_as_it_was(packets in prop::collection::vec(packet(), 1..40)) {
+            carried(Unseen::Permit, |carrier| {
+                for packet in &packets {
+                    let before = carrier.summary.clone();
+                    let out = carrier.show(packet).expect("it goes on");
+                    let now = carrier.summary.clone();
+                    let proper = is_proper(packet);
+                    prop_assert_eq!(now.shown - before.shown, u64::from(proper), "{:02x?}", packet);
+                    prop_assert_eq!(now.unseen - before.unseen, u64::from(!proper));
+                    if !proper {
+                        prop_assert_eq!(&out, std::slice::from_ref(packet));
+                        continue;
+                    }
+                    let (found, hop) = plain(packet).expect("it is proper");
+                    match (found.destination.port(), found.transport, found.payload) {
+                        (53, Transport::Udp, [_, rest @ ..]) => {
+                            prop_assert_eq!((out.len(), now.changed - before.changed), (1, 1));
+                            let (left, left_hop) = plain(&out[0]).expect("it is proper");
+                            prop_assert_eq!(left.payload, [b"!!!", rest].concat());
+                            prop_assert_eq!((left.source, left.destination), (found.source, found.destination));
+                            prop_assert_eq!(left_hop, hop);
+                        }
+                        (54, ..) => {
+                            prop_assert_eq!((out.len(), now.blocked - before.blocked), (0, 1));
+                        }
+                        // Where there is no first byte, it is not replaced; nor in a segment of TCP, which keeps its length.
+                        _ => {
+                            prop_assert_eq!(now.passed - before.passed, 1);
+                            prop_assert_eq!(&out, std::slice::from_ref(packet));
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn what_no_hook_is_shown_passes_or_does_not_as_is_asked_for() {
+        let proper = whole(false, UDP, 55, b"a");
+        let mut short = proper.clone();
+        // A receiver takes the datagram that this length says.
+        short[20 + 5] -= 1;
+        let fragment = [&proper[..6], &[0x20, 0], &proper[8..]].concat();
+        let unseen = [
+            extend(proper.clone(), &[1]),
+            extend(whole(true, UDP, 53, b"a"), &[60, 60, 0]),
+            whole(false, 1, 53, b"a"),
+            fragment,
+            short,
+            [&proper[..], b"more"].concat(),
+            proper[..19].to_vec(),
+            Vec::new(),
+        ];
+        for (fate, left) in [(Unseen::Permit, 1), (Unseen::Block, 0)] {
+            carried(fate, |carrier| {
+                for packet in &unseen {
+                    assert_eq!(carrier.show(packet).expect("it goes on").len(), left, "{packet:02x?}");
+                }
+                assert_eq!(carrier.show(&proper).expect("it goes on"), std::slice::from_ref(&proper));
+                let Summary { shown, passed, unseen: count, blocked, .. } = carrier.summary;
+                assert_eq!((shown, passed, count, blocked), (1, 1, unseen.len() as u64, 0));
+            });
+        }
+    }
+
+    #[test]
+    fn what_a_policy_made_too_long_for_a_packet_does_not_leave() {
+        for v6 in [false, true] {
+            let room = LARGEST - if v6 { 40 } else { 20 } - 8;
+            carried(Unseen::Permit, |carrier| {
+                let longest = whole(v6, UDP, 53, &vec![b'a'; room - 2]);
+                let out = carrier.show(&longest).expect("it goes on");
+                assert_eq!(out.iter().map(Vec::len).collect::<Vec<_>>(), [LARGEST]);
+                assert!(plain(&out[0]).is_some());
+                let longer = whole(v6, UDP, 53, &vec![b'a'; room - 1]);
+                assert_eq!(carrier.show(&longer).expect("it goes on"), Vec::<Vec<u8>>::new());
+                let Summary { changed, blocked, failed, .. } = carrier.summary;
+                assert_eq!((changed, blocked, failed), (1, 0, 1), "v6: {v6}");
+            });
+        }
     }
 }

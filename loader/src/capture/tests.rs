@@ -1,6 +1,6 @@
 //! A capture is never believed: whatever the bytes, the packets that are there come out and the rest is told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -108,6 +108,21 @@ fn written_packets_have_right_checksums() {
             }
             etherparse::NetSlice::Arp(_) => panic!("no ARP was written"),
         }
+    }
+}
+
+#[test]
+fn a_packet_that_is_longer_than_its_header_can_say_is_written_and_read_whole() {
+    for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let mut bytes = [9_u16, 53, 0, 0].map(u16::to_be_bytes).concat();
+        bytes.extend(vec![7; 70_000]);
+        let mut writer = CaptureWriter::new();
+        writer.transport(Duration::ZERO, from, to, 17, bytes);
+        let capture = Capture::parse(&writer.into_bytes()).expect("a capture");
+        let packet = &capture.packets[0];
+        assert_eq!((packet.source.ip(), packet.destination.port()), (from, 53), "{:?}", capture.notes);
+        assert_eq!((packet.payload.len(), packet.cut), (70_000, 0));
     }
 }
 

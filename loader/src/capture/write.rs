@@ -108,25 +108,32 @@ pub(crate) struct Hop {
     pub(crate) tos: u8,
 }
 
-/// An IP packet whose transport header and payload are `bytes`. The checksum of TCP and UDP is made right.
+/// An IP packet whose transport header and payload are `bytes`. The checksum of TCP and UDP is made right. Where they are more than
+/// its header can say, the length is zero, as segmentation offload leaves it in captures.
 pub(crate) fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, mut bytes: Vec<u8>, hop: Hop) -> Vec<u8> {
     let protocol = IpNumber(protocol);
     write_checksum(from, to, protocol, &mut bytes);
     let mut packet = Vec::with_capacity(40 + bytes.len());
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-            if let Ok(mut header) = Ipv4Header::new(length, hop.ttl, protocol, from.octets(), to.octets()) {
-                header.dscp = IpDscp::try_new(hop.tos >> 2).unwrap_or_default();
-                header.ecn = IpEcn::try_new(hop.tos & 3).unwrap_or_default();
-                packet.extend_from_slice(&with_checksum(header).to_bytes());
-            }
+            let header = Ipv4Header {
+                total_len: u16::try_from(Ipv4Header::MIN_LEN + bytes.len()).unwrap_or(0),
+                time_to_live: hop.ttl,
+                protocol,
+                source: from.octets(),
+                destination: to.octets(),
+                dscp: IpDscp::try_new(hop.tos >> 2).unwrap_or_default(),
+                ecn: IpEcn::try_new(hop.tos & 3).unwrap_or_default(),
+                dont_fragment: true,
+                ..Ipv4Header::default()
+            };
+            packet.extend_from_slice(&with_checksum(header).to_bytes());
         }
         (from, to) => {
             let header = Ipv6Header {
                 traffic_class: hop.tos,
                 flow_label: Ipv6FlowLabel::ZERO,
-                payload_length: u16::try_from(bytes.len()).unwrap_or(u16::MAX),
+                payload_length: u16::try_from(bytes.len()).unwrap_or(0),
                 next_header: protocol,
                 hop_limit: hop.ttl,
                 source: ipv6(from),
