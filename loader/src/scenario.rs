@@ -189,7 +189,16 @@ impl Policy {
     /// # Errors
     /// The text, or a file that it names, can't be used; with the line.
     pub fn parse(text: &str, path: &Path, objects: Option<&Path>) -> Result<Self, Error> {
-        Reader { path, text }.policy(objects)
+        let reader = Reader { path, text };
+        reader.policy(|named| reader.objects(named, objects))
+    }
+
+    /// Reads the scenario file at `path` for the build of its policy in the file `object`, whichever it names.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read)'s.
+    pub fn read_for(path: &Path, object: &Path) -> Result<Self, Error> {
+        Reader { path, text: &read_text(path)? }.policy(|_| Ok(vec![object.into()]))
     }
 
     /// The scenario files at or below `path`, in the order of their names.
@@ -270,7 +279,10 @@ impl Reader<'_> {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    fn policy(&self, objects: Option<&Path>) -> Result<Policy, Error> {
+    fn policy(
+        &self,
+        objects: impl FnOnce(Option<&[Spanned<String>]>) -> Result<Vec<PathBuf>, Error>,
+    ) -> Result<Policy, Error> {
         let file: file::File = toml::from_str(self.text).map_err(|error| self.toml_error(&error))?;
         if file.scenario.is_empty() {
             return Err(self
@@ -289,7 +301,7 @@ impl Reader<'_> {
         }
         Ok(Policy {
             path: self.path.into(),
-            objects: self.objects(file.objects.as_deref(), objects)?,
+            objects: objects(file.objects.as_deref())?,
             programs: file.program.as_ref().map_or(Vec::new(), |names| names.all().to_vec()),
             on_error: match file.on_error {
                 file::OnError::Block => OnError::Block,
@@ -677,7 +689,7 @@ fn event(text: &str) -> Option<Result<Vec<u8>, String>> {
 }
 
 /// The contents of `base` with those of `over` added: key by key.
-fn merged(base: &Contents, over: &Contents) -> Contents {
+pub(crate) fn merged(base: &Contents, over: &Contents) -> Contents {
     let mut all = base.clone();
     for (map, entries) in over {
         all.entry(map.clone())

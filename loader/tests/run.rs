@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate::capture::{Capture, CaptureWriter, Flags, Packet, Transport};
 use tidegate::cli::Report as _;
-use tidegate::error::Exit;
+use tidegate::error::{Error, Exit};
 use tidegate::flows::{self, Direction};
 use tidegate::run::{self, OnErrorArg, Options, Policy, ProfileOptions};
 
@@ -330,9 +330,64 @@ fn bytes_lost_to_a_capture_are_told_to_the_policy() {
 /// Where a probe spends its instructions over a capture, as JSON.
 fn profiled(program: &str, pcap: &Path) -> serde_json::Value {
     let Options { policy, pcap, local, .. } = options(program, pcap, Path::new(""));
-    let profile = run::profile(&ProfileOptions { policy, pcap, local }).expect("a profile");
+    let (scenario, name) = (None, None);
+    let options = ProfileOptions { policy, pcap: Some(pcap), scenario, name, local };
+    let profile = run::profile(&options).expect("a profile");
     assert!(profile.to_string().contains(program), "{profile}");
     serde_json::to_value(&profile).expect("JSON")
+}
+
+/// The same over the scenarios with `name` in theirs.
+fn profiled_by(policy: Policy, scenario: &Path, name: Option<&str>) -> Result<serde_json::Value, Error> {
+    let (scenario, name) = (Some(scenario.into()), name.map(String::from));
+    let options = ProfileOptions { policy, pcap: None, scenario, name, local: Vec::new() };
+    run::profile(&options).map(|profile| serde_json::to_value(&profile).expect("JSON"))
+}
+
+#[test]
+fn scenarios_are_profiled_as_captures_are() {
+    let policy = |program: &str| options(program, Path::new(""), Path::new("")).policy;
+    let file = temporary("profiled.toml");
+    let text = "program = \"constant\"\nmaps.ports = { 53 = 1 }\n\
+                [[scenario]]\nname = \"captured\"\ncapture = \"http-headers.pcap\"\n\
+                [[scenario]]\nname = \"two pieces\"\nsteps = [{ send = \"abc\" }, { receive = \"d\" }]\n";
+    fs::write(&file, text).expect("a file");
+    for program in ["constant", "without_x", "mark"] {
+        let by_capture = profiled(program, &example("http-headers.pcap"));
+        let by_scenario = profiled_by(policy(program), &file, Some("captured")).expect("a profile");
+        for what in ["runs", "runs_together", "verdicts", "programs"] {
+            assert_eq!(by_scenario[what], by_capture[what], "{program}: {what}");
+        }
+        assert_eq!(
+            (&by_scenario["scenarios"], &by_scenario["capture"]),
+            (&1.into(), &serde_json::Value::Null)
+        );
+    }
+    // The program that the file names, and more runs with more scenarios.
+    let mut unnamed = policy("constant");
+    unnamed.programs.clear();
+    let all = profiled_by(unnamed.clone(), &file, None).expect("a profile");
+    let some = profiled_by(unnamed.clone(), &file, Some("two")).expect("a profile");
+    assert_eq!((&some["runs"], &some["scenarios"]), (&2.into(), &1.into()), "{some}");
+    let captured = profiled("constant", &example("http-headers.pcap"));
+    assert_eq!(all["runs"].as_u64(), captured["runs"].as_u64().map(|runs| runs + 2), "{all}");
+    assert_eq!(all["programs"][0]["program"], "constant");
+    let none = profiled_by(unnamed, &file, Some("no such")).expect_err("there is none");
+    assert_eq!((none.code, none.exit), ("scenario-none", Exit::NotFound));
+
+    // Packets, with the maps of the file, and with those that are typed over them.
+    let text = "program = \"by_port\"\nmaps.ports = { 53 = 1 }\n[[scenario]]\nname = \"a\"\n\
+                steps = [{ udp = \"a\", is = \"blocked\" }, { udp = \"a\", to = \"192.0.2.1:54\" }]\n";
+    fs::write(&file, text).expect("a file");
+    let told = profiled_by(policy("by_port"), &file, None).expect("a profile");
+    assert_eq!(
+        (&told["verdicts"]["block"]["runs"], &told["verdicts"]["continue"]["runs"]),
+        (&1.into(), &1.into())
+    );
+    let mut over = policy("by_port");
+    over.maps = vec!["ports.54=1".into()];
+    let told = profiled_by(over, &file, None).expect("a profile");
+    assert_eq!(told["verdicts"]["block"]["runs"], 2, "{told}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! `tidegate prog profile`: where programs spend their instructions over a capture, by source line and by verdict.
+//! `tidegate prog profile`: where programs spend their instructions over a capture or the scenarios of a file, by source line and
+//! by verdict.
 //!
 //! The machine that traces counts instructions of the bytecode, as a budget does. What a run took is what was added while a
-//! piece of the capture was shown; when several runs judged a piece at once, their instructions can't be told apart, and they
+//! piece of the traffic was shown; when several runs judged a piece at once, their instructions can't be told apart, and they
 //! count for the lines only.
 
 use std::collections::BTreeMap;
@@ -18,8 +19,9 @@ use tidegate_vm::Visits;
 use super::{Options, Policy};
 use crate::cli;
 use crate::error::{Error, Exit};
-use crate::host::{Machine, Session};
+use crate::host::{self, Config, Machine, Session, Setup};
 use crate::object::{Object, Program};
+use crate::scenario::{self, Scenario, Traffic};
 use crate::tally::Tally;
 
 /// What the instructions of a run that failed are told under, beside the verdicts.
@@ -32,10 +34,17 @@ pub struct ProfileOptions {
     #[command(flatten)]
     pub policy: Policy,
     /// The capture: pcap or pcapng
-    #[arg(long, value_name = "IN")]
-    pub pcap: PathBuf,
+    #[arg(long, value_name = "IN", required_unless_present = "scenario")]
+    pub pcap: Option<PathBuf>,
+    /// A scenario file in place of a capture: what its scenarios show, as they are cut there, with its programs, maps, globals and
+    /// on_error; what is typed here goes over its programs, maps and globals
+    #[arg(long, value_name = "FILE", conflicts_with = "pcap")]
+    pub scenario: Option<PathBuf>,
+    /// Only scenarios whose name has this text in it
+    #[arg(long, value_name = "TEXT", requires = "scenario")]
+    pub name: Option<String>,
     /// Address of this machine, instead of whoever opened a connection or spoke first
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", conflicts_with = "scenario")]
     pub local: Vec<IpAddr>,
 }
 
@@ -43,7 +52,12 @@ pub struct ProfileOptions {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Profile {
     object: PathBuf,
-    capture: PathBuf,
+    /// What was shown, if it was a capture.
+    capture: Option<PathBuf>,
+    /// What was shown, if it was a scenario file.
+    scenario: Option<PathBuf>,
+    /// How many scenarios of it.
+    scenarios: usize,
     /// Runs of all programs.
     runs: u64,
     /// Runs that judged a piece together with others, and are in no row of `verdicts`.
@@ -90,19 +104,56 @@ struct Row {
 /// # Errors
 /// Input that cannot be used.
 pub fn profile(options: &ProfileOptions) -> Result<Profile, Error> {
-    let ProfileOptions { policy, pcap, local } = options.clone();
-    let options = Options { policy, pcap, pcap_out: None, local };
-    let object = Object::read(&options.policy.file)?;
-    let mut machine = Machine::traced(&object, &options.policy.setup()?)?;
+    let ProfileOptions { policy, pcap, scenario, name, local } = options.clone();
+    let object = Object::read(&policy.file)?;
     let mut watch = Watch::default();
-    super::over(&mut machine, &options, Some(&mut watch))?;
-    let programs = machine.visits()?.into_iter().filter_map(|(name, visits)| {
-        let program = object.program(&name)?;
-        Some(Profiled::new(program, &visits))
+    let mut scenarios = 0;
+    match (&pcap, &scenario) {
+        (Some(pcap), _) => {
+            let options = Options { policy: policy.clone(), pcap: pcap.clone(), pcap_out: None, local };
+            let mut machine = Machine::traced(&object, &policy.setup()?)?;
+            super::over(&mut machine, &options, Some(&mut watch))?;
+            watch.end(&machine)?;
+        }
+        (None, Some(file)) => {
+            let read = scenario::Policy::read_for(file, &policy.file)?;
+            let over = policy.setup()?;
+            let wanted = name.as_deref().unwrap_or_default();
+            for scenario in read.scenarios.iter().filter(|scenario| scenario.name.contains(wanted)) {
+                let mut globals = scenario.globals.clone();
+                globals.extend(over.globals.clone());
+                let setup = Setup {
+                    programs: if over.programs.is_empty() { &read.programs } else { &over.programs }.clone(),
+                    on_error: read.on_error,
+                    maps: scenario::merged(&scenario.maps, &over.maps),
+                    globals,
+                    grants: None,
+                };
+                let mut machine = Machine::traced(&object, &setup)?;
+                watch.scenario(&mut machine, scenario)?;
+                watch.end(&machine)?;
+                scenarios += 1;
+            }
+            if scenarios == 0 {
+                let message = format!("{} has no scenario with `{wanted}` in its name", file.display());
+                return Err(Error::new("scenario-none", Exit::NotFound, message)
+                    .with_help("`tidegate test FILE --list` names them"));
+            }
+        }
+        (None, None) => {
+            return Err(Error::usage("profile-traffic", "there is nothing to show to the programs")
+                .with_help("name a capture, --pcap IN, or a scenario file, --scenario FILE"));
+        }
+    }
+    let programs = watch.visits.iter().filter_map(|(name, visits)| {
+        let program = object.program(name)?;
+        Some(Profiled::new(program, visits))
     });
     Ok(Profile {
-        object: options.policy.file,
-        capture: options.pcap,
+        object: policy.file,
+        capture: pcap,
+        scenario,
+        scenarios,
         runs: watch.runs,
         runs_together: watch.together,
         programs: programs.collect(),
@@ -110,11 +161,13 @@ pub fn profile(options: &ProfileOptions) -> Result<Profile, Error> {
     })
 }
 
-/// What is gathered while a capture is shown.
+/// What is gathered while traffic is shown.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// Instructions of all runs so far.
+    /// Instructions of all runs of the machine that is shown it, so far.
     instructions: u64,
+    /// What ran of each program on the machines of before, by slot.
+    visits: BTreeMap<String, Vec<Visits>>,
     runs: u64,
     together: u64,
     /// What each run took, by verdict.
@@ -139,6 +192,56 @@ impl Watch {
             given.next().filter(|_| tally.errors == 0).map_or(FAILED, |(verdict, _)| verdict.name());
         self.took.entry(verdict).or_default().push(took);
         Ok(())
+    }
+
+    /// The machine is shown no more.
+    fn end(&mut self, machine: &Machine) -> Result<(), Error> {
+        self.instructions = 0;
+        for (name, visits) in machine.visits()? {
+            let sum = self.visits.entry(name).or_default();
+            sum.resize(visits.len(), Visits::default());
+            for (sum, visits) in sum.iter_mut().zip(visits) {
+                sum.runs += visits.runs;
+                sum.jumps += visits.jumps;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows what a scenario shows, as it is cut there.
+    fn scenario(&mut self, machine: &mut Machine, scenario: &Scenario) -> Result<(), Error> {
+        for traffic in &scenario.traffic {
+            machine.reset()?;
+            let mut session = machine.session(Config { trace_length: 0, ..Config::default() })?;
+            match traffic {
+                Traffic::Stream(stream) => {
+                    let flow = session.open(stream.local, stream.remote, stream.opened);
+                    for step in &stream.steps {
+                        session.show(flow, step);
+                        session.settle();
+                        self.seen(&mut session)?;
+                    }
+                    session.close(flow);
+                }
+                Traffic::Packets(packets) => {
+                    for packet in packets {
+                        host::pass_time(packet.after);
+                        session.send(packet.local, packet.remote, packet.transport, &packet.payload);
+                        session.settle();
+                        self.seen(&mut session)?;
+                    }
+                }
+            }
+            self.seen(&mut session)?;
+            // What it says of the contract, `tidegate test` says.
+            let _ = session.end();
+        }
+        Ok(())
+    }
+
+    fn seen(&mut self, session: &mut Session<'_>) -> Result<(), Error> {
+        let tally = session.tally()?;
+        self.shown(session, &tally)
     }
 }
 
@@ -199,7 +302,7 @@ impl cli::Report for Profile {
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.runs == 0 {
-            return writeln!(f, "the capture has nothing that these programs are shown");
+            return writeln!(f, "there is nothing in it that these programs are shown");
         }
         writeln!(f, "{:>20} {:>8} {:>8} {:>8} {:>8}", "instructions per run", "runs", "p50", "p99", "max")?;
         for (verdict, Spread { runs, p50, p99, max }) in &self.verdicts {
