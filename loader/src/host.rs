@@ -24,7 +24,7 @@ use crate::scenario::Contents;
 use crate::tally::Tally;
 
 pub use fwps_sim::{Config, Delivered, Sent};
-pub use loaded::{Difference, Link, Loaded, Planned, PlannedMap, Setup, Staged};
+pub use loaded::{Changed, Difference, Link, Loaded, Planned, PlannedMap, Setup, Staged};
 pub use platform::{pass_time, platform, set_time};
 
 /// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.
@@ -137,6 +137,14 @@ impl Machine {
     /// `expected` does not fit the maps.
     pub fn differences(&mut self, expected: &Contents) -> Result<Vec<Difference>, Error> {
         self.loaded.differences(&mut self.client, expected)
+    }
+
+    /// See [`Loaded::changed`].
+    ///
+    /// # Errors
+    /// As [`Loaded::changed`]'s.
+    pub fn changed(&mut self) -> Result<Vec<Changed>, Error> {
+        self.loaded.changed(&mut self.client)
     }
 
     /// What the policy did since this was last asked.

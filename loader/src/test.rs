@@ -7,6 +7,7 @@ pub mod cuts;
 mod junit;
 mod record;
 mod sarif;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -37,6 +38,7 @@ pub use coverage::Coverage;
 use cuts::{Cuts, Dice, Script, Tried};
 use record::Recorded;
 pub use record::Wanted;
+use witness::Witness;
 
 /// What `tidegate test` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
@@ -320,6 +322,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
                     at,
                     options,
                     seen: options.covers().then_some(&seen),
+                    witness: None,
                 });
             }
         }
@@ -406,6 +409,8 @@ struct Job<'a> {
     options: &'a Options,
     /// Where it is told what ran, if that is asked for.
     seen: Option<&'a Seen>,
+    /// Who looks for what all runs have in common, if somebody does.
+    witness: Option<&'a Witness>,
 }
 
 /// What ran of each program of each object, by slot.
@@ -563,7 +568,7 @@ impl Job<'_> {
         steps: &[crate::flows::Step],
         seed: u64,
     ) -> Result<Outcome, Error> {
-        machine.reset()?;
+        self.start(machine, seed)?;
         let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
         if self.scenario.beside > 0 {
             for number in 1..=self.scenario.beside {
@@ -587,7 +592,25 @@ impl Job<'_> {
         let broken = session.end();
         let events = machine.events()?;
         let differences = machine.differences(&self.scenario.expect.maps)?;
-        Ok(Outcome { delivery: Some(delivery), tally, events, differences, broken })
+        let outcome = Outcome { delivery: Some(delivery), tally, events, differences, broken };
+        self.witnessed(machine, &outcome)?;
+        Ok(outcome)
+    }
+
+    /// Puts the machine back to where every run starts.
+    fn start(&self, machine: &mut Machine, seed: u64) -> Result<(), Error> {
+        if self.witness.is_some() {
+            // What depends on the time is not in common.
+            host::pass_time(Duration::from_nanos(seed % 1_000_000_007));
+        }
+        machine.reset()
+    }
+
+    fn witnessed(&self, machine: &mut Machine, outcome: &Outcome) -> Result<(), Error> {
+        if let Some(witness) = self.witness {
+            witness.saw(outcome, machine.changed()?);
+        }
+        Ok(())
     }
 
     fn packets(
@@ -599,7 +622,7 @@ impl Job<'_> {
         let mut dice = Dice(self.options.seed);
         for _ in 0..PACKET_RUNS {
             let seed = dice.roll();
-            machine.reset()?;
+            self.start(machine, seed)?;
             let mut session = machine.session(Config { trace_length: 0, ..Config::random(seed) })?;
             let mut fates = Vec::new();
             for packet in packets {
@@ -613,6 +636,7 @@ impl Job<'_> {
             let events = machine.events()?;
             let differences = machine.differences(&self.scenario.expect.maps)?;
             let outcome = Outcome { delivery: None, tally, events, differences, broken };
+            self.witnessed(machine, &outcome)?;
             tested.runs += 1;
             let wrong = check::packets(&self.scenario.expect, packets, &fates, &outcome);
             if !wrong.is_empty() {

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
+use tidegate::capture::{CaptureWriter, Flags};
 use tidegate::cli::Report as _;
 use tidegate::error::{Error, Exit};
 use tidegate::test::{self, Options};
@@ -572,6 +574,57 @@ fn a_connection_of_a_capture_becomes_a_scenario_that_passes() {
 }
 
 #[test]
+fn a_recorded_connection_expects_its_verdicts_its_records_and_what_maps_hold() {
+    let text = "objects = [\"probes.o\"]\nprogram = \"account\"\n";
+    let (report, now, folder) = recorded("record-all", text, "http-get.pcap", test::Wanted::default());
+    assert_eq!(report.exit(), Exit::Ok, "{report}");
+    let table: toml::Table = now.parse().expect("TOML");
+    let expect = &table["scenario"][0]["expect"];
+    assert_eq!(expect["verdicts"], toml::Value::from(vec!["continue"]), "{now}");
+    assert_eq!(expect["events"]["losses"], toml::Value::Array(Vec::new()), "nothing was lost: {now}");
+    let bytes = &expect["maps"]["bytes"];
+    assert!(bytes["0"].as_integer() > Some(0) && bytes["1"].as_integer() > bytes["0"].as_integer(), "{now}");
+    assert!(now.contains("\nmaps.bytes = { 0 = "), "{now}");
+    // Each of them can fail.
+    let file = folder.join("probe.toml");
+    for (from, to, wrong) in [
+        ("verdicts = [\"continue\"]", "verdicts = [\"permit\"]", "the verdicts were"),
+        ("events.losses = []", "events.losses = [\"hex:00\"]", "losses: 0 records"),
+        ("maps.bytes = { 0 = ", "maps.bytes = { 0 = 1", "map bytes: "),
+    ] {
+        let other = now.replace(from, to);
+        assert_ne!(other, now, "{from} is missing in {now}");
+        fs::write(&file, other).expect("a file");
+        let report = test::run(&options(file.clone())).expect("a report");
+        assert!(report.exit() == Exit::Partial && report.to_string().contains(wrong), "{report}");
+    }
+}
+
+#[test]
+fn records_of_a_recorded_connection_are_expected_as_they_came() {
+    // A segment of seven bytes is not in the capture.
+    let (here, there) = ("10.0.0.2:40000".parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+    let mut capture = CaptureWriter::new();
+    let (syn, ack) = (Flags { syn: true, ..Flags::default() }, Flags { ack: true, ..Flags::default() });
+    let both = Flags { syn: true, ..ack };
+    let time = |milliseconds| Duration::from_millis(milliseconds);
+    capture.tcp(time(0), here, there, (100, 0), syn, b"");
+    capture.tcp(time(1), there, here, (200, 101), both, b"");
+    capture.tcp(time(2), here, there, (101, 201), ack, b"GET ");
+    capture.tcp(time(3), here, there, (112, 201), ack, b"HTTP");
+    capture.tcp(time(4), there, here, (201, 116), ack, b"200");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scenarios-lost.pcap");
+    fs::write(&path, capture.into_bytes()).expect("a file");
+    let text = "objects = [\"probes.o\"]\nprogram = \"account\"\n";
+    let path = path.to_str().expect("a path");
+    let (report, now, _) = recorded("record-events", text, path, test::Wanted::default());
+    assert_eq!(report.exit(), Exit::Ok, "{report}");
+    assert!(now.contains("missed = 7"), "{now}");
+    assert!(now.contains("\nevents.losses = [\"hex:07\"]\n"), "{now}");
+    assert!(now.contains("\nmaps.bytes = { 0 = 8, 1 = 3 }\n"), "{now}");
+}
+
+#[test]
 fn only_the_connections_that_are_wanted_are_recorded_behind_what_is_there() {
     let text = "objects = [\"probes.o\"]\nprogram = \"constant\"\n\n[[scenario]]\nname = \"a\"\nsteps = [{ send = \"a\" }]\n";
     let wanted = test::Wanted { flows: vec![2, 4], ..Default::default() };
@@ -623,6 +676,7 @@ fn packets_of_a_capture_become_a_scenario_of_packets() {
     assert_eq!(report.exit(), Exit::Ok, "{report}");
     assert_eq!(now.matches("is = \"blocked\"").count(), 9, "{now}");
     assert!(now.contains("\"dns:"), "names are readable: {now}");
+    assert!(now.contains("\n[scenario.expect]\nverdicts = [\"block\"]\n"), "{now}");
 }
 
 #[test]

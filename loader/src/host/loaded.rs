@@ -14,7 +14,8 @@ use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
 use crate::grants;
 use crate::object::{Map, Object, Program};
-use crate::scenario::{Contents, literal, write};
+use crate::scenario::literal::{self, Tree};
+use crate::scenario::{Contents, write};
 use crate::tally::Tally;
 
 /// How a policy is set up.
@@ -43,6 +44,17 @@ pub struct Difference {
     pub held: Option<Value>,
     /// Both, in words.
     pub text: String,
+}
+
+/// An entry of a map that is not what it was when the run started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// The map.
+    pub map: String,
+    /// The key, as it is typed.
+    pub key: String,
+    /// What it holds; none: the entry is gone.
+    pub value: Option<Value>,
 }
 
 /// A policy that is attached to the hooks of both address families.
@@ -352,6 +364,29 @@ impl Loaded {
         Ok(found)
     }
 
+    /// The entries of arrays and hashes that are not what they were when the run started. Those of variables of the program are
+    /// left out, and so are copies for each processor and values of a flow's own.
+    ///
+    /// # Errors
+    /// The runtime refuses.
+    pub fn changed(&self, client: &mut Client) -> Result<Vec<Changed>, Error> {
+        let mut changed = Vec::new();
+        for map in self.maps.iter().filter(|map| !map.name.starts_with('.')) {
+            let entries = map.entries(client).map_err(|error| of_map(&map.name, &error))?;
+            let gone = map.start.keys().filter(|key| !entries.contains_key(*key)).map(|key| (key, None));
+            let held = entries.iter().filter(|(key, value)| map.start.get(*key) != Some(value));
+            for (key, value) in gone.chain(held.map(|(key, value)| (key, Some(value)))) {
+                changed.push(Changed {
+                    map: map.name.clone(),
+                    key: map.key_text(key),
+                    // Where nothing else is said a number is one.
+                    value: value.map(|value| write::value(value, map.value.as_ref(), &Value::Integer(0))),
+                });
+            }
+        }
+        Ok(changed)
+    }
+
     fn map(&self, name: &str) -> Result<&LoadedMap, Error> {
         self.maps.iter().find(|map| map.name == name).ok_or_else(|| self.no_map(name))
     }
@@ -605,6 +640,38 @@ impl LoadedMap {
             }
             (_, value) => literal::show(value),
         }
+    }
+
+    /// The key as it is typed.
+    fn key_text(&self, key: &[u8]) -> String {
+        let text = match Tree::of(key, self.key.as_ref()) {
+            Tree::Text(text) => text,
+            other => other.to_string(),
+        };
+        if self.key_of(&text).as_deref() == Ok(key) {
+            return text;
+        }
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("hex:{digits}")
+    }
+
+    /// What an array holds besides zeros that it held from the start, or all that a hash holds; nothing of other kinds.
+    fn entries(&self, client: &mut Client) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Refused> {
+        let is_array = self.def.kind == MapKind::Array;
+        let keys = match self.def.kind {
+            MapKind::Array => (0..self.def.max_entries).map(|index| index.to_le_bytes().to_vec()).collect(),
+            MapKind::Hash | MapKind::LruHash => client.keys(self.id)?,
+            MapKind::PerCpuArray | MapKind::FlowStorage | MapKind::RingBuf => Vec::new(),
+        };
+        let mut entries = BTreeMap::new();
+        for key in keys {
+            let value = client.call_bytes(&MapLookup { map: self.id, key: &key })?;
+            let is_set = value.iter().any(|byte| *byte != 0) || self.start.contains_key(&key);
+            if !is_array || is_set {
+                entries.insert(key, value);
+            }
+        }
+        Ok(entries)
     }
 
     fn reset(&self, client: &mut Client) -> Result<(), Refused> {

@@ -147,7 +147,12 @@ impl Editor {
             }
             Change::NoErrors => set(self.expect(scenario)?, "errors", "0")?,
             Change::Events { map, records } => {
-                let events = within(self.expect(scenario)?, "events")?;
+                let events = within_or_new(self.expect(scenario)?, "events")?;
+                if !fields(events)?.contains_key(map) {
+                    let told: Vec<_> =
+                        records.iter().map(|record| write::quoted(&write::record(record))).collect();
+                    set(events, map, &write::list(&told, 0))?;
+                }
                 let array = fields(events)?.get_mut(map).and_then(Item::as_array_mut)?;
                 let starts = |text: &str, record: &[u8]| {
                     let start = super::event(text).unwrap_or_else(|| literal::bytes(text, &folder));
@@ -167,11 +172,18 @@ impl Editor {
                 format!("events.{map}")
             }
             Change::Entry { map, key, value } => {
-                let maps = within(self.expect(scenario)?, "maps")?;
-                let entry = fields(maps)?.get_mut(map).and_then(|map| fields(map)?.get_mut(key))?;
-                match value {
-                    None => replace(entry.as_value_mut()?, "\"absent\"")?,
-                    Some(value) => rewrite(entry, value)?,
+                let maps = within_or_new(self.expect(scenario)?, "maps")?;
+                if !fields(maps)?.contains_key(map) {
+                    set(maps, map, "{}")?;
+                }
+                let entries = within(maps, map)?;
+                match (fields(entries)?.get_mut(key), value) {
+                    (Some(entry), None) => replace(entry.as_value_mut()?, "\"absent\"")?,
+                    (Some(entry), Some(value)) => rewrite(entry, value)?,
+                    (None, value) => {
+                        let value = value.as_ref().map_or("\"absent\"".into(), write::toml);
+                        set(entries, key, &value)?;
+                    }
                 }
                 format!("maps.{map}.{key}")
             }
@@ -231,6 +243,20 @@ fn fields(item: &mut Item) -> Option<&mut dyn TableLike> {
 
 fn within<'a>(item: &'a mut Item, key: &str) -> Option<&'a mut Item> {
     fields(item)?.get_mut(key)
+}
+
+/// The same; a table that is not there is made, and its keys stand as `key.name = ..`.
+fn within_or_new<'a>(item: &'a mut Item, key: &str) -> Option<&'a mut Item> {
+    if !fields(item)?.contains_key(key) {
+        if let Item::Value(Value::InlineTable(inline)) = item {
+            append(inline, key, "{}")?;
+        } else {
+            let mut table = Table::new();
+            table.set_dotted(true);
+            fields(item)?.insert(key, Item::Table(table));
+        }
+    }
+    within(item, key)
 }
 
 /// Puts `toml` in the place of a value. What stands around it, a comment too, stays.

@@ -1,7 +1,8 @@
 //! `--record`: connections of a capture become scenarios, which expect what the policy does now.
 //!
 //! A scenario is for people: short connections are written out, and a long one goes into a capture of its own beside the
-//! scenario file. What comes of it is found out as `--bless` does it: tried in memory, under every cut and with every build.
+//! scenario file. What comes of it is found out as `--bless` does it: tried in memory, under every cut and with every build. So are
+//! the records, the entries of maps and the verdicts that it expects: those that all runs have in common.
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -13,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::ProgramType;
 
-use super::{Job, Options, Tested, bless, builds};
+use super::{Job, Options, Tested, Witness, bless, builds};
 use crate::capture::{Capture, Packet, Transport};
 use crate::error::{Error, Exit};
 use crate::flows::{self, Connection, Direction, Kind};
@@ -166,7 +167,7 @@ fn expected(
             .iter()
             .map(|path| {
                 let object = &objects[path.as_path()];
-                Job { policy: &policy, path, object, scenario, at, options, seen: None }
+                Job { policy: &policy, path, object, scenario, at, options, seen: None, witness: None }
             })
             .collect();
         let mut tested = super::in_parallel(&jobs, Job::test);
@@ -181,9 +182,43 @@ fn expected(
                 }
             }
         }
+        let passed = tested.iter().all(|tested| tested.passed);
+        if let Some(now) = editor.as_ref().filter(|_| passed)
+            && let Some((changed, results)) = witnessed(&jobs, now)?
+        {
+            (editor, tested) = (Some(changed), results);
+        }
         all.extend(tested);
     }
     Ok((editor.map_or(text.into(), |editor| editor.text()), all))
+}
+
+/// The file with what all runs of a scenario that passes have in common as what it expects too, and its results; nothing when it
+/// does not pass any more.
+fn witnessed(builds: &[Job<'_>], editor: &Editor) -> Result<Option<(Editor, Vec<Tested>)>, Error> {
+    let Some(Job { policy, options, at, .. }) = builds.first() else { return Ok(None) };
+    let test = |editor: &Editor, witness: Option<&Witness>| {
+        let policy = Policy::parse(&editor.text(), &policy.path, options.objects.as_deref())?;
+        let Some(scenario) = policy.scenarios.get(*at) else { return Ok(Vec::new()) };
+        let jobs: Vec<_> =
+            builds.iter().map(|build| Job { policy: &policy, scenario, witness, ..*build }).collect();
+        // One after the other: the first run that is seen is one under the given cuts.
+        let tested = match witness {
+            Some(_) => jobs.iter().map(Job::test).collect(),
+            None => super::in_parallel(&jobs, Job::test),
+        };
+        Ok::<_, Error>(tested)
+    };
+    let witness = Witness::default();
+    test(editor, Some(&witness))?;
+    let mut changed = editor.clone();
+    for change in witness.changes() {
+        if changed.apply(*at, &change).is_none() {
+            return Ok(None);
+        }
+    }
+    let results = test(&changed, None)?;
+    Ok(results.iter().all(|tested| tested.passed).then_some((changed, results)))
 }
 
 /// The scenario file that is meant: itself, the only one of a folder, or the one beside an object.
