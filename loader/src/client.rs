@@ -16,7 +16,7 @@ use tidegate_runtime::{Runtime, Shared};
 
 use crate::device::Device;
 use crate::error::{Error, Exit};
-use crate::socket::Socket;
+use crate::socket::{Socket, hung_up};
 
 /// Speaks to a runtime: of this process, of the driver, or of a host that has a control socket.
 pub struct Client {
@@ -357,9 +357,7 @@ impl Client {
 /// Why there is no answer, in words.
 fn told(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "it hung up".into()
-        }
+        _ if hung_up(error) => "it hung up".into(),
         io::ErrorKind::InvalidData => "what it says is no reply".into(),
         _ => error.to_string(),
     }

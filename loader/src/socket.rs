@@ -4,6 +4,11 @@
 
 use std::io;
 use std::path::Path;
+#[cfg(unix)]
+use std::{cell::RefCell, path::PathBuf};
+
+#[cfg(unix)]
+use tidegate_abi::control::{self, HEADER_SIZE, Header};
 
 use crate::error::{Error, Exit};
 
@@ -11,8 +16,12 @@ use crate::error::{Error, Exit};
 use std::os::unix::net::UnixStream as Stream;
 
 /// A connection to a host.
+#[cfg(unix)]
 #[derive(Debug)]
-pub struct Socket(Stream);
+pub struct Socket {
+    stream: RefCell<Stream>,
+    path: PathBuf,
+}
 
 #[cfg(unix)]
 impl Socket {
@@ -21,7 +30,8 @@ impl Socket {
     /// # Errors
     /// Nobody listens there, or it may not be used.
     pub fn connect(path: &Path) -> Result<Self, Error> {
-        Stream::connect(path).map(Self).map_err(|error| {
+        let connected = Stream::connect(path);
+        connected.map(|stream| Self { stream: RefCell::new(stream), path: path.into() }).map_err(|error| {
             let message = format!("no host answers at {}: {error}", path.display());
             match error.kind() {
                 io::ErrorKind::PermissionDenied => Error::new("host-denied", Exit::Denied, message)
@@ -38,11 +48,23 @@ impl Socket {
     /// # Errors
     /// The host has gone, or speaks of something else.
     pub fn exchange(&self, request: &[u8], reply: &mut Vec<u8>) -> io::Result<usize> {
+        let answered = self.ask(request, reply);
+        let Err(error) = &answered else { return answered };
+        // A host that needs room leaves who was silent for long. What changes nothing can be asked again.
+        let changes = Header::parse(request).map_or(true, |(header, _)| control::changes(header.code));
+        if changes || !hung_up(error) {
+            return answered;
+        }
+        let Ok(stream) = Stream::connect(&self.path) else { return answered };
+        self.stream.replace(stream);
+        self.ask(request, reply)
+    }
+
+    fn ask(&self, request: &[u8], reply: &mut Vec<u8>) -> io::Result<usize> {
         use std::io::{Read, Write};
 
-        use tidegate_abi::control::HEADER_SIZE;
-
-        let mut stream = &self.0;
+        let stream = self.stream.borrow();
+        let mut stream = &*stream;
         stream.write_all(request)?;
         let mut head = [0; HEADER_SIZE];
         stream.read_exact(&mut head)?;
@@ -57,10 +79,21 @@ impl Socket {
     }
 }
 
+/// Whether the host ended the connection.
+pub(crate) fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}
+
 /// There are none.
 #[cfg(not(unix))]
 #[derive(Debug)]
 enum Stream {}
+
+/// A connection to a host: nobody has one.
+#[cfg(not(unix))]
+#[derive(Debug)]
+pub struct Socket(Stream);
 
 #[cfg(not(unix))]
 impl Socket {
@@ -84,7 +117,7 @@ impl Socket {
 
 /// Bytes of the message that begins with `head`, header included; `None` when that is more than a message may have.
 #[cfg(unix)]
-pub(crate) fn message_length(head: &[u8; tidegate_abi::control::HEADER_SIZE]) -> Option<usize> {
+pub(crate) fn message_length(head: &[u8; HEADER_SIZE]) -> Option<usize> {
     let [.., l0, l1, l2, l3, _, _, _, _] = *head;
     let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok()?.checked_add(head.len())?;
     (length <= tidegate_abi::limits::MAX_MESSAGE).then_some(length)

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::Value;
@@ -315,21 +316,24 @@ fn a_host_that_hangs_up_or_says_what_is_no_reply_is_told_in_words() {
         (of_length(9), "hung up"),
         (too_long, "no reply"),
     ];
-    let said: Vec<_> = replies.iter().map(|(reply, _)| reply.clone()).collect();
     let verbs: [&[&str]; 4] = [
         &["prog", "show"],
         &["link", "show"],
         &["prog", "load", GATE, "--prog", "cut"],
         &["feature", "probe"],
     ];
-    let strange = thread::spawn(move || {
-        for reply in said.iter().flat_map(|reply| verbs.map(|_| reply)) {
-            let (mut stream, _) = listener.accept().expect("a client");
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let says = Arc::clone(&said);
+    // Until the test has ended.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
             stream.read_exact(&mut [0; HEADER_SIZE]).expect("a request");
-            stream.write_all(reply).expect("it reads");
+            let reply: Vec<u8> = says.lock().expect("no panic").clone();
+            stream.write_all(&reply).expect("it reads");
         }
     });
-    for (_, words) in &replies {
+    for (reply, words) in replies {
+        *said.lock().expect("no panic") = reply;
         for verb in verbs {
             let ran = Ran::of(tidegate().arg("-j").arg("--host").arg(&path).args(verb));
             let error = ran.json()["error"].clone();
@@ -338,5 +342,4 @@ fn a_host_that_hangs_up_or_says_what_is_no_reply_is_told_in_words() {
             assert!(error["help"].as_str().is_some_and(|help| !help.is_empty()), "{verb:?}: {error}");
         }
     }
-    strange.join().expect("no panic");
 }

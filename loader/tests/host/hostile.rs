@@ -1,17 +1,18 @@
 //! Clients that mean no good to a host: whatever they send or leave unsent, it lives, its memory is bounded, and the traffic and
 //! the other clients go on.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 
 use tidegate_abi::control::{self, EventRead, HEADER_SIZE, Header, MapList, Operation};
 use tidegate_abi::limits;
 
-use crate::common::{GATE, Host, folder};
+use crate::common::{GATE, Host, folder, tidegate};
 
 fn request<O: Operation>(operation: &O) -> Vec<u8> {
     let mut bytes = [0; 64];
@@ -40,13 +41,13 @@ fn client(host: &Host) -> UnixStream {
 }
 
 /// Traffic passes, old connections and new ones, and who asks properly is answered.
-fn goes_on(host: &Host, old: &mut std::net::TcpStream) {
+fn goes_on(host: &Host, old: &mut TcpStream) {
     assert_eq!(host.say(old, "hello", 5).as_deref(), Some("hello"));
     assert_eq!(host.say(&mut host.connect(), "hello", 5).as_deref(), Some("hello"));
     assert_eq!(host.run(&["map", "show"]).exit, 0);
 }
 
-fn start(folder: &Path) -> (Host, std::net::TcpStream) {
+fn start(folder: &Path) -> (Host, TcpStream) {
     let host = Host::start_narrow(folder, 160);
     let old = host.connect();
     (host, old)
@@ -220,4 +221,37 @@ fn whatever_is_sent_the_host_answers_it_or_hangs_up() {
         }
     }
     goes_on(&host, &mut old);
+}
+
+#[test]
+fn a_scrape_is_answered_also_when_the_one_who_answers_was_left_meanwhile() {
+    let host = Host::start(&folder("hostile-scrape"));
+    let mut stats = tidegate();
+    stats.arg("--host").arg(&host.socket).args(["prog", "stats", "--listen", "127.0.0.1:0"]);
+    let mut stats = stats.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut line = String::new();
+    let told = stats.stderr.take().expect("piped");
+    BufReader::new(told).read_line(&mut line).expect("where it listens");
+    let address = line.trim().trim_start_matches("http://").trim_end_matches("/metrics").to_string();
+    let scrape = || {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");
+    };
+    scrape();
+    let good = request(&MapList { after: 0 });
+    let others: Vec<_> = (0..100)
+        .map(|_| {
+            let mut client = client(&host);
+            client.write_all(&good).expect("it listens");
+            client.read_exact(&mut [0; HEADER_SIZE]).expect("an answer");
+            client
+        })
+        .collect();
+    scrape();
+    drop(others);
+    stats.kill().expect("it runs");
+    stats.wait().expect("it ends");
 }
