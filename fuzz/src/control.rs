@@ -3,7 +3,7 @@
 
 use heapless::Vec as Bounded;
 use tidegate_abi::control::*;
-use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType, Verdict};
 use tidegate_runtime::{Platform, Runtime};
 
 use crate::generate::{self, Bytes};
@@ -213,6 +213,10 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
         }
         29 => write_request(&TraceRead { trace: id(input), max: u32::MAX }, out),
         30 => write_request(&TraceEnd { trace: id(input) }, out),
+        31 => {
+            let verdict = Verdict::ALL.get(input.below(Verdict::ALL.len() + 1)).copied();
+            write_request(&LinkTimes { link, verdict }, out)
+        }
         _ => write_request(&EventRead { map, max: u32::from(input.byte()) << 6 }, out),
     };
     result.ok()

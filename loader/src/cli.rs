@@ -25,6 +25,7 @@ mod prog;
 mod schema;
 mod skeleton;
 mod stats;
+mod timed;
 mod trace;
 mod trial;
 mod verify;

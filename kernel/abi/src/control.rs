@@ -285,6 +285,12 @@ operations! {
         /// What is tried in it; none: what was tried no longer is.
         trial: Option<Trial>,
     } -> (); "Tries another program in a link, or ends the trial. LinkReplace ends it too."
+    37 LinkTimes {
+        /// The link.
+        link: Id,
+        /// Of the runs with this verdict; none: of those that failed.
+        verdict: Option<Verdict>,
+    } -> Times; "Asks how long runs of a link took. One of limits::TIMED_EVERY is timed."
 
     40 EventRead {
         /// A ring buffer.
@@ -335,6 +341,7 @@ pub const fn changes(number: u16) -> bool {
             | LinkInfo::NUMBER
             | LinkList::NUMBER
             | FlowList::NUMBER
+            | LinkTimes::NUMBER
     )
 }
 
@@ -600,6 +607,15 @@ pub struct Counters {
     pub edited: u64,
     /// Clones injected.
     pub injected: u64,
+}
+
+/// Reply to [`LinkTimes`]: how long the runs took that were timed, helper calls included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Nanoseconds, all together.
+    pub sum_ns: u64,
+    /// How many there were, by [class](limits::TIME_CLASSES).
+    pub runs: [u64; limits::TIME_CLASSES],
 }
 
 /// Reply to [`EventRead`].

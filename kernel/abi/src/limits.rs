@@ -52,6 +52,13 @@ pub const MAX_INJECTIONS: usize = 4;
 pub const MAX_HELD: usize = 1 << 20;
 /// Nanoseconds that a link which is being detached has to decide on what it keeps back: then its `on_error` does.
 pub const DRAIN_NS: u64 = 5_000_000_000;
+/// Runs of a link, with one verdict and on one processor, of which one is timed.
+pub const TIMED_EVERY: u64 = 256;
+/// Classes that the times of runs fall into: below 2^[`TIME_SHIFT`] ns, below twice that, and so on; the last has all that are
+/// longer.
+pub const TIME_CLASSES: usize = 20;
+/// See [`TIME_CLASSES`].
+pub const TIME_SHIFT: u32 = 7;
 /// Clones that one run may hold at a time.
 pub const MAX_CLONES: usize = 1;
 /// Bytes of a pattern that `tidegate_find` takes.

@@ -173,6 +173,10 @@ fn operations(all: &mut Fingerprint) {
     let modes =
         [TrialMode::Shadow, TrialMode::Canary { percent: 90, max_errors: 0x0a01, min_runs: 0x0b02_0304 }];
     let trial = |mode| Trial { program: 0x1c1d, mode };
+    for verdict in [None, Some(Verdict::NeedMoreData)] {
+        let runs = core::array::from_fn(|class| 1 << (class * 2));
+        all.operation(&LinkTimes { link: 0x2021, verdict }, &Times { sum_ns: 1 << 46, runs });
+    }
     all.operation(&LinkTry { link: 0x1e1f, trial: None }, &());
     for mode in modes {
         all.operation(&LinkTry { link: 0x1e1f, trial: Some(trial(mode)) }, &());

@@ -250,7 +250,8 @@ impl<'c> Ask<'c> {
         if link.is_newer(self.flow.born, self.flow.id) { STREAM_MID_STREAM } else { 0 }
     }
 
-    /// Asks a link that is being detached, or in which something is tried, or that somebody watches. Gives back who decided: the link, or what stood in
+    /// Asks a link that is being detached, in which something is tried, whose run is timed, or that somebody watches. Gives back
+    /// who decided: the link, or what stood in
     /// for it.
     #[cold]
     #[inline(never)]
@@ -281,7 +282,12 @@ impl<'c> Ask<'c> {
             (watch::sight(&self.engine().runtime, by, self.flow.id), self.processor());
         let verdict = match &mut sight {
             Some(sight) => host.run_watched(by, stack, context, self.window, processor, sight),
-            None => host.run(by, stack, context, self.window, processor).ok(),
+            None => {
+                let began = by.begin_run();
+                let verdict = host.run(by, stack, context, self.window, processor).ok();
+                by.end_run(began, verdict);
+                verdict
+            }
         };
         if let Some(trial) = shadow {
             let own = self.wanted(verdict, context, host, open);

@@ -64,8 +64,6 @@ struct Send<'c> {
     snapshot: bool,
     /// And a link that wants it so fails closed.
     sealed: bool,
-    /// Something is tried in a link.
-    tried: bool,
     context: SendContext,
 }
 
@@ -133,9 +131,7 @@ pub(crate) fn classify(
     };
     let snapshot = chain.is_snapshot();
     let sealed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
-    let tried = chain.is_tried();
-    let send =
-        Send { engine, processor, incoming, protocol, editable, foreign, snapshot, sealed, tried, context };
+    let send = Send { engine, processor, incoming, protocol, editable, foreign, snapshot, sealed, context };
     let mut views = packets.views();
     match (views.next(), views.next()) {
         (None, _) => SendOutcome::Permit,
@@ -302,7 +298,7 @@ impl Send<'_> {
         let mut rest = links;
         while let Some((link, behind)) = rest.split_first() {
             rest = behind;
-            let (link, shadow) = if self.tried { self.turn(link) } else { (link, None) };
+            let (link, shadow) = if link.is_special() { self.turn(link) } else { (link, None) };
             let mut context = self.context;
             let mut envelope = self.envelope();
             let about = About::Packet {
@@ -312,7 +308,7 @@ impl Send<'_> {
                 envelope: (!self.is_raw()).then_some(&mut envelope),
             };
             let mut host = PacketHost::new(Calls::new(link), about, changes);
-            let verdict = if self.tried {
+            let verdict = if link.is_special() {
                 self.run(&mut host, link, stack, &mut context, window)
             } else {
                 host.run(link, stack, &mut context, window, self.processor).ok()
@@ -370,7 +366,8 @@ impl Send<'_> {
         }
     }
 
-    /// Runs a link that somebody may watch, and tells of it: of what it wants, before it is carried out.
+    /// Runs a link that is special: whose run may be timed, or which somebody may watch and is told of it, of what it wants,
+    /// before it is carried out.
     #[cold]
     #[inline(never)]
     fn run<'l>(
@@ -383,7 +380,10 @@ impl Send<'_> {
     ) -> Option<Verdict> {
         let runtime = &self.engine.get().runtime;
         let Some(mut sight) = watch::sight(runtime, link, context.flow_id) else {
-            return host.run(link, stack, context, window, self.processor).ok();
+            let began = link.begin_run();
+            let verdict = host.run(link, stack, context, window, self.processor).ok();
+            link.end_run(began, verdict);
+            return verdict;
         };
         let verdict = host.run_watched(link, stack, context, window, self.processor, &mut sight);
         let (injects, changes, len) = (host.injects(), host.changes(), window.len());

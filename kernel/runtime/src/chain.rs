@@ -20,7 +20,6 @@ pub struct Chain(Option<Shared<Links>>);
 struct Links {
     links: Vec<Shared<Link>>,
     snapshot: bool,
-    tried: bool,
 }
 
 impl Chain {
@@ -41,12 +40,6 @@ impl Chain {
     pub fn is_snapshot(&self) -> bool {
         self.0.as_ref().is_some_and(|chain| chain.snapshot)
     }
-
-    /// Whether something is tried in one of them, or runs are watched.
-    #[inline]
-    pub fn is_tried(&self) -> bool {
-        self.0.as_ref().is_some_and(|chain| chain.tried)
-    }
 }
 
 /// Where a hook's chain is published: a copy for each processor.
@@ -61,7 +54,7 @@ pub(crate) struct Published(Vec<Padded<Spin<Chain>>>);
 pub(crate) struct Prepared(Vec<Chain>);
 
 impl Prepared {
-    pub(crate) fn new(links: &[Shared<Link>], watched: bool, platform: &Platform) -> Result<Self, Status> {
+    pub(crate) fn new(links: &[Shared<Link>], platform: &Platform) -> Result<Self, Status> {
         let mut copies = room(platform.count())?;
         for _ in 0..platform.count() {
             let mut copy = room(links.len())?;
@@ -69,8 +62,7 @@ impl Prepared {
                 push(&mut copy, Shared::clone(link))?;
             }
             let snapshot = links.iter().any(|link| link.is_snapshot());
-            let tried = watched || links.iter().any(|link| link.trial().is_some());
-            let chain = Links { links: copy, snapshot, tried };
+            let chain = Links { links: copy, snapshot };
             push(&mut copies, Chain(if links.is_empty() { None } else { Some(shared(chain)?) }))?;
         }
         Ok(Self(copies))

@@ -41,7 +41,7 @@ impl Runtime {
     pub fn handle_until(&self, cancelled: &AtomicU8, request: &[u8], reply: &mut [u8]) -> usize {
         // Whatever is asked: traces that nobody reads any more end.
         if self.watches.sweep(&self.platform) {
-            let _ = self.watch();
+            self.watch();
         }
         let done = if reply.len() < SMALL_REPLY {
             Err(Status::ReplyTooLarge)
@@ -180,6 +180,11 @@ impl Runtime {
                 apart(|| control::write(OK, &self.objects(|objects| objects.link_ids(request.hook)), reply))
             }
 
+            Request::LinkTimes(request) => apart(|| {
+                let link = self.objects(|objects| objects.link(request.link))?;
+                control::write(OK, &link.times(request.verdict), reply)
+            }),
+
             Request::EventRead(request) => apart(|| {
                 let fits = reply.len().min(limits::MAX_MESSAGE).saturating_sub(EVENTS_HEAD);
                 self.map(request.map)?.read_events(fits.min(request.max as usize), |dropped, records| {
@@ -198,10 +203,7 @@ impl Runtime {
             Request::TraceBegin(request) => apart(|| {
                 let id = self.new_id()?;
                 self.watches.begin(id, request, &self.platform)?;
-                if let Err(status) = self.watch() {
-                    let _ = self.watches.end(id, &self.platform);
-                    return Err(status);
-                }
+                self.watch();
                 control::write(OK, &id, reply)
             }),
             Request::TraceRead(request) => apart(|| {
@@ -214,8 +216,7 @@ impl Runtime {
             }),
             Request::TraceEnd(request) => apart(|| {
                 self.watches.end(request.trace, &self.platform)?;
-                // For want of memory links may be looked at in vain, until the next message.
-                let _ = self.watch();
+                self.watch();
                 control::write(OK, &(), reply)
             }),
         }
@@ -234,11 +235,8 @@ impl Runtime {
     }
 
     /// Has runs watched while there is a trace, and no longer.
-    fn watch(&self) -> Result<(), Status> {
-        let watch = |objects: &mut Objects| {
-            objects.watch(self.watches.any(&self.platform), &self.chains, &self.platform)
-        };
-        self.objects(watch).map(drop)
+    fn watch(&self) {
+        self.objects(|objects| objects.watch(self.watches.any(&self.platform)));
     }
 
     fn map(&self, id: Id) -> Result<Shared<Map>, Status> {

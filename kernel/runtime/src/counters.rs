@@ -52,9 +52,9 @@ impl Tally {
     }
 
     /// Adds a run that was shown so many bytes; without a verdict it failed. `processor` should be the current one: what
-    /// another one counts at the same time is not lost, only slow.
+    /// another one counts at the same time is not lost, only slow. Gives back how many like it there were on that processor.
     #[inline]
-    pub(crate) fn add_run(&self, processor: u32, verdict: Option<Verdict>, bytes: usize) {
+    pub(crate) fn add_run(&self, processor: u32, verdict: Option<Verdict>, bytes: usize) -> u64 {
         let Some(Padded(cells)) = self.0.get(processor as usize) else {
             return self.add_run_elsewhere(verdict, bytes);
         };
@@ -62,20 +62,17 @@ impl Tally {
             Some(verdict) => Count::Verdict(verdict).index(),
             None => Count::Error.index(),
         };
-        for (index, amount) in [(end, 1), (Count::BytesShown.index(), bytes as u64)] {
-            if let Some(cell) = cells.get(index) {
-                cell.fetch_add(amount, Relaxed);
-            }
+        if let Some(cell) = cells.get(Count::BytesShown.index()) {
+            cell.fetch_add(bytes as u64, Relaxed);
         }
+        cells.get(end).map_or(0, |cell| cell.fetch_add(1, Relaxed))
     }
 
     /// On a processor that the system did not speak of.
     #[cold]
     #[inline(never)]
-    fn add_run_elsewhere(&self, verdict: Option<Verdict>, bytes: usize) {
-        if !self.0.is_empty() {
-            self.add_run(0, verdict, bytes);
-        }
+    fn add_run_elsewhere(&self, verdict: Option<Verdict>, bytes: usize) -> u64 {
+        if self.0.is_empty() { 0 } else { self.add_run(0, verdict, bytes) }
     }
 
     /// The sums over all processors. Each is right on its own; together they may be of slightly different moments.

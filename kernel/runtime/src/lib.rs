@@ -23,6 +23,7 @@ mod objects;
 mod platform;
 mod program;
 mod spin;
+mod times;
 mod trial;
 mod watch;
 

@@ -1,16 +1,17 @@
 //! Links: a program at a hook, with a place in the order and a rule for failures.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use tidegate_abi::control::{Detached, Id, LinkInfoReply, OnError};
-use tidegate_abi::limits::DRAIN_NS;
+use tidegate_abi::control::{Detached, Id, LinkInfoReply, OnError, Times};
+use tidegate_abi::limits::{DRAIN_NS, TIMED_EVERY};
 use tidegate_abi::{Hook, ProgramType, Verdict};
 use tidegate_vm::{Context, Fault, Host, Shared, Stack};
 
 use crate::counters::{Count, Tally};
 use crate::platform::Platform;
 use crate::program::Program;
+use crate::times::Timing;
 use crate::trial::{Score, Share, Trial};
 
 /// A program attached to a hook. It never changes: replacing its program, or moving it, makes a new one with the same id and
@@ -92,10 +93,28 @@ impl Link {
         self.since > born || self.away.has(flow)
     }
 
-    /// Whether it may be draining, or have a trial, or be watched: what is to be looked at before it runs.
+    /// Whether it may be draining, have a trial or be watched, or its next run is to be timed: what is to be looked at before it
+    /// runs.
     #[inline]
     pub fn is_special(&self) -> bool {
-        self.holding.special.load(Relaxed)
+        self.holding.special.load(Relaxed) != 0
+    }
+
+    /// When its run begins, if that is to be timed: only what [is special](Self::is_special) needs to ask. For
+    /// [`end_run`](Self::end_run). Any IRQL.
+    pub fn begin_run(&self) -> Option<u64> {
+        self.holding.unmark(Holding::TIMED).then(self.platform.now_ns)
+    }
+
+    /// Tells how long a run took that began at `began`, when it was one that is timed. Any IRQL.
+    pub fn end_run(&self, began: Option<u64>, verdict: Option<Verdict>) {
+        if let Some(began) = began {
+            self.holding.timing.add(verdict, (self.platform.now_ns)().saturating_sub(began));
+        }
+    }
+
+    pub(crate) fn times(&self, verdict: Option<Verdict>) -> Times {
+        self.holding.timing.read(verdict)
     }
 
     /// What is tried in it.
@@ -177,9 +196,16 @@ impl Link {
 
     #[inline(always)]
     fn count_run(&self, verdict: Option<Verdict>, shown: usize, processor: u32) {
-        for tally in [&*self.tally, &self.program.tally] {
-            tally.add_run(processor, verdict, shown);
+        self.program.tally.add_run(processor, verdict, shown);
+        if self.tally.add_run(processor, verdict, shown).is_multiple_of(TIMED_EVERY) {
+            self.time_next();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn time_next(&self) {
+        self.holding.mark(Holding::TIMED);
     }
 
     /// Counts a run whose edits were carried out. IRQL <= `DISPATCH_LEVEL`, as for its kin.
@@ -232,18 +258,35 @@ impl Link {
     }
 }
 
-/// What a link keeps back, of all connections. Stays when its program is replaced.
+/// What a link keeps back, of all connections, and what else stays when its program is replaced.
 #[derive(Debug, Default)]
 pub(crate) struct Holding {
     flows: AtomicU32,
     bytes: AtomicU64,
     /// When it was first asked to end; 0: it was not.
     since: AtomicU64,
-    /// It was asked to end, or something is tried in the link, or somebody watches runs: all that is rare is behind one flag.
-    special: AtomicBool,
+    /// All that is rare, behind one look.
+    special: AtomicU8,
+    timing: Timing,
 }
 
 impl Holding {
+    /// It was asked to end.
+    const DRAINS: u8 = 1;
+    /// Something is tried in the link, or its runs may be watched.
+    const LOOKED_AT: u8 = 2;
+    /// Its next run is timed.
+    const TIMED: u8 = 4;
+
+    fn mark(&self, mark: u8) {
+        self.special.fetch_or(mark, Relaxed);
+    }
+
+    /// Takes a mark off; true when it was there.
+    fn unmark(&self, mark: u8) -> bool {
+        self.special.fetch_and(!mark, Relaxed) & mark != 0
+    }
+
     pub(crate) fn read(&self) -> Detached {
         Detached { flows: self.flows.load(Relaxed), bytes: self.bytes.load(Relaxed) }
     }
@@ -253,12 +296,16 @@ impl Holding {
         let now = (platform.now_ns)().max(1);
         // Only the first time counts.
         let _ = self.since.compare_exchange(0, now, Relaxed, Relaxed);
-        self.special.store(true, Relaxed);
+        self.mark(Self::DRAINS);
     }
 
     /// Says whether something is tried in the link, or its runs may be watched.
-    pub(crate) fn set_special(&self, special: bool) {
-        self.special.store(special || self.since.load(Relaxed) != 0, Relaxed);
+    pub(crate) fn set_looked_at(&self, looked_at: bool) {
+        if looked_at {
+            self.mark(Self::LOOKED_AT);
+        } else {
+            self.unmark(Self::LOOKED_AT);
+        }
     }
 }
 

@@ -349,8 +349,7 @@ impl Objects {
         }
         let mut prepared: [Option<Prepared>; HOOKS] = [const { None }; HOOKS];
         for (prepared, draft) in prepared.iter_mut().zip(&drafts) {
-            *prepared =
-                draft.as_ref().map(|draft| Prepared::new(draft, self.watched, platform)).transpose()?;
+            *prepared = draft.as_ref().map(|draft| Prepared::new(draft, platform)).transpose()?;
         }
         // From here on nothing fails.
         let mut removed = Removed::default();
@@ -484,32 +483,14 @@ impl Objects {
     ) -> Result<(Vec<Shared<Link>>, Prepared), Status> {
         let mut new = self.remaining(hook)?;
         change(&mut new)?;
-        let prepared = Prepared::new(&new, self.watched, platform)?;
+        let prepared = Prepared::new(&new, platform)?;
         Ok((new, prepared))
     }
 
     /// Has all links looked at before they run, since somebody watches runs, or no longer.
-    pub(crate) fn watch(
-        &mut self,
-        watched: bool,
-        published: &[Published],
-        platform: &Platform,
-    ) -> Result<[Option<Prepared>; HOOKS], Status> {
-        let mut prepared = [const { None }; HOOKS];
-        if watched == self.watched {
-            return Ok(prepared);
-        }
-        for (prepared, links) in prepared.iter_mut().zip(&self.links) {
-            *prepared = Some(Prepared::new(links, watched, platform)?);
-        }
-        // From here on nothing fails.
+    pub(crate) fn watch(&mut self, watched: bool) {
         self.watched = watched;
-        let hooks = self.links.iter().zip(published).zip(&mut prepared);
-        for ((links, published), prepared) in hooks {
-            tell(links, watched);
-            *prepared = prepared.take().map(|new| published.publish(new, platform));
-        }
-        Ok(prepared)
+        self.links.iter().for_each(|links| tell(links, watched));
     }
 
     /// Puts what was prepared in place.
@@ -553,7 +534,7 @@ impl Link {
 
 /// Tells links in which something is tried from others, unless all of them are watched.
 fn tell(links: &[Shared<Link>], watched: bool) {
-    links.iter().for_each(|link| link.holding.set_special(watched || link.trial.is_some()));
+    links.iter().for_each(|link| link.holding.set_looked_at(watched || link.trial.is_some()));
 }
 
 /// `old` at another place.

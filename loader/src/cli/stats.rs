@@ -17,6 +17,7 @@ use serde::Serialize;
 use tidegate_abi::control::{Id, LinkInfo, LinkInfoReply, LinkList, Status};
 use tidegate_abi::{Hook, MapKind, Verdict};
 
+use super::timed::{self, Histograms, Timed};
 use super::{Report, live, map, prog, trial::Tried};
 use crate::client::Client;
 use crate::error::{Error, Exit};
@@ -70,6 +71,8 @@ struct Row {
     /// Bytes that were shown to its runs.
     bytes_shown: u64,
     counted: Tally,
+    /// How long runs took.
+    times: Vec<Timed>,
     /// What is tried in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     trial: Option<Tried>,
@@ -114,6 +117,7 @@ impl Row {
             name: self.name.clone(),
             counted: self.counted.since(&tally),
             bytes_shown: self.bytes_shown - bytes,
+            times: timed::since(&self.times, before.map_or(&[], |before| &before.times)),
             trial: self.trial.as_ref().map(|trial| trial.since(tried)),
             ..*self
         }
@@ -143,16 +147,20 @@ fn links(client: &mut Client) -> Result<Vec<(Id, LinkInfoReply, String)>, Error>
 }
 
 fn rows(client: &mut Client) -> Result<Vec<Row>, Error> {
-    let row = |(link, info, name): (Id, LinkInfoReply, String)| Row {
-        link,
-        hook: info.hook.name(),
-        program: info.program,
-        name,
-        bytes_shown: info.counters.bytes_shown,
-        counted: info.counters.into(),
-        trial: info.trial.map(Into::into),
+    let links = links(client)?;
+    let row = |(link, info, name): (Id, LinkInfoReply, String)| {
+        Ok(Row {
+            link,
+            hook: info.hook.name(),
+            program: info.program,
+            name,
+            bytes_shown: info.counters.bytes_shown,
+            counted: info.counters.into(),
+            times: timed::of(client, link, info.hook.program_type())?,
+            trial: info.trial.map(Into::into),
+        })
     };
-    Ok(links(client)?.into_iter().map(row).collect())
+    links.into_iter().map(row).collect()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -230,6 +238,7 @@ fn metrics(client: &mut Client) -> Result<String, Error> {
     let dropped = Family::<OfMap, Counter>::default();
     registry.register("records_dropped", "Records that did not fit into a ring buffer", dropped.clone());
 
+    let mut times = Vec::new();
     for (link, info, program) in links(client)? {
         let hook = info.hook.name();
         for (verdict, number) in Verdict::ALL.into_iter().zip(info.counters.verdicts) {
@@ -237,6 +246,9 @@ fn metrics(client: &mut Client) -> Result<String, Error> {
                 let labels = OfVerdict { link, hook, program: program.clone(), verdict: verdict.name() };
                 runs.get_or_create(&labels).inc_by(number);
             }
+        }
+        for timed in timed::of(client, link, info.hook.program_type())? {
+            times.push((OfVerdict { link, hook, program: program.clone(), verdict: timed.verdict() }, timed));
         }
         if let Some(trial) = info.trial.map(Tried::from) {
             let (program, mode) = trial.mode();
@@ -263,6 +275,7 @@ fn metrics(client: &mut Client) -> Result<String, Error> {
             dropped.get_or_create(&labels).inc_by(info.dropped);
         }
     }
+    registry.register_collector(Box::new(Histograms(times)));
     let mut text = String::new();
     // Writing to a string can't fail.
     let _ = text::encode(&mut text, &registry);
@@ -344,7 +357,7 @@ impl fmt::Display for Stats {
         if let Some(metrics) = &self.metrics {
             return f.write_str(metrics);
         }
-        for Row { link, hook, name, counted, bytes_shown, trial, .. } in &self.links {
+        for Row { link, hook, name, counted, bytes_shown, times, trial, .. } in &self.links {
             write!(f, "{link}: {name} at {hook}  {} runs", counted.runs)?;
             if let Some(seconds) = self.seconds {
                 write!(f, " ({:.0} a second)", counted.runs as f64 / seconds)?;
@@ -359,6 +372,7 @@ impl fmt::Display for Stats {
                 counted.edited, counted.injected, counted.errors
             )?;
             writeln!(f, "; {bytes_shown} bytes shown")?;
+            times.iter().try_for_each(|timed| write!(f, "{timed}"))?;
             if let Some(trial) = trial {
                 write!(f, "{trial}")?;
             }

@@ -101,6 +101,32 @@ fn links_run_in_the_order_that_they_are_given() {
 }
 
 #[test]
+fn how_long_runs_took_is_told_by_verdict() {
+    let host = Host::start(&folder("host-times"));
+    host.run(&["prog", "load", GATE, "--prog", "stamp", "--map", "marks.0=str:<first>"]).ok();
+    host.run(&["link", "attach", "stamp", "stream-v4"]).ok();
+    let times = || host.run(&["-j", "prog", "stats"]).json()["links"][0]["times"].clone();
+    assert_eq!(times(), Value::Array(Vec::new()), "nothing ran");
+    let mut stream = host.connect();
+    for word in ["quit", "more", "much"] {
+        assert!(host.say(&mut stream, word, 4).is_some());
+    }
+    // Behind the first of many: the first run with a verdict comes before one that is timed.
+    let times = times();
+    let timed = times[0].as_object().expect("a run was timed");
+    assert_eq!(timed["timed"].as_u64(), timed["classes"][0]["runs"].as_u64(), "{timed:?}");
+    let verdict = timed["verdict"].as_str().expect("a name");
+    let text = host.run(&["prog", "stats"]).ok();
+    assert!(text.contains(&format!("    {verdict}: 1 timed, half of them below ")), "{text}");
+    let metrics = host.run(&["prog", "stats", "--prometheus"]).ok();
+    let labels = format!("hook=\"stream-v4\",program=\"stamp\",verdict=\"{verdict}\"}}");
+    assert!(metrics.contains(&format!("{labels} 1\n")), "{metrics}");
+    for part in ["# TYPE tidegate_run_seconds histogram\n", "le=\"+Inf\"", "le=\"1.28e-7\""] {
+        assert!(metrics.contains(part), "{part} is missing in {metrics}");
+    }
+}
+
+#[test]
 fn a_new_version_is_tried_beside_the_old_one_then_for_a_share_and_replaces_it() {
     let host = Host::start(&folder("host-trial"));
     host.run(&["prog", "load", GATE, "--prog", "stamp", "--map", "marks.0=str:<first>"]).ok();

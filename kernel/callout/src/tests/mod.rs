@@ -12,6 +12,7 @@ mod send;
 mod shared;
 mod soak;
 mod stream;
+mod times;
 mod trial;
 mod watch;
 
@@ -25,12 +26,12 @@ use fwps_sim::{Config, Direction, Filter, FlowId, FlowSpec, Packet, SendOutcome,
 use fwps_sys::{FWP_ACTION, FWPS_FILTER_FLAG, layer};
 use tidegate_abi::control::{
     Change, Committed, Counters, Detached, FlowInfo, FlowList, Flows, LinkAttach, LinkCommit, LinkDetach,
-    LinkInfo, LinkInfoReply, LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name, OnError,
-    Operation, ProgramLoad, Status, TraceBegin, TraceEnd, TraceRead, Traced, Trial, TrialInfo, TrialMode,
-    parse_reply, write_request,
+    LinkInfo, LinkInfoReply, LinkTimes, LinkTry, Loaded, MapCreate, MapInfo, MapInfoReply, MapUpdate, Name,
+    OnError, Operation, ProgramLoad, Status, Times, TraceBegin, TraceEnd, TraceRead, Traced, Trial,
+    TrialInfo, TrialMode, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
-use tidegate_abi::{Grants, Hook, MapDef, MapKind};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, Verdict};
 use tidegate_runtime::{Platform, Runtime, Shared};
 
 use crate::layer::LAYERS;
@@ -238,6 +239,11 @@ impl Bench {
     }
 
     /// What a link has counted.
+    /// How long the runs of a link took that ended with this verdict, or failed.
+    pub(crate) fn times(&self, link: u32, verdict: Option<Verdict>) -> Times {
+        parse_reply(&self.ask(&LinkTimes { link, verdict })).expect("it exists")
+    }
+
     pub(crate) fn counters(&self, link: u32) -> Counters {
         let reply = self.ask(&LinkInfo { link });
         parse_reply::<LinkInfoReply>(&reply).expect("it exists").counters

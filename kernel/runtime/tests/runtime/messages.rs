@@ -4,7 +4,7 @@ use crate::common::*;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tidegate_abi::control::*;
-use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType};
+use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType, Verdict};
 use tidegate_runtime::Runtime;
 
 /// A runtime with something of everything.
@@ -58,6 +58,7 @@ fn messages() -> Vec<Vec<u8>> {
         message(&LinkCommit { changes: &[0, 5] }),
         message(&LinkTry { link: 5, trial: Some(Trial { program: 4, mode: TrialMode::Shadow }) }),
         message(&LinkInfo { link: 5 }),
+        message(&LinkTimes { link: 5, verdict: Some(Verdict::Block) }),
         message(&LinkList { hook: Hook::StreamV4 }),
         message(&EventRead { map: 3, max: 100 }),
         message(&FlowList { from: 0 }),
