@@ -43,6 +43,7 @@ fn platform() -> Platform {
         processor: || 1,
         processors: 2,
         raise: || 0,
+        enter: || (0, 1),
         lower: |_| {},
         wake: || {},
     }

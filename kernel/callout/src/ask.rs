@@ -70,8 +70,6 @@ pub(crate) struct Ask<'c> {
     pub(crate) window: &'c [u8],
     /// What the filter engine said in `classifyOut`.
     pub(crate) out: FWPS_CLASSIFY_OUT_FLAG,
-    /// More data can come.
-    pub(crate) may_wait: bool,
     pub(crate) kept: Kept<'c>,
     /// The link that keeps the bytes back, or waited for them; 0 for none.
     pub(crate) holder: Id,
@@ -203,10 +201,7 @@ impl<'c> Ask<'c> {
             changes.clear();
             return (Decision::Next(open), None);
         };
-        let mut flags = context.flags;
-        if !self.may_wait {
-            flags |= STREAM_NO_MORE_DATA;
-        }
+        let flags = context.flags;
         // What does not change meanwhile, though it is lent to every run.
         let (passed, born, window, ends) = (self.passed, self.flow.born, self.window, self.ends());
         let mut host = PacketHost::new(Calls::new(first), About::Stream(self), changes);
@@ -632,7 +627,7 @@ impl<'c> Ask<'c> {
             Verdict::Continue => Decision::Next(cover),
             Verdict::Permit => Decision::Permit(cover),
             Verdict::Block => Decision::Block(cover),
-            Verdict::NeedMoreData if !self.may_wait => return Err(Failure::Unfit),
+            Verdict::NeedMoreData if context.flags & STREAM_NO_MORE_DATA != 0 => return Err(Failure::Unfit),
             Verdict::NeedMoreData => {
                 // One more byte at least, and not more than a window holds.
                 let room = MAX_WINDOW.saturating_sub(shown);

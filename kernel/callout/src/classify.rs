@@ -51,16 +51,9 @@ pub(crate) unsafe extern "system" fn stream(
     let (given, data) = unsafe { (Given::new(values, meta), Indicated::new(data)) };
     let Some(incoming) = Incoming::of_stream(given) else { return unasked(packet, out) };
     let outcome = {
-        let _dispatch = Dispatch::raise(&engine.get().platform);
-        let indication = Indication {
-            incoming,
-            data,
-            kind: data.flags,
-            missed: packet.missedBytes,
-            filter,
-            flags: out.flags,
-        };
-        stream::classify(engine, indication, flow)
+        let dispatch = Dispatch::raise(&engine.get().platform);
+        let indication = Indication { incoming, packet, data, filter, out };
+        stream::classify(engine, &indication, flow, dispatch.processor)
     };
     outcome.write(packet, out);
 }
@@ -101,8 +94,8 @@ pub(crate) unsafe extern "system" fn send(
     let packets = NonNull::new(nbl.cast()).map(|nbl| unsafe { Packets::new(nbl) });
     let outcome = match (engine, packets) {
         (Some(engine), Some(packets)) if !engine.is_closing() => {
-            let _dispatch = Dispatch::raise(&engine.get().platform);
-            send::classify(engine, &incoming, &packets, may_write)
+            let dispatch = Dispatch::raise(&engine.get().platform);
+            send::classify(engine, &incoming, &packets, may_write, dispatch.processor)
         }
         _ => SendOutcome::Permit,
     };

@@ -73,12 +73,15 @@ impl Engine {
 pub(crate) struct Dispatch<'e> {
     platform: &'e Platform,
     before: u8,
+    /// The processor that is kept.
+    pub(crate) processor: u32,
 }
 
 impl<'e> Dispatch<'e> {
     /// Raises the IRQL, from <= DISPATCH_LEVEL.
     pub(crate) fn raise(platform: &'e Platform) -> Self {
-        Self { platform, before: (platform.raise)() }
+        let (before, processor) = (platform.enter)();
+        Self { platform, before, processor }
     }
 }
 

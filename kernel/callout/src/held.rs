@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_STREAM_FLAG, FwpsFlowAbort0};
-use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_PUSH};
+use tidegate_abi::context::{STREAM_EXPEDITED, STREAM_HELD, STREAM_NO_MORE_DATA, STREAM_PUSH};
 use tidegate_abi::control::{FlowSide, Id, OnError};
 use tidegate_abi::limits::{MAX_HELD, MAX_WINDOW};
 use tidegate_abi::{Hook, StreamContext};
@@ -473,6 +473,9 @@ impl Step<'_> {
                 context.flags |= flag;
             }
         }
+        if self.ends() || self.asked.goes_on || window.len() >= MAX_WINDOW {
+            context.flags |= STREAM_NO_MORE_DATA;
+        }
         let end = if self.asked.end { ask::disconnect(self.direction) } else { FWPS_STREAM_FLAG::NONE };
         let ask = Ask {
             flow: self.flow,
@@ -480,7 +483,6 @@ impl Step<'_> {
             len: window.len(),
             window,
             out: FWPS_CLASSIFY_OUT_FLAG::NONE,
-            may_wait: !self.ends() && !self.asked.goes_on && window.len() < MAX_WINDOW,
             kept: Kept::Copied,
             holder: holder.as_ref().map_or(0, |holder| holder.id()),
             passed: Some(&self.asked.passed),

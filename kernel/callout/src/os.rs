@@ -12,7 +12,16 @@ use tidegate_runtime::Platform;
 
 /// This process as a platform. Threads stand for processors; there are no interrupt levels.
 pub(crate) fn platform() -> Platform {
-    Platform { now_ns, random, processor, processors: processors(), raise: || 0, lower: |_| {}, wake: || {} }
+    Platform {
+        now_ns,
+        random,
+        processor,
+        processors: processors(),
+        raise: || 0,
+        enter: || (0, processor()),
+        lower: |_| {},
+        wake: || {},
+    }
 }
 
 fn now_ns() -> u64 {

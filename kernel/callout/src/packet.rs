@@ -88,11 +88,10 @@ impl<'c> Indicated<'c> {
         unsafe { View::of_stream(self.0) }
     }
 
-    /// The bytes where they lie, when they lie in the first MDL of their NB and can be mapped: most do.
+    /// The first `len` bytes where they lie, when they lie in the first MDL of their NB and can be mapped: most do.
     #[inline]
-    pub(crate) fn together(self) -> Option<&'c [u8]> {
+    pub(crate) fn together(self, len: usize) -> Option<&'c [u8]> {
         let FWPS_STREAM_DATA_OFFSET0 { netBuffer: nb, mdl, mdlOffset: offset, .. } = self.dataOffset;
-        let len = self.dataLength;
         let (nb, mdl) = (NonNull::new(nb)?, NonNull::new(mdl)?);
         // SAFETY: both are alive, the promise of `new`.
         let (first, before, in_nb, in_mdl) = unsafe {
@@ -588,7 +587,7 @@ mod tests {
             prop_assert_eq!(view.window(b, &mut scratch), Ok(&bytes[..b]));
             // SAFETY: the chain outlives it.
             let indicated = unsafe { Indicated::new(&data) };
-            prop_assert!(indicated.together().is_none_or(|together| together == bytes));
+            prop_assert!(indicated.together(b).is_none_or(|together| together == &bytes[..b]));
             for copy in [false, true] {
                 prop_assert_eq!(indicated.anywhere(b, copy, &mut scratch), Ok(&bytes[..b]));
             }
@@ -612,12 +611,12 @@ mod tests {
         let data = chain.data(chain.mdls[0], 3, 5);
         // SAFETY: the chain outlives it.
         let indicated = unsafe { Indicated::new(&data) };
-        let together = indicated.together().expect("in the first MDL");
-        assert_eq!(together, b"bcdef");
+        let together = indicated.together(4).expect("in the first MDL");
+        assert_eq!(together, b"bcde");
         assert_eq!(together.as_ptr(), chain.memory[0][3..].as_ptr());
         let from_before_the_data = chain.data(chain.mdls[0], 1, 5);
         // SAFETY: as above.
-        assert_eq!(unsafe { Indicated::new(&from_before_the_data) }.together(), None);
+        assert_eq!(unsafe { Indicated::new(&from_before_the_data) }.together(4), None);
     }
 
     #[test]

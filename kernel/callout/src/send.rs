@@ -88,6 +88,7 @@ pub(crate) fn classify(
     incoming: &Incoming<'_>,
     packets: &Packets<'_>,
     may_write: bool,
+    processor: u32,
 ) -> SendOutcome {
     if !incoming.is_outbound() {
         return SendOutcome::Permit;
@@ -106,7 +107,6 @@ pub(crate) fn classify(
     if links.is_empty() {
         return SendOutcome::Permit;
     }
-    let processor = (engine.platform.processor)();
     let Some(mut desk) = engine.scratch.take(processor) else {
         engine.counters.no_desk.add();
         return if unseen(links) { SendOutcome::Block } else { SendOutcome::Permit };

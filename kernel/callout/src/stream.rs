@@ -13,7 +13,12 @@
 
 use alloc::vec::Vec;
 
-use fwps_sys::{FWPS_CLASSIFY_OUT_FLAG, FWPS_FILTER1, FWPS_STREAM_FLAG};
+use fwps_sys::{
+    FWPS_CLASSIFY_OUT_FLAG, FWPS_CLASSIFY_OUT0, FWPS_FILTER1, FWPS_STREAM_CALLOUT_IO_PACKET0,
+    FWPS_STREAM_FLAG,
+};
+use tidegate_abi::StreamContext;
+use tidegate_abi::context::STREAM_NO_MORE_DATA;
 use tidegate_abi::control::{Id, OnError};
 use tidegate_abi::limits::MAX_WINDOW;
 use tidegate_runtime::{Chain, Held, Link};
@@ -32,23 +37,30 @@ use crate::packet::Indicated;
 use crate::scratch::Desk;
 
 /// One call of classify at a stream layer.
-#[derive(Clone, Copy)]
 pub(crate) struct Indication<'c> {
     pub(crate) incoming: Incoming<'c>,
+    pub(crate) packet: &'c FWPS_STREAM_CALLOUT_IO_PACKET0,
+    /// That of the packet.
     pub(crate) data: Indicated<'c>,
-    /// What the data came with, read once.
-    pub(crate) kind: FWPS_STREAM_FLAG,
-    /// Bytes that a callout above took before these.
-    pub(crate) missed: usize,
     /// What led to the callout.
     pub(crate) filter: &'c FWPS_FILTER1,
-    /// What the engine said in `classifyOut`.
-    pub(crate) flags: FWPS_CLASSIFY_OUT_FLAG,
+    pub(crate) out: &'c FWPS_CLASSIFY_OUT0,
 }
 
 impl Indication<'_> {
     fn has(&self, flags: FWPS_STREAM_FLAG) -> bool {
-        self.kind.has_any(flags)
+        self.data.flags.has_any(flags)
+    }
+
+    /// What programs are told of it.
+    #[inline]
+    fn context(&self, flow: &Flow, may_wait: bool) -> StreamContext {
+        // Bytes that a callout above took before these are missed.
+        let mut context = layer::indication(&flow.context, self.data.flags, self.packet.missedBytes);
+        if !may_wait {
+            context.flags |= STREAM_NO_MORE_DATA;
+        }
+        context
     }
 
     /// More data can come, if there is room for it.
@@ -56,7 +68,7 @@ impl Indication<'_> {
         // Urgent data is not part of what follows, so that nothing can complete it.
         let urgent = FWPS_STREAM_FLAG::RECEIVE_EXPEDITED | FWPS_STREAM_FLAG::SEND_EXPEDITED;
         let full = FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED | FWPS_CLASSIFY_OUT_FLAG::NO_MORE_DATA;
-        !self.flags.has_any(full)
+        !self.out.flags.has_any(full)
             && !self.has(FWPS_STREAM_FLAG::DISCONNECT | FWPS_STREAM_FLAG::ABORT | urgent)
     }
 
@@ -67,21 +79,14 @@ impl Indication<'_> {
 
     /// What links are asked about `window`, which is all that it shows or the first of it.
     #[inline(always)]
-    fn ask<'a>(
-        self,
-        flow: Lent<'a, Flow>,
-        window: &'a [u8],
-        may_wait: bool,
-        kept: Kept<'a>,
-        holder: Id,
-    ) -> Ask<'a> {
-        let (flags, len, out) = (self.kind, self.data.dataLength, self.flags);
-        Ask { flow, flags, len, window, out, may_wait, kept, holder, passed: None }
+    fn ask<'a>(&self, flow: Lent<'a, Flow>, window: &'a [u8], kept: Kept<'a>, holder: Id) -> Ask<'a> {
+        let (flags, len, out) = (self.data.flags, self.data.dataLength, self.out.flags);
+        Ask { flow, flags, len, window, out, kept, holder, passed: None }
     }
 
     /// Flags of what is injected in its place.
     fn injected(&self) -> FWPS_STREAM_FLAG {
-        self.kind.without(FWPS_STREAM_FLAG::DISCONNECT)
+        self.data.flags.without(FWPS_STREAM_FLAG::DISCONNECT)
     }
 }
 
@@ -91,10 +96,10 @@ impl Indication<'_> {
 #[inline]
 pub(crate) fn classify(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Option<Lent<'_, Flow>>,
+    processor: u32,
 ) -> StreamOutcome {
-    let processor = (engine.platform.processor)();
     let chain = engine.runtime.chain_on(processor, indication.incoming.layer.hook);
     let len = indication.data.dataLength;
     if let Some(flow) = flow
@@ -105,13 +110,13 @@ pub(crate) fn classify(
         && !chain.is_snapshot()
         // Fewer bytes than a window holds, that lie together.
         && (1..MAX_WINDOW).contains(&len)
-        && let Some(window) = indication.data.together()
+        && let Some(window) = indication.data.together(len)
         && let Some(mut desk) = engine.scratch.take(processor)
     {
         let Desk { stack, changes, .. } = &mut *desk;
-        let kept = Kept::Shared(indication.data);
-        let ask = indication.ask(flow, window, indication.may_wait(), kept, 0);
-        return answer(&ask, indication, &chain, false, processor, stack, changes);
+        let ask = indication.ask(flow, window, Kept::Shared(indication.data), 0);
+        let mut context = indication.context(&flow, indication.may_wait());
+        return answer(&ask, &mut context, indication, &chain, false, processor, stack, changes);
     }
     rarely(engine, indication, flow, &chain, processor)
 }
@@ -122,7 +127,7 @@ pub(crate) fn classify(
 #[inline(never)]
 fn rarely(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Option<Lent<'_, Flow>>,
     chain: &Chain,
     processor: u32,
@@ -151,7 +156,7 @@ struct Rare {
 /// The answer, when they are not asked.
 fn before<'k>(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Option<Lent<'k, Flow>>,
     chain: &Chain,
     rare: &'k mut Rare,
@@ -175,7 +180,7 @@ fn before<'k>(
 }
 
 /// What the end of a direction or a reset makes of an answer.
-fn last(indication: Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> StreamOutcome {
+fn last(indication: &Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> StreamOutcome {
     let pass = StreamOutcome::Permit(indication.data.dataLength);
     if indication.has(FWPS_STREAM_FLAG::ABORT) {
         return pass;
@@ -190,7 +195,7 @@ fn last(indication: Indication<'_>, flow: &Flow, outcome: StreamOutcome) -> Stre
 /// The answer when something stands against asking the links. `waited` becomes the link that waited for the data, if one did.
 fn marked(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
     waited: &mut Option<Held>,
 ) -> Option<StreamOutcome> {
@@ -210,7 +215,7 @@ fn marked(
 }
 
 /// A context for a connection that was there before it could be seen.
-fn meet(engine: Lent<'_, Engine>, indication: Indication<'_>) -> Result<Shared<Flow>, Failure> {
+fn meet(engine: Lent<'_, Engine>, indication: &Indication<'_>) -> Result<Shared<Flow>, Failure> {
     let id = indication.incoming.flow().ok_or(Failure::Unfit)?;
     let layer = indication.incoming.layer.id;
     let callout = indication.filter.action.calloutId;
@@ -226,7 +231,7 @@ fn meet(engine: Lent<'_, Engine>, indication: Indication<'_>) -> Result<Shared<F
 /// What is to be done before anybody is asked: `None` when nothing stands against it.
 fn look(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
     marks: Marks,
 ) -> Option<StreamOutcome> {
@@ -267,7 +272,7 @@ fn allow(engine: &Engine, flow: &Flow, len: usize) -> StreamOutcome {
 /// Puts the indication into its direction's queue.
 fn keep(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
     holder: Option<Holder<'_>>,
 ) -> StreamOutcome {
@@ -278,7 +283,7 @@ fn keep(
     };
     let arrival = Arrival {
         hook: indication.incoming.layer.hook,
-        context: layer::indication(&flow.context, indication.kind, indication.missed),
+        context: indication.context(&flow, true),
         flags: indication.injected(),
         bytes: &view,
         end: indication.has(FWPS_STREAM_FLAG::DISCONNECT),
@@ -312,7 +317,7 @@ fn too_late(engine: &Engine, flow: &Flow, by: Option<&Shared<Link>>, len: usize)
 /// Asks the links about any data.
 fn decide(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     flow: Lent<'_, Flow>,
     chain: &Chain,
     processor: u32,
@@ -336,23 +341,24 @@ fn decide(
         return unshown(&engine.counters.unreadable, links, len);
     };
     let kept = if snapshot { Kept::Copied } else { Kept::Shared(data) };
-    let ask = indication.ask(flow, window, may_wait, kept, holder);
-    answer(&ask, indication, chain, snapshot, processor, stack, changes)
+    let ask = indication.ask(flow, window, kept, holder);
+    let mut context = indication.context(&flow, may_wait);
+    answer(&ask, &mut context, indication, chain, snapshot, processor, stack, changes)
 }
 
 /// Asks the links, and carries out what they decide.
 #[inline(always)]
 fn answer(
     ask: &Ask<'_>,
-    indication: Indication<'_>,
+    context: &mut StreamContext,
+    indication: &Indication<'_>,
     chain: &Chain,
     snapshot: bool,
     processor: u32,
     stack: &mut Stack,
     changes: &mut Changes,
 ) -> StreamOutcome {
-    let mut context = layer::indication(&ask.flow.get().context, indication.kind, indication.missed);
-    let (decision, by) = ask.links(chain.links(), processor, &mut context, stack, changes);
+    let (decision, by) = ask.links(chain.links(), processor, context, stack, changes);
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) if !snapshot => StreamOutcome::Permit(cover),
         Decision::Block(cover) if cover > 0 => StreamOutcome::Block(cover),
@@ -366,7 +372,7 @@ fn answer(
 /// The answer, when there is nothing to ask about, or too much to be shown.
 fn extent(
     engine: Lent<'_, Engine>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     links: &[Shared<Link>],
 ) -> Result<(usize, bool), StreamOutcome> {
     let len = indication.data.dataLength;
@@ -377,7 +383,7 @@ fn extent(
     if len < MAX_WINDOW {
         return Ok((len, indication.may_wait()));
     }
-    let whole = indication.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
+    let whole = indication.out.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
     if whole && len > MAX_WINDOW {
         return Err(unshown(&engine.counters.oversized, links, len));
     }
@@ -402,7 +408,7 @@ fn unseen(links: &[Shared<Link>], pass: StreamOutcome) -> StreamOutcome {
 #[inline(never)]
 fn carry_out(
     ask: &Ask<'_>,
-    indication: Indication<'_>,
+    indication: &Indication<'_>,
     chain: &Chain,
     decision: Decision,
     by: Option<&Shared<Link>>,

@@ -13,6 +13,8 @@ pub struct Platform {
     pub processors: u32,
     /// Raises the IRQL to `DISPATCH_LEVEL` and returns what it was (`KeRaiseIrql`). Does nothing on std.
     pub raise: fn() -> u8,
+    /// What a classify begins with: [`raise`](Self::raise) and, behind it, [`processor`](Self::processor).
+    pub enter: fn() -> (u8, u32),
     /// Lowers the IRQL to what [`raise`](Self::raise) returned (`KeLowerIrql`). Does nothing on std.
     pub lower: fn(u8),
     /// A record was put into a ring buffer: who waits for one may look. IRQL <= `DISPATCH_LEVEL`, for every record.
@@ -49,6 +51,7 @@ pub(crate) mod tests {
             processor: || 0,
             processors,
             raise: || 0,
+            enter: || (0, 0),
             lower: |irql| assert_eq!(irql, 0, "lowered to what it was"),
             wake: || {},
         }

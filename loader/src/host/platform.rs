@@ -38,6 +38,7 @@ pub fn platform() -> Platform {
         processor: || 0,
         processors: 1,
         raise: || 0,
+        enter: || (0, 0),
         lower: |_| {},
         wake: || {},
     }

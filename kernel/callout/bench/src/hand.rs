@@ -33,7 +33,7 @@ fn ask(policies: &Policies, shown: &Shown<'_>) -> Wish {
     Wish::Permit
 }
 
-/// classifyFn of the stream layers. The filter's context points to the policies; data lies in one mapped MDL.
+/// classifyFn of the stream layers. The filter's context points to the policies.
 pub(crate) unsafe extern "system" fn stream(
     values: *const FWPS_INCOMING_VALUES0,
     meta: *const FWPS_INCOMING_METADATA_VALUES0,
@@ -50,8 +50,8 @@ pub(crate) unsafe extern "system" fn stream(
         let length = data.dataLength;
         let policies = &*std::ptr::with_exposed_provenance::<Policies>((*filter).context as usize);
         let mdl = data.dataOffset.mdl;
-        let start = (*mdl).MappedSystemVa.cast::<u8>().add(data.dataOffset.mdlOffset as usize);
-        let shown = Shown { bytes: std::slice::from_raw_parts(start, length) };
+        let Some(bytes) = together(data) else { return unseen(packet, &mut *out, length) };
+        let shown = Shown { bytes };
         packet.streamAction = FWPS_STREAM_ACTION::NONE;
         packet.countBytesRequired = 0;
         packet.countBytesEnforced = length;
@@ -67,6 +67,35 @@ pub(crate) unsafe extern "system" fn stream(
             }
         };
     }
+}
+
+/// The bytes, when they lie in one MDL and can be mapped, as most do: to take it for granted is to read what is not there.
+unsafe fn together<'c>(data: &FWPS_STREAM_DATA0) -> Option<&'c [u8]> {
+    let FWPS_STREAM_DATA_OFFSET0 { netBuffer: nb, mdl, mdlOffset: offset, .. } = data.dataOffset;
+    // SAFETY: the caller's data is as at a stream layer.
+    unsafe {
+        let (nb, end) = (&*nb, offset as usize + data.dataLength);
+        let before = nb.CurrentMdlOffset as usize;
+        let inside = nb.CurrentMdl == mdl && offset as usize >= before;
+        if !inside || end > before + nb.DataLength as usize || end > (*mdl).ByteCount as usize {
+            return None;
+        }
+        let start = MmGetSystemAddressForMdlSafe(mdl, NORMAL_PAGE_PRIORITY).cast::<u8>();
+        if start.is_null() {
+            return None;
+        }
+        Some(std::slice::from_raw_parts(start.add(offset as usize), data.dataLength))
+    }
+}
+
+/// What is not looked at passes.
+#[cold]
+#[inline(never)]
+fn unseen(packet: &mut FWPS_STREAM_CALLOUT_IO_PACKET0, out: &mut FWPS_CLASSIFY_OUT0, length: usize) {
+    packet.streamAction = FWPS_STREAM_ACTION::NONE;
+    packet.countBytesRequired = 0;
+    packet.countBytesEnforced = length;
+    out.actionType = FWP_ACTION::PERMIT;
 }
 
 /// classifyFn that does nothing.

@@ -58,6 +58,8 @@ const FLOWS: [u64; 3] = [1, 10_000, 1_000_000];
 /// Who classifies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
+    /// A callout that does nothing: what calling one costs.
+    Nobody,
     Hand,
     Tidegate,
     /// The runs of the programs alone.
@@ -65,10 +67,11 @@ enum By {
 }
 
 impl By {
-    const ALL: [Self; 3] = [Self::Hand, Self::Tidegate, Self::Runs];
+    const ALL: [Self; 4] = [Self::Nobody, Self::Hand, Self::Tidegate, Self::Runs];
 
     fn name(self) -> &'static str {
         match self {
+            Self::Nobody => "nobody",
             Self::Hand => "by hand",
             Self::Tidegate => "tidegate",
             Self::Runs => "runs alone",
@@ -93,7 +96,12 @@ fn subjects() -> Vec<Subject> {
                 for by in By::ALL {
                     // Runs see no flows, and helpers that edit are the callouts'.
                     let runs = flows == 1 && matches!(case, Case::Permit | Case::Block);
-                    if by != By::Runs || runs {
+                    let measured = match by {
+                        By::Nobody => links == 1 && flows == 1,
+                        By::Hand | By::Tidegate => true,
+                        By::Runs => runs,
+                    };
+                    if measured {
                         all.push(Subject { case, by, links, flows });
                     }
                 }
@@ -107,6 +115,10 @@ impl Subject {
     fn prepare(&self) -> Result<Box<dyn FnMut() -> FWP_ACTION>> {
         let (case, links, flows) = (self.case, self.links, self.flows);
         Ok(match self.by {
+            By::Nobody => {
+                let mut machine = Machine::nothing(case);
+                Box::new(move || machine.classify())
+            }
             By::Hand => {
                 let mut machine = Machine::hand(case, links, flows);
                 Box::new(move || machine.classify())
@@ -155,6 +167,7 @@ fn counted() -> Result<()> {
 fn bench() -> Result<Vec<Row>> {
     let mut counts = count::count()?.into_iter();
     let nothing = counts.next().unwrap_or_default();
+    let mut calling = 0.0;
     let mut rows: Vec<Row> = Vec::new();
     for subject in subjects() {
         let mut run = subject.prepare()?;
@@ -165,15 +178,26 @@ fn bench() -> Result<Vec<Row>> {
         let (copied, allocated) = (null::copied(), ALLOCATED.get() - before);
         let ns = time(&mut *run);
         let host_insns = counts.next().unwrap_or(f64::NAN) - nothing;
+        let host_insns = match subject.by {
+            By::Nobody => {
+                calling = host_insns;
+                host_insns
+            }
+            // The filter engine's part is not the callout's.
+            By::Hand | By::Tidegate => host_insns - calling,
+            By::Runs => host_insns,
+        };
         let hand = rows.iter().rev().find(|row| row.subject.by == By::Hand);
-        let ratio = hand.filter(|_| subject.by != By::Hand).map_or(1.0, |hand| host_insns / hand.host_insns);
+        let ratio = hand
+            .filter(|_| !matches!(subject.by, By::Nobody | By::Hand))
+            .map_or(1.0, |hand| host_insns / hand.host_insns);
         let expected = if subject.case == Case::Permit || subject.case == Case::Inspect {
             FWP_ACTION::PERMIT
         } else {
             FWP_ACTION::BLOCK
         };
         ensure!(
-            subject.by == By::Runs || action == expected,
+            matches!(subject.by, By::Nobody | By::Runs) || action == expected,
             "{} {}: the answer is {action:?}",
             subject.case.name(),
             subject.by.name()

@@ -24,7 +24,7 @@ pub(crate) fn platform() -> Result<Platform, NTSTATUS> {
     draw()?;
     // SAFETY: a number only.
     let processors = unsafe { KeQueryMaximumProcessorCountEx(ALL_GROUPS) };
-    Ok(Platform { now_ns, random, processor, processors, raise, lower, wake: waits::wake })
+    Ok(Platform { now_ns, random, processor, processors, raise, enter, lower, wake: waits::wake })
 }
 
 /// Waits. PASSIVE_LEVEL.
@@ -62,6 +62,11 @@ fn processor() -> u32 {
 fn raise() -> u8 {
     // SAFETY: callers are at DISPATCH_LEVEL or below.
     unsafe { KfRaiseIrql(DISPATCH_LEVEL) }
+}
+
+fn enter() -> (u8, u32) {
+    let irql = raise();
+    (irql, processor())
 }
 
 fn lower(irql: u8) {

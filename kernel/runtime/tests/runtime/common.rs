@@ -38,6 +38,7 @@ pub(crate) fn platform() -> Platform {
         processor: || PROCESSOR.get(),
         processors: PROCESSORS,
         raise: || IRQL.replace(DISPATCH),
+        enter: || (IRQL.replace(DISPATCH), PROCESSOR.get()),
         lower: |irql| assert_eq!(IRQL.replace(irql), DISPATCH, "lowered once for each time it was raised"),
         wake: || WOKEN.set(WOKEN.get() + 1),
     }
