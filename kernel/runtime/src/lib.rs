@@ -184,7 +184,7 @@ impl Runtime {
     }
 
     /// Whether the next run of a link, which is shown this flow (0: none), is to be watched. IRQL <= `DISPATCH_LEVEL`. Ask only of
-    /// links that are [special](Link::is_special), or of chains in which [something is tried](Chain::is_tried).
+    /// links that are [special](Link::is_special).
     pub fn is_watched(&self, link: &Link, flow: u64) -> bool {
         self.watches.want(link.id, flow, &self.platform)
     }

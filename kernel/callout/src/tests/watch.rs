@@ -157,13 +157,12 @@ fn links_run_as_before_when_no_trace_is_left() {
     let [one, two] = [(); 2].map(|()| bench.trace(&ALL).expect("room"));
     bench.link(STREAM, &asm::verdict(Verdict::Continue), OnError::Block);
     assert_eq!(special(&bench, STREAM), 3, "one that comes later is watched too");
-    assert!(bench.runtime.chain(STREAM).is_tried());
     assert_eq!(bench.end_trace(one), Ok(()));
     assert_eq!((special(&bench, STREAM), bench.end_trace(one)), (3, Err(Status::NotFound)));
     assert_eq!(bench.end_trace(two), Ok(()));
     assert_eq!(special(&bench, STREAM), 1, "something is still tried in one of them");
     bench.end_trial(tried);
-    assert!(special(&bench, STREAM) == 0 && !bench.runtime.chain(STREAM).is_tried());
+    assert_eq!(special(&bench, STREAM), 0);
     bench.finish();
 }
 
@@ -179,7 +178,8 @@ fn a_trace_that_nobody_reads_ends_by_itself() {
     }
     assert_eq!((bench.traced(left), special(&bench, STREAM)), (Err(Status::NotFound), 1));
     wait(2 * TRACE_NS);
-    bench.sim.indicate(flow, OUT, b"abc");
+    // The first run has the second one timed.
+    (0..2).for_each(|_| bench.sim.indicate(flow, OUT, b"abc"));
     // Whatever the next message is.
     bench.counter();
     assert_eq!((special(&bench, STREAM), bench.traced(read)), (0, Err(Status::NotFound)));
