@@ -116,7 +116,7 @@ pub(crate) fn classify(
         let Desk { stack, changes, .. } = &mut *desk;
         let ask = indication.ask(flow, window, Kept::Shared(indication.data), 0);
         let mut context = indication.context(&flow, indication.may_wait());
-        return answer(&ask, &mut context, indication, &chain, false, processor, stack, changes);
+        return answer(&ask, &mut context, indication, &chain, false, processor, (stack, changes));
     }
     rarely(engine, indication, flow, &chain, processor)
 }
@@ -343,7 +343,7 @@ fn decide(
     let kept = if snapshot { Kept::Copied } else { Kept::Shared(data) };
     let ask = indication.ask(flow, window, kept, holder);
     let mut context = indication.context(&flow, may_wait);
-    answer(&ask, &mut context, indication, chain, snapshot, processor, stack, changes)
+    answer(&ask, &mut context, indication, chain, snapshot, processor, (stack, changes))
 }
 
 /// Asks the links, and carries out what they decide.
@@ -355,8 +355,7 @@ fn answer(
     chain: &Chain,
     snapshot: bool,
     processor: u32,
-    stack: &mut Stack,
-    changes: &mut Changes,
+    (stack, changes): (&mut Stack, &mut Changes),
 ) -> StreamOutcome {
     let (decision, by) = ask.links(chain.links(), processor, context, stack, changes);
     match decision {
