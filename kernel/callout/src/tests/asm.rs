@@ -376,10 +376,22 @@ pub(crate) fn look_up() -> Vec<u8> {
 
 /// Looks `times` times for what is not there, then permits.
 pub(crate) fn search(times: usize) -> Vec<u8> {
+    search_and_load(times, 0)
+}
+
+/// Bytes that [`search_and_load`] copies at a time.
+pub(crate) const LOADED: usize = 256;
+
+/// The same, and `loads` times copies [`LOADED`] bytes of what is shown.
+pub(crate) fn search_and_load(times: usize, loads: usize) -> Vec<u8> {
     let mut asm = Asm::new();
     asm.text(b"#");
     for _ in 0..times {
         asm.copy(R1, CTX).set(R2, 0).point(R3).set(R4, 1).call(helper::FIND);
+    }
+    for _ in 0..loads {
+        let size = LOADED as i32;
+        asm.copy(R1, CTX).set(R2, 0).copy(R3, FP).add(R3, -size).set(R4, size).call(helper::LOAD_BYTES);
     }
     asm.give(Verdict::Permit).code()
 }

@@ -374,11 +374,14 @@ fn a_run_holds_one_clone() {
 }
 
 #[test]
-fn a_run_may_search_as_much_as_the_limit_says() {
-    let times = MAX_SCAN / MAX_WINDOW;
-    for (times, errors) in [(times, 0), (times + 1, 1)] {
+fn a_run_may_search_and_copy_together_as_much_as_the_limit_says() {
+    let (times, loads) = (MAX_SCAN / MAX_WINDOW, MAX_WINDOW / asm::LOADED);
+    for (times, loads, errors) in
+        [(times, 0, 0), (times + 1, 0, 1), (times, 1, 1), (times - 1, loads, 0), (times - 1, loads + 1, 1)]
+    {
         let bench = Bench::new(Config::default());
-        let link = bench.link(Hook::StreamV4, &asm::search(times), OnError::Permit);
+        let code = asm::search_and_load(times, loads);
+        let link = bench.link(Hook::StreamV4, &code, OnError::Permit);
         let flow = bench.flow(Hook::StreamV4);
         bench.sim.indicate(flow, Direction::Send, &[0; MAX_WINDOW]);
         assert_eq!(bench.out(flow, Direction::Send).len(), MAX_WINDOW);
