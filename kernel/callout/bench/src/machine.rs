@@ -52,7 +52,7 @@ impl Case {
         match self {
             Self::Permit => asm::verdict(Verdict::Permit),
             Self::Block => asm::verdict(Verdict::Block),
-            Self::Inspect => asm::search(1),
+            Self::Inspect => asm::search_and_load(1, 0),
             Self::SameLength => asm::edits(&[(AT as i32, SAME.len() as i32, SAME)], Verdict::Permit),
             Self::Grow => asm::edits(&[(AT as i32, 0, MORE)], Verdict::Permit),
             Self::Send => asm::edits(&[(AT as i32, SAME.len() as i32, SAME)], Verdict::Permit),

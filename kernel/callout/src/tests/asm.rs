@@ -374,15 +374,10 @@ pub(crate) fn look_up() -> Vec<u8> {
     asm.label("none").give(Verdict::Block).code()
 }
 
-/// Looks `times` times for what is not there, then permits.
-pub(crate) fn search(times: usize) -> Vec<u8> {
-    search_and_load(times, 0)
-}
-
 /// Bytes that [`search_and_load`] copies at a time.
 pub(crate) const LOADED: usize = 256;
 
-/// The same, and `loads` times copies [`LOADED`] bytes of what is shown.
+/// Looks `times` times for what is not there, copies [`LOADED`] bytes of what is shown `loads` times, then permits.
 pub(crate) fn search_and_load(times: usize, loads: usize) -> Vec<u8> {
     let mut asm = Asm::new();
     asm.text(b"#");
