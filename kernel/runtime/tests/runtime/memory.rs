@@ -135,10 +135,9 @@ fn requests() {
         id(&runtime, &attach(request));
     }
     let (trace, failed) = id(&runtime, &TraceBegin { link: 0, flow: 0, ends: 0, bytes: 4096 });
-    assert!(failed > platform().processors as usize, "chains that are looked at: {failed}");
+    assert!(failed > 0, "what waits to be read takes memory");
     ask(&runtime, &TraceRead { trace, max: 100 });
-    // It ends whether or not there is memory for chains that are not looked at.
-    call(&runtime, &TraceEnd { trace }).expect("it goes on");
+    ask(&runtime, &TraceEnd { trace });
     let (mut room, on_error) = ([0; 64], OnError::Block);
     let (program, hook) = (programs[0], Hook::StreamV4);
     let added =
