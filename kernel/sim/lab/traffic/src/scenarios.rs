@@ -167,11 +167,12 @@ impl Both<'_> {
                     let script = Script::new(&stream.steps);
                     for (cuts, seed) in self.ways(&script, scenario.every_cut).iter().zip(1..) {
                         let steps = script.steps(cuts);
-                        let on_host =
+                        let mut on_host =
                             timed(&mut times[0], || on_host_stream(&mut self.host, stream, &steps, seed))?;
-                        let on_driver = timed(&mut times[1], || {
+                        let mut on_driver = timed(&mut times[1], || {
                             on_driver_stream(&mut self.driver, doubles, stream, &steps, seed)
                         })?;
+                        forget_flow(&mut on_host, &mut on_driver);
                         runs += 1;
                         compare(&on_host, &on_driver, &stream.label, &mut wrong);
                     }
@@ -237,11 +238,12 @@ fn on_host_stream(host: &mut Machine, stream: &Stream, steps: &[flows::Step], se
     }
     let delivery = session.close(flow);
     let end = |out: tidegate::host::Delivered| End { bytes: out.bytes, fin: out.fin, aborted: out.aborted };
-    let delivery =
-        Delivery { flow: 0, ends: [end(delivery.sent), end(delivery.received)], dropped: delivery.dropped };
-    let mut outcome = finish(session, Came::Stream(delivery))?;
-    forget(&mut outcome.events, flow.id());
-    Ok(outcome)
+    let delivery = Delivery {
+        flow: flow.id(),
+        ends: [end(delivery.sent), end(delivery.received)],
+        dropped: delivery.dropped,
+    };
+    finish(session, Came::Stream(delivery))
 }
 
 fn on_host_packets(host: &mut Machine, packets: &[PacketStep]) -> Result<Outcome> {
@@ -282,17 +284,22 @@ fn on_driver_stream(
 ) -> Result<Outcome> {
     driver.reset()?;
     let delivery = doubles.stream(on_wire(stream, steps, seed))?;
-    let mut events = driver.events()?;
-    forget(&mut events, delivery.flow);
-    let traffic = Came::Stream(Delivery { flow: 0, ..delivery });
-    Ok(Outcome { traffic, tally: driver.tally()?, events })
+    Ok(Outcome { traffic: Came::Stream(delivery), tally: driver.tally()?, events: driver.events()? })
 }
 
-/// Takes the number of a flow out of records: each machine numbers its own.
-fn forget(events: &mut BTreeMap<String, Vec<Vec<u8>>>, flow: u64) {
-    for record in events.values_mut().flatten() {
-        for word in record.chunks_exact_mut(8).filter(|word| **word == flow.to_le_bytes()) {
-            word.fill(0);
+/// Takes the flow's number out of records where both machines have it: each numbers its own.
+fn forget_flow(host: &mut Outcome, driver: &mut Outcome) {
+    let (Came::Stream(on_host), Came::Stream(on_driver)) = (&mut host.traffic, &mut driver.traffic) else {
+        return;
+    };
+    let numbers = [&mut on_host.flow, &mut on_driver.flow].map(|flow| std::mem::take(flow).to_le_bytes());
+    let records = host.events.values_mut().flatten().zip(driver.events.values_mut().flatten());
+    for (host, driver) in records {
+        for (host, driver) in host.chunks_exact_mut(8).zip(driver.chunks_exact_mut(8)) {
+            if *host == numbers[0] && *driver == numbers[1] {
+                host.fill(0);
+                driver.fill(0);
+            }
         }
     }
 }
