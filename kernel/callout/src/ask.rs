@@ -322,6 +322,8 @@ impl<'c> Ask<'c> {
             Decision::Drop => (self.window.len(), 0),
             Decision::NeedMore(_) | Decision::Hold(_) | Decision::Ended => (0, 0),
         };
+        let kept = matches!(decision, Decision::NeedMore(_) | Decision::Hold(_) | Decision::Drop);
+        let sent = if unfit || kept { 0 } else { sent };
         let came = Came { unfit, shown: self.window.len(), decided, passed, sent };
         let (runtime, about) = (&self.engine().get().runtime, &self.flow.get().context);
         watch::tell_stream(runtime, link, about, self.direction(), &came, &mut sight);

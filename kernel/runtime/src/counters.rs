@@ -44,11 +44,10 @@ impl Tally {
         Ok(Self(vector(platform.count(), Padded::default)?))
     }
 
-    /// Adds `amount` on the current processor. IRQL <= `DISPATCH_LEVEL`.
-    pub(crate) fn add(&self, platform: &Platform, count: Count, amount: u64) {
-        if let Some(cell) = self.0.get(platform.index()).and_then(|cells| cells.0.get(count.index())) {
-            cell.fetch_add(amount, Relaxed);
-        }
+    /// Adds `amount` on the current processor; gives back what there was. IRQL <= `DISPATCH_LEVEL`.
+    pub(crate) fn add(&self, platform: &Platform, count: Count, amount: u64) -> u64 {
+        let cell = self.0.get(platform.index()).and_then(|cells| cells.0.get(count.index()));
+        cell.map_or(0, |cell| cell.fetch_add(amount, Relaxed))
     }
 
     /// Adds a run that was shown so many bytes; without a verdict it failed. `processor` should be the current one: what

@@ -221,7 +221,12 @@ impl Link {
     /// Moves a run that ended with `verdict` to the failed ones: an edit or injection could not be carried out.
     pub fn count_failed(&self, verdict: Verdict) {
         self.add(Count::Verdict(verdict), 1_u64.wrapping_neg());
-        self.count_error();
+        // The next run may bring the count to where this one did: it is the count of the failed ones that goes on.
+        self.holding.unmark(Holding::TIMED);
+        if self.add(Count::Error, 1).is_multiple_of(TIMED_EVERY) {
+            self.time_next();
+        }
+        self.count_fault();
     }
 
     /// Counts a failure without a run: the data could not even be shown.
@@ -237,9 +242,10 @@ impl Link {
         }
     }
 
-    pub(crate) fn add(&self, count: Count, amount: u64) {
-        self.tally.add(&self.platform, count, amount);
+    /// Gives back what the link's own count was on this processor.
+    pub(crate) fn add(&self, count: Count, amount: u64) -> u64 {
         self.program.tally.add(&self.platform, count, amount);
+        self.tally.add(&self.platform, count, amount)
     }
 
     pub(crate) fn info(&self) -> LinkInfoReply {

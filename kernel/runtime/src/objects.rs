@@ -268,9 +268,9 @@ impl Objects {
         fits(&program, old.hook, old.budget)?;
         let score = shared(Score::new(trial.mode))?;
         // What a canary does the link does; what a shadow would do it does not.
-        let tally = match trial.mode {
-            TrialMode::Shadow => shared(Tally::new(platform)?)?,
-            TrialMode::Canary { .. } => Shared::clone(&old.tally),
+        let (tally, holding) = match trial.mode {
+            TrialMode::Shadow => (shared(Tally::new(platform)?)?, shared(Holding::default())?),
+            TrialMode::Canary { .. } => (Shared::clone(&old.tally), Shared::clone(&old.holding)),
         };
         let candidate = shared(Link {
             newest: now,
@@ -278,7 +278,7 @@ impl Objects {
             away: Share::NONE,
             program,
             tally,
-            holding: Shared::clone(&old.holding),
+            holding,
             trial: None,
             score: Some(Shared::clone(&score)),
             ..*old

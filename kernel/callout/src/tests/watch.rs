@@ -82,6 +82,12 @@ fn every_end_of_a_run_is_told_as_what_it_is() {
             false,
             [3, 3, 3, 3],
         ),
+        (
+            asm::inject_data(0, true, b"own", 0, Verdict::DropConnection),
+            verdict(Verdict::DropConnection),
+            false,
+            [3, 3, 0, 0],
+        ),
         (asm::fail(), verdict(Verdict::Permit), true, [3, 3, 0, 0]),
     ] {
         let bench = Bench::new(Config::default());
