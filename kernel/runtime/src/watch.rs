@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tidegate_abi::control::{Id, RunEnd, RunInfo, RunRead, Status, TraceBegin};
+use tidegate_abi::control::{Id, RunEnd, RunInfo, RunRead, Status, TRACE_FAILED, TraceBegin};
 use tidegate_abi::limits::{MAX_PATH, MAX_TRACE, MAX_TRACES, TRACE_KEY, TRACE_NS, TRACE_VALUE};
 use tidegate_abi::{MapDef, MapKind, Verdict};
 use tidegate_vm::{Cause, Memory, Shared, Stack};
@@ -40,7 +40,8 @@ impl Watch {
         let def =
             MapDef { kind: MapKind::RingBuf, key_size: 0, value_size: 0, max_entries: about.bytes, flags: 0 };
         def.check().map_err(|_| Status::Invalid)?;
-        if about.bytes as usize > MAX_TRACE {
+        let ends = Verdict::ALL.iter().fold(TRACE_FAILED, |ends, verdict| ends | 1 << *verdict as u32);
+        if about.bytes as usize > MAX_TRACE || about.ends & !ends != 0 {
             return Err(Status::Invalid);
         }
         let read = AtomicU64::new((platform.now_ns)());

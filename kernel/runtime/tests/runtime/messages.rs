@@ -147,6 +147,8 @@ fn wrong_keys_values_flags_and_kinds_are_invalid() {
         message(&MapNextKey { map: 1, key: Some(b"") }),
         message(&MapDelete { map: 2, key: &[0; 4] }),
         message(&EventRead { map: 1, max: 100 }),
+        message(&TraceBegin { link: 0, flow: 0, ends: 1 << Verdict::ALL.len(), bytes: 4096 }),
+        message(&TraceBegin { link: 0, flow: 0, ends: 1 << 30 | TRACE_FAILED | 1, bytes: 4096 }),
     ];
     for case in cases {
         assert_eq!(judge(&case, 4096), Some(Status::Invalid), "{case:?}");
