@@ -186,7 +186,7 @@ impl Runtime {
     /// Whether the next run of a link, which is shown this flow (0: none), is to be watched. IRQL <= `DISPATCH_LEVEL`. Ask only of
     /// links that are [special](Link::is_special).
     pub fn is_watched(&self, link: &Link, flow: u64) -> bool {
-        self.watches.want(link.id, flow, &self.platform)
+        self.watches.want(link, flow, &self.platform)
     }
 
     /// Tells whom it concerns of a run that was watched; what `sight` knows better than `run` is taken from there. IRQL <=

@@ -279,10 +279,12 @@ pub(crate) struct Holding {
 impl Holding {
     /// It was asked to end.
     const DRAINS: u8 = 1;
-    /// Something is tried in the link, or its runs may be watched.
-    const LOOKED_AT: u8 = 2;
+    /// Something is tried in the link.
+    const TRIED: u8 = 2;
     /// Its next run is timed.
     const TIMED: u8 = 4;
+    /// Its runs may be watched.
+    const WATCHED: u8 = 8;
 
     fn mark(&self, mark: u8) {
         self.special.fetch_or(mark, Relaxed);
@@ -305,12 +307,21 @@ impl Holding {
         self.mark(Self::DRAINS);
     }
 
-    /// Says whether something is tried in the link, or its runs may be watched.
-    pub(crate) fn set_looked_at(&self, looked_at: bool) {
-        if looked_at {
-            self.mark(Self::LOOKED_AT);
+    /// Says whether something is tried in the link.
+    pub(crate) fn set_tried(&self, tried: bool) {
+        self.set(Self::TRIED, tried);
+    }
+
+    /// Says whether its runs may be watched.
+    pub(crate) fn set_watched(&self, watched: bool) {
+        self.set(Self::WATCHED, watched);
+    }
+
+    fn set(&self, mark: u8, is_set: bool) {
+        if is_set {
+            self.mark(mark);
         } else {
-            self.unmark(Self::LOOKED_AT);
+            self.unmark(mark);
         }
     }
 }

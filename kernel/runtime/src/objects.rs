@@ -532,9 +532,12 @@ impl Link {
     }
 }
 
-/// Tells links in which something is tried from others, unless all of them are watched.
+/// Marks links in which something is tried, and all of them when runs are watched.
 fn tell(links: &[Shared<Link>], watched: bool) {
-    links.iter().for_each(|link| link.holding.set_looked_at(watched || link.trial.is_some()));
+    for link in links {
+        link.holding.set_tried(link.trial.is_some());
+        link.holding.set_watched(watched);
+    }
 }
 
 /// `old` at another place.

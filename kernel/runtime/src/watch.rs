@@ -3,6 +3,9 @@
 //! Nothing on the way of a run that nobody watches belongs to this: while there is a trace every link is marked as special, and
 //! so goes the way of those that something is tried in; there a run may be watched. What it came to is one record in the ring
 //! buffer of each trace that asked for it. A record that does not fit is counted.
+//!
+//! A trace that nobody reads is over. Who knows it first is a run: when all traces are over it takes the mark off its link. Their
+//! memory goes with the next control message.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,7 +14,7 @@ use tidegate_abi::limits::{MAX_PATH, MAX_TRACE, MAX_TRACES, TRACE_KEY, TRACE_NS,
 use tidegate_abi::{MapDef, MapKind, Verdict};
 use tidegate_vm::{Cause, Memory, Shared, Stack};
 
-use crate::link::RunError;
+use crate::link::{Link, RunError};
 use crate::map::{Map, Ring};
 use crate::memory::shared;
 use crate::platform::Platform;
@@ -110,11 +113,15 @@ impl Watches {
         platform: &Platform,
         deliver: impl FnOnce(u64, &[u8]) -> Result<usize, Status>,
     ) -> Result<usize, Status> {
-        let is_it = |watch: &&Shared<Watch>| watch.id == id;
-        let watch = self.0.with(platform, |all| all.iter().flatten().find(is_it).cloned());
-        let watch = watch.ok_or(Status::NotFound)?;
-        watch.read.store((platform.now_ns)(), Relaxed);
-        watch.ring.read(max, deliver)
+        let watch = self.0.with(platform, |all| {
+            // Looked at behind the lock: what a run found to be over stays over.
+            let now = (platform.now_ns)();
+            let is_it = |watch: &&Shared<Watch>| watch.id == id && !watch.is_over(now);
+            let watch = all.iter().flatten().find(is_it)?;
+            watch.read.store(now, Relaxed);
+            Some(Shared::clone(watch))
+        });
+        watch.ok_or(Status::NotFound)?.ring.read(max, deliver)
     }
 
     /// The trace at a place.
@@ -122,11 +129,17 @@ impl Watches {
         self.0.with(platform, |all| all.get(place).cloned().flatten())
     }
 
-    /// Whether some trace is about a link's runs that are shown this flow. IRQL <= `DISPATCH_LEVEL`.
-    pub(crate) fn want(&self, link: Id, flow: u64, platform: &Platform) -> bool {
+    /// Whether some trace is about a link's runs that are shown this flow. When no trace goes on the link is no longer marked
+    /// as one whose runs may be watched. IRQL <= `DISPATCH_LEVEL`.
+    pub(crate) fn want(&self, link: &Link, flow: u64, platform: &Platform) -> bool {
         let now = (platform.now_ns)();
         self.0.with(platform, |all| {
-            all.iter().flatten().any(|watch| watch.is_about(link, flow) && !watch.is_over(now))
+            let mut going_on = all.iter().flatten().filter(|watch| !watch.is_over(now)).peekable();
+            if going_on.peek().is_none() {
+                // Under the lock: a trace that begins behind this marks the link again.
+                link.holding.set_watched(false);
+            }
+            going_on.any(|watch| watch.is_about(link.id, flow))
         })
     }
 
@@ -236,5 +249,28 @@ impl Sight {
 impl Default for Sight {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+    use crate::platform::tests::platform;
+
+    std::thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_trace_that_is_over_is_not_read_any_more_though_nobody_ended_it() {
+        let platform = Platform { now_ns: || NOW.get(), ..platform(1) };
+        let (watches, about) = (Watches::new(), TraceBegin { link: 0, flow: 0, ends: 0, bytes: 4096 });
+        watches.begin(7, &about, &platform).expect("room");
+        for (later, read) in [(TRACE_NS, Ok(0)), (TRACE_NS, Ok(0)), (TRACE_NS + 1, Err(Status::NotFound))] {
+            NOW.set(NOW.get() + later);
+            assert_eq!(watches.read(7, 100, &platform, |_, records| Ok(records.len())), read);
+        }
     }
 }

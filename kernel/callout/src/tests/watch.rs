@@ -184,12 +184,34 @@ fn a_trace_that_nobody_reads_ends_by_itself() {
     }
     assert_eq!((bench.traced(left), special(&bench, STREAM)), (Err(Status::NotFound), 1));
     wait(2 * TRACE_NS);
-    // The first run has the second one timed.
+    // The first run has the second one timed. No message comes before that.
     (0..2).for_each(|_| bench.sim.indicate(flow, OUT, b"abc"));
-    // Whatever the next message is.
-    bench.counter();
     assert_eq!((special(&bench, STREAM), bench.traced(read)), (0, Err(Status::NotFound)));
     bench.finish();
+}
+
+#[test]
+fn what_is_tried_in_a_link_goes_on_when_a_trace_ends_by_itself() {
+    for hook in [STREAM, Hook::DatagramDataV4] {
+        let bench = Bench::new(Config::default());
+        let link = bench.link(hook, &asm::verdict(Verdict::Block), OnError::Block);
+        let mode = TrialMode::Canary { percent: 100, max_errors: 1_000, min_runs: 1_000 };
+        bench.try_in(link, hook, &asm::verdict(Verdict::Permit), &[], mode);
+        bench.trace(&ALL).expect("room");
+        wait(2 * TRACE_NS);
+        for run in 1..4 {
+            if hook == STREAM {
+                let flow = bench.flow(hook);
+                bench.sim.indicate(flow, OUT, b"abc");
+                assert_eq!(bench.out(flow, OUT), b"abc");
+            } else {
+                let (local, remote) = ends(hook);
+                assert_eq!(bench.send(&Packet::udp(local, remote, b"?")).0, SendOutcome::Permitted);
+            }
+            assert_eq!((special(&bench, hook), bench.trial(link).runs), (1, run));
+        }
+        bench.finish();
+    }
 }
 
 #[test]
