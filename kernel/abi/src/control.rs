@@ -302,7 +302,7 @@ operations! {
     50 FlowList {
         /// 0, then what the reply before says.
         from: u32,
-    } -> Flows<'static>; "Asks for the connections that links are shown. One that comes or goes meanwhile may be missing."
+    } -> Flows<'static>; "Asks for the connections that links are shown. One that comes or goes meanwhile may be missing; none is there twice."
     51 TraceBegin {
         /// Of this link only; 0: of all.
         link: Id,

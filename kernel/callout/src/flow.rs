@@ -286,8 +286,7 @@ impl Flows {
 
     /// The context of a connection, by its number: slow, for the rare case that two processors make it.
     pub(crate) fn find(&self, id: u64, layer: u16, platform: &Platform) -> Option<Shared<Flow>> {
-        let is_it = |flow: &&Shared<Flow>| flow.id == id && flow.layer == layer;
-        self.list(id)?.flows.with(platform, |flows| flows.iter().find(is_it).cloned())
+        self.list(id)?.find(platform, |flow| flow.id == id && flow.layer == layer)
     }
 
     /// Forgets a connection that has ended.
@@ -333,18 +332,19 @@ impl Flows {
 
     /// How many there are.
     pub(crate) fn count(&self, platform: &Platform) -> usize {
-        self.all.iter().map(|list| list.flows.with(platform, |flows| flows.len())).sum()
+        self.all.iter().map(|list| list.count(platform)).sum()
     }
 }
 
-/// Connections, each of which knows its place.
+/// Connections, each of which knows its place and keeps it for as long as it is in: who goes through them comes by each once,
+/// whatever comes and goes meanwhile.
 pub(crate) struct List<const PLACE: usize> {
-    flows: Spin<Vec<Shared<Flow>>>,
+    places: Spin<Places>,
 }
 
 impl<const PLACE: usize> List<PLACE> {
     const fn new() -> Self {
-        Self { flows: Spin::new(Vec::new()) }
+        Self { places: Spin::new(Places { all: Vec::new(), taken: 0, free: 0 }) }
     }
 
     fn place(flow: &Flow) -> &AtomicUsize {
@@ -354,50 +354,103 @@ impl<const PLACE: usize> List<PLACE> {
 
     /// Adds a connection, unless it is there.
     pub(crate) fn add(&self, flow: Lent<'_, Flow>, platform: &Platform) -> Result<(), NoMemory> {
-        self.flows.with(platform, |flows| {
-            if Self::place(&flow).load(Ordering::Relaxed) != NOWHERE {
-                return Ok(());
+        self.places.with(platform, |places| {
+            if Self::place(&flow).load(Ordering::Relaxed) == NOWHERE {
+                Self::place(&flow).store(places.add(flow)?, Ordering::Relaxed);
             }
-            if flows.len() == flows.capacity() {
-                // Doubled, so that a connection costs no copy of the list.
-                memory::reserve(flows, flows.len().max(16))?;
-            }
-            let at = flows.len();
-            memory::push(flows, flow.share())?;
-            Self::place(&flow).store(at, Ordering::Relaxed);
             Ok(())
         })
     }
 
     /// Takes a connection out, if it is in.
     pub(crate) fn remove(&self, flow: &Flow, platform: &Platform) {
-        let removed = self.flows.with(platform, |flows| {
-            let at = Self::place(flow).swap(NOWHERE, Ordering::Relaxed);
-            if at >= flows.len() {
-                return None;
-            }
-            // The last one takes its place.
-            let last = flows.pop()?;
-            let Some(here) = flows.get_mut(at) else { return Some(last) };
-            Self::place(&last).store(at, Ordering::Relaxed);
-            Some(core::mem::replace(here, last))
-        });
+        let removed = self
+            .places
+            .with(platform, |places| places.remove(Self::place(flow).swap(NOWHERE, Ordering::Relaxed)));
         drop(removed);
     }
 
-    /// Calls `visit` with each connection, from the last to the first; nothing is locked then.
+    /// Calls `visit` with each connection, from the last place to the first; nothing is locked then.
     pub(crate) fn each(&self, platform: &Platform, mut visit: impl FnMut(Lent<'_, Flow>)) {
-        let mut at = self.flows.with(platform, |flows| flows.len());
-        while let Some(before) = at.checked_sub(1) {
-            at = before;
-            if let Some(flow) = self.flows.with(platform, |flows| flows.get(at).cloned()) {
-                visit(flow.lend());
-            }
+        let mut end = usize::MAX;
+        while let Some(flow) = self.places.with(platform, |places| places.last_before(&mut end)) {
+            visit(flow.lend());
         }
+    }
+
+    /// The first connection that is such a one.
+    fn find(&self, platform: &Platform, is_it: impl Fn(&Flow) -> bool) -> Option<Shared<Flow>> {
+        self.places.with(platform, |places| places.flows().find(|flow| is_it(flow)).cloned())
+    }
+
+    fn count(&self, platform: &Platform) -> usize {
+        self.places.with(platform, |places| places.taken)
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(&self, platform: &Platform) -> bool {
-        self.flows.with(platform, |flows| flows.is_empty())
+        self.count(platform) == 0
+    }
+}
+
+/// The places of a list.
+struct Places {
+    all: Vec<Place>,
+    /// How many are taken.
+    taken: usize,
+    /// The one that is taken next: free, or behind the last.
+    free: usize,
+}
+
+struct Place {
+    flow: Option<Shared<Flow>>,
+    /// While it is free: the one that is taken after it.
+    next: usize,
+}
+
+impl Places {
+    fn flows(&self) -> impl Iterator<Item = &Shared<Flow>> {
+        self.all.iter().filter_map(|place| place.flow.as_ref())
+    }
+
+    /// Gives a connection a place: which.
+    fn add(&mut self, flow: Lent<'_, Flow>) -> Result<usize, NoMemory> {
+        let at = self.free;
+        if at == self.all.len() {
+            if at == self.all.capacity() {
+                // Doubled, so that a connection costs no copy of the list.
+                memory::reserve(&mut self.all, at.max(16))?;
+            }
+            memory::push(&mut self.all, Place { flow: None, next: at + 1 })?;
+        }
+        let place = self.all.get_mut(at).ok_or(NoMemory)?;
+        place.flow.get_or_insert_with(|| flow.share());
+        self.free = place.next;
+        self.taken += 1;
+        Ok(at)
+    }
+
+    /// Frees the place of a connection.
+    fn remove(&mut self, at: usize) -> Option<Shared<Flow>> {
+        let place = self.all.get_mut(at)?;
+        let flow = place.flow.take()?;
+        place.next = self.free;
+        self.free = at;
+        self.taken -= 1;
+        if self.taken == 0 {
+            // After many have left nobody goes through their places for the few that come.
+            self.all.clear();
+            self.free = 0;
+        }
+        Some(flow)
+    }
+
+    /// The last connection at a place before `end`, which is its place then.
+    fn last_before(&self, end: &mut usize) -> Option<Shared<Flow>> {
+        let places = self.all.get(..*end).unwrap_or(&self.all);
+        let (at, flow) =
+            places.iter().enumerate().rev().find_map(|(at, place)| Some((at, place.flow.as_ref()?)))?;
+        *end = at;
+        Some(Shared::clone(flow))
     }
 }

@@ -3,7 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
-use fwps_sim::{Call, Config, Direction, FlowSpec, FlowState, Packet, SendOutcome, When};
+use fwps_sim::{Call, Config, Direction, FlowId, FlowSpec, FlowState, Packet, SendOutcome, When};
 use fwps_sys::{FWPS_FILTER_FLAG, NTSTATUS};
 use tidegate_abi::context::STREAM_MID_STREAM;
 use tidegate_abi::control::{self, Detached, FlowSide, OnError, Status};
@@ -131,6 +131,36 @@ fn a_list_of_connections_comes_in_as_many_parts_as_there_is_room_for() {
     }
     let mut reply = [0; 64];
     assert_eq!(bench.flows(0, &mut reply).map(|_| ()), Err(Status::ReplyTooLarge));
+    bench.finish();
+}
+
+#[test]
+fn a_connection_is_listed_once_whatever_others_begin_and_end_meanwhile() {
+    let bench = Bench::new(Config::default());
+    bench.link(Hook::StreamV4, &asm::verdict(Verdict::Permit), OnError::Block);
+    let mut open: Vec<FlowId> = (0..500).map(|_| bench.flow(Hook::StreamV4)).collect();
+    let engine = &bench.callouts.as_ref().expect("registered").engine;
+    let mut listed = vec![];
+    // What a list of connections is made from.
+    engine.flows.each(&engine.platform, |flow| {
+        listed.push(flow.id);
+        match listed.len() % 4 {
+            0 => {
+                bench.flow(Hook::StreamV4);
+            }
+            // Some of its neighbours, seen or not, and some of other lists.
+            turn => bench.sim.close_flow(open.swap_remove(listed.len() * 61 * turn % open.len())),
+        }
+    });
+    listed.sort_unstable();
+    assert!(listed.is_sorted_by(|one, next| one < next), "twice: {listed:?}");
+    assert!(open.iter().all(|flow| listed.binary_search(&flow.0).is_ok()), "{open:?} of {listed:?}");
+    assert!(open.len() > 100 && listed.len() > open.len(), "{} of {}", open.len(), listed.len());
+    // Nor do all that end leave anything behind.
+    bench.listed().iter().for_each(|(info, _)| bench.sim.close_flow(FlowId(info.flow)));
+    assert_eq!((contexts(&bench), bench.listed().len()), (0, 0));
+    let next = [(); 3].map(|()| bench.flow(Hook::StreamV4).0);
+    assert!(next.iter().all(|flow| bench.listed().iter().any(|(info, _)| info.flow == *flow)));
     bench.finish();
 }
 
