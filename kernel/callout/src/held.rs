@@ -460,7 +460,7 @@ impl Step<'_> {
         }
         let open = self.asked.front.own || closing || self.flow.marks().has(Marks::ALLOWED);
         let links = if open { &[][..] } else { chain.links() };
-        let Desk { window, stack, changes } = desk;
+        let Desk { window, stack, changes, .. } = desk;
         let window = window.get(..self.asked.front.len).unwrap_or_default();
         let mut context = self.asked.context;
         context.missed_bytes = self.asked.front.missed;

@@ -117,7 +117,7 @@ impl<'r> PacketHost<'r> {
     }
 
     #[inline]
-    fn window(&self) -> &'r [u8] {
+    pub(crate) fn window(&self) -> &'r [u8] {
         match self.about {
             About::Stream(ask) => ask.window,
             About::Packet { window, .. } => window,
@@ -135,6 +135,15 @@ impl<'r> PacketHost<'r> {
     #[inline]
     pub(crate) fn changes(&self) -> &Changes {
         self.changes
+    }
+
+    /// Whether the run wants the packet that is shown to be another one.
+    pub(crate) fn edits(&self) -> bool {
+        let resends = match &self.about {
+            About::Packet { envelope: Some(envelope), .. } => !envelope.is_empty(),
+            _ => false,
+        };
+        resends || !self.changes.edits.is_empty()
     }
 
     /// Forgets what it wants changed.

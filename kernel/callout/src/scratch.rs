@@ -12,6 +12,7 @@ use tidegate_vm::Stack;
 
 use crate::edit::Changes;
 use crate::memory::{self, NoMemory};
+use crate::watch::Pending;
 
 /// Desks of one processor: a classify and one nested into it.
 const DESKS: usize = 2;
@@ -24,6 +25,8 @@ pub(crate) struct Desk {
     pub(crate) stack: Stack,
     /// What the program wants changed.
     pub(crate) changes: Changes,
+    /// The run of a packet, when somebody watches it and its packet is still to be built.
+    pub(crate) pending: Option<Pending>,
 }
 
 /// The desks of all processors.
@@ -44,7 +47,16 @@ impl Scratch {
                 return Err(NoMemory);
             }
             // A constant is copied to where it is to be; what is put together here lies on the stack first, which is small.
-            desks.push(const { Mutex::new(Desk { window: Vec::new(), stack: Stack::new(), changes: Changes::new() }) });
+            desks.push(
+                const {
+                    Mutex::new(Desk {
+                        window: Vec::new(),
+                        stack: Stack::new(),
+                        changes: Changes::new(),
+                        pending: None,
+                    })
+                },
+            );
             if let Some(desk) = desks.last_mut() {
                 desk.get_mut().window = window;
             }

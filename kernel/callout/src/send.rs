@@ -40,7 +40,7 @@ use crate::memory;
 use crate::outcome::SendOutcome;
 use crate::packet::{Packets, Unreadable, View};
 use crate::scratch::Desk;
-use crate::watch::{self, Came};
+use crate::watch::{self, Came, Pending};
 
 /// Bytes of ancillary data that a send may have to be edited; far more than any option takes.
 const MAX_CONTROL: usize = 65_536;
@@ -279,7 +279,7 @@ impl Send<'_> {
 
     /// Asks the links about one packet.
     fn judge<'l>(&self, links: &'l [Shared<Link>], packet: &View<'_>, desk: &mut Desk) -> Fate<'l> {
-        let Desk { window, stack, changes } = desk;
+        let Desk { window, stack, changes, pending } = desk;
         let window = if packet.len() > MAX_WINDOW {
             self.engine.counters.oversized.add();
             Err(Unreadable)
@@ -309,7 +309,7 @@ impl Send<'_> {
             };
             let mut host = PacketHost::new(Calls::new(link), about, changes);
             let verdict = if link.is_special() {
-                self.run(&mut host, link, stack, &mut context, window)
+                self.run(&mut host, link, stack, &mut context, pending)
             } else {
                 host.run(link, stack, &mut context, window, self.processor).ok()
             };
@@ -342,6 +342,9 @@ impl Send<'_> {
                         .map_err(|_| link.count_failed(verdict))
                 }
             };
+            if pending.is_some() {
+                self.tell(link, built.is_ok(), pending);
+            }
             match built {
                 Ok(injection) => {
                     return Fate::Replace(injection, Else { on_error: link.on_error(), rest });
@@ -366,8 +369,8 @@ impl Send<'_> {
         }
     }
 
-    /// Runs a link that is special: whose run may be timed, or which somebody may watch and is told of it, of what it wants,
-    /// before it is carried out.
+    /// Runs a link that is special: whose run may be timed, or which somebody may watch. Who does is told of it, here or, when a
+    /// packet is to be built, by [`tell`](Self::tell).
     #[cold]
     #[inline(never)]
     fn run<'l>(
@@ -376,9 +379,9 @@ impl Send<'_> {
         link: &'l Link,
         stack: &mut Stack,
         context: &mut SendContext,
-        window: &'l [u8],
+        pending: &mut Option<Pending>,
     ) -> Option<Verdict> {
-        let runtime = &self.engine.get().runtime;
+        let (runtime, window) = (&self.engine.get().runtime, host.window());
         let Some(mut sight) = watch::sight(runtime, link, context.flow_id) else {
             let began = link.begin_run();
             let verdict = host.run(link, stack, context, window, self.processor).ok();
@@ -395,8 +398,22 @@ impl Send<'_> {
         };
         let (unfit, passed) = (passed.is_none(), passed.unwrap_or(0));
         let came = Came { unfit, shown: len, decided: len, passed, sent: 0 };
-        watch::tell_packet(runtime, link, &self.context, &came, &mut sight);
+        *pending = Some(Pending { came, sight });
+        if unfit || !(injects || verdict != Some(Verdict::Block) && host.edits()) {
+            self.tell(link, true, pending);
+        }
         verdict
+    }
+
+    /// Tells of a run that somebody watches: all is known of it, or whether its packet could be built.
+    #[cold]
+    #[inline(never)]
+    fn tell(&self, link: &Link, built: bool, pending: &mut Option<Pending>) {
+        let Some(Pending { mut came, mut sight }) = pending.take() else { return };
+        if !built {
+            (came.unfit, came.passed) = (true, 0);
+        }
+        watch::tell_packet(&self.engine.get().runtime, link, &self.context, &came, &mut sight);
     }
 
     /// Runs a program that is tried beside a link's own, which wanted `own`, and compares.

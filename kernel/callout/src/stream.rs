@@ -335,7 +335,7 @@ fn decide(
     let Some(mut desk) = engine.scratch.take(processor) else {
         return unshown(&engine.counters.no_desk, links, len);
     };
-    let Desk { window, stack, changes } = &mut *desk;
+    let Desk { window, stack, changes, .. } = &mut *desk;
     let snapshot = chain.is_snapshot();
     let Ok(window) = data.anywhere(shown, snapshot, window) else {
         return unshown(&engine.counters.unreadable, links, len);

@@ -38,6 +38,12 @@ pub(crate) struct Came {
     pub(crate) sent: usize,
 }
 
+/// A run that is told of when it is known whether it can be carried out.
+pub(crate) struct Pending {
+    pub(crate) came: Came,
+    pub(crate) sight: Box<Sight>,
+}
+
 /// Bytes of its own that a run sends.
 pub(crate) fn sent(changes: &Changes) -> usize {
     changes.own.pieces().map(|piece| piece.bytes.len()).sum()

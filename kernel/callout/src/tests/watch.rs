@@ -3,7 +3,8 @@
 use std::vec;
 use std::vec::Vec;
 
-use fwps_sim::{Config, Direction, FlowState, Packet, SendOutcome};
+use fwps_sim::{Call, Config, Direction, FlowState, Packet, SendOutcome, When};
+use fwps_sys::NTSTATUS;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::{
@@ -124,6 +125,41 @@ fn a_packet_is_told_of_too() {
             );
             let FlowEnds { protocol, remote: (_, port), .. } = RunInfo::parse(&runs[0]).expect("a run").ends;
             assert_eq!((protocol, port), (17, remote.port()));
+            bench.finish();
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_could_not_be_built_is_told_as_such() {
+    for hook in SENDS.into_iter().chain(DATAGRAMS) {
+        let (local, remote) = ends(hook);
+        let address = if remote.is_ipv6() { &[7; 16][..] } else { &[7; 4] };
+        let (copy, inject) = (helper::CLONE_NET_BUFFER_LIST, helper::INJECT_TRANSPORT_SEND);
+        for (code, verdict, passed) in [
+            (asm::edits(&[(8, 1, b"longer")], Verdict::Permit), Verdict::Permit, 14),
+            (asm::edits(&[(8, 1, b"longer")], Verdict::Continue), Verdict::Continue, 14),
+            (asm::clone(copy, inject, 8, 1, b"longer", Verdict::Block), Verdict::Block, 14),
+            (asm::send_to(address, 5353, 0), Verdict::Permit, 9),
+        ] {
+            let bench = Bench::new(Config::default());
+            let link = bench.link(hook, &code, OnError::Block);
+            let second = bench.link(hook, &asm::verdict(Verdict::Permit), OnError::Block);
+            let [all, failed] =
+                [0, TRACE_FAILED].map(|ends| bench.trace(&TraceBegin { ends, ..ALL }).expect("room"));
+            bench.sim.fail(Call::NblAllocate, When::Nth(1), NTSTATUS::INSUFFICIENT_RESOURCES);
+            assert_eq!(bench.send(&Packet::udp(local, remote, b"?")).0, SendOutcome::Blocked);
+            assert_eq!(bench.send(&Packet::udp(local, remote, b"?")).0, SendOutcome::Absorbed);
+            assert_eq!(bench.counters(link).errors, 1);
+            assert_eq!(bench.counters(second).runs, 0);
+            let refused = (link, RunEnd::Verdict(verdict), true, [9, 9, 0, 0]);
+            let runs = |trace| {
+                let (runs, lost) = bench.traced(trace).expect("it goes on");
+                assert_eq!(lost, 0);
+                runs.iter().map(|run| told(run)).collect::<Vec<_>>()
+            };
+            assert_eq!(runs(all), [refused, (link, RunEnd::Verdict(verdict), false, [9, 9, passed, 0])]);
+            assert_eq!(runs(failed), [refused]);
             bench.finish();
         }
     }
