@@ -75,10 +75,19 @@ pub struct Event {
 pub struct Step {
     /// Which way it goes.
     pub direction: Direction,
+    /// How long after the step before it, where that is to be waited for.
+    pub after: Duration,
     /// Bytes of this direction right before it that nobody has.
     pub missed: u64,
     /// What it is.
     pub kind: Kind,
+}
+
+impl Step {
+    /// What follows at once, with nothing missed.
+    pub const fn new(direction: Direction, kind: Kind) -> Self {
+        Self { direction, after: Duration::ZERO, missed: 0, kind }
+    }
 }
 
 /// The kinds of [`Step`].
@@ -276,7 +285,11 @@ impl Group<'_> {
             let assembly = if direction == Direction::Outbound { outbound } else { inbound };
             let mut show = |missed, kind| {
                 let (frame, time) = (segment.packet.frame, segment.packet.time);
-                connection.events.push(Event { frame, time, step: Step { direction, missed, kind } });
+                connection.events.push(Event {
+                    frame,
+                    time,
+                    step: Step { missed, ..Step::new(direction, kind) },
+                });
             };
             assembly.take(&(*segment).into(), &mut connection.notes, &mut show);
             if segment.flags.rst {

@@ -20,12 +20,12 @@ use crate::client::{self, Client};
 use crate::error::{Error, Exit};
 use crate::flows::{Direction, Kind, Step};
 use crate::object::Object;
-use crate::scenario::Contents;
+use crate::scenario::{Contents, Stream};
 use crate::tally::Tally;
 
 pub use fwps_sim::{Config, Delivered, Sent};
 pub use loaded::{Changed, Difference, Link, Loaded, Planned, PlannedMap, Setup, Staged};
-pub use platform::{pass_time, platform, set_time};
+pub use platform::{START, pass_time, platform, set_time};
 
 /// A runtime with a policy in it. It outlives the filter engines that it works under, one [`Session`] each.
 pub struct Machine {
@@ -115,11 +115,12 @@ impl Machine {
         self.loaded.links().iter().any(|link| link.hook.program_type() == kind)
     }
 
-    /// Puts the maps back to what they were when the policy was loaded.
+    /// Puts the maps back to what they were when the policy was loaded, and starts the machine's clock anew.
     ///
     /// # Errors
     /// The runtime refuses.
     pub fn reset(&mut self) -> Result<(), Error> {
+        platform::restart();
         self.loaded.reset(&mut self.client)
     }
 
@@ -268,14 +269,35 @@ impl Session<'_> {
         Flow(self.sim.open_flow(&spec(local, remote, opened)))
     }
 
-    /// The same, when nobody knows which process owns the local end.
-    pub fn open_unowned(&self, local: SocketAddr, remote: SocketAddr, opened: Direction) -> Flow {
-        let unowned = FlowSpec { process_id: 0, application: String::new(), ..spec(local, remote, opened) };
-        Flow(self.sim.open_flow(&unowned))
+    /// The same, when the program at this path has the local end, or nobody knows which: an empty path.
+    pub fn open_by(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        opened: Direction,
+        application: &str,
+    ) -> Flow {
+        let mut spec = spec(local, remote, opened);
+        if application.is_empty() {
+            spec.process_id = 0;
+        }
+        Flow(self.sim.open_flow(&FlowSpec { application: application.into(), ..spec }))
+    }
+
+    /// Opens a connection of a scenario.
+    pub fn open_as(&self, stream: &Stream, local: SocketAddr, remote: SocketAddr) -> Flow {
+        match &stream.application {
+            Some(application) => self.open_by(local, remote, stream.opened, application),
+            None => self.open(local, remote, stream.opened),
+        }
     }
 
     /// Lets the next thing happen to a connection.
     pub fn show(&self, flow: Flow, step: &Step) {
+        if !step.after.is_zero() {
+            self.settle();
+            pass_time(step.after);
+        }
         let direction = sim_direction(step.direction);
         if step.missed > 0 {
             self.sim.miss(flow.0, direction, usize::try_from(step.missed).unwrap_or(usize::MAX));

@@ -79,6 +79,8 @@ pub struct Stream {
     pub remote: SocketAddr,
     /// Outbound when this machine opened it.
     pub opened: Direction,
+    /// Path of the program that has the end on this machine, where one is said; empty when nobody knows it.
+    pub application: Option<String>,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -369,6 +371,10 @@ impl Reader<'_> {
         if let Some(beside) = scenario.beside.as_ref().filter(|_| shows_packets) {
             return Err(self.error(beside.span().start, "`beside` counts connections, not packets"));
         }
+        if let Some(application) = scenario.application.as_ref().filter(|_| shows_packets) {
+            let message = "`application` is whose a connection is: nobody says whose a packet is";
+            return Err(self.error(application.span().start, message));
+        }
         Ok(Scenario {
             name: scenario.name.clone(),
             line: self.line(at),
@@ -428,7 +434,9 @@ impl Reader<'_> {
                 file::Opener::Local => Direction::Outbound,
                 file::Opener::Remote => Direction::Inbound,
             };
-            return Ok(Traffic::Stream(Stream { label: String::new(), local, remote, opened, steps }));
+            let application = scenario.application.as_ref().map(|path| path.get_ref().clone());
+            let label = String::new();
+            return Ok(Traffic::Stream(Stream { label, local, remote, opened, application, steps }));
         }
         let mut steps = Vec::new();
         for (number, step) in (1..).zip(&scenario.steps) {
@@ -455,10 +463,9 @@ impl Reader<'_> {
             || step.becomes.is_some()
             || step.leaves_for.is_some()
             || step.tos.is_some()
-            || step.after_ms.is_some()
         {
-            let message = "`flags`, `from`, `to`, `is`, `becomes`, `leaves_for`, `tos` and `after_ms` are for packets \
-                           (udp, tcp); what comes of a connection stands in [scenario.expect]";
+            let message = "`flags`, `from`, `to`, `is`, `becomes`, `leaves_for` and `tos` are for packets (udp, tcp); \
+                           what comes of a connection stands in [scenario.expect]";
             return Err(self.error(at, message));
         }
         let data = |direction, text: &file::OneOrMany| {
@@ -479,7 +486,7 @@ impl Reader<'_> {
                 );
             }
         };
-        Ok(Step { direction, missed: step.missed.unwrap_or(0), kind })
+        Ok(Step { after: step.after(), missed: step.missed.unwrap_or(0), ..Step::new(direction, kind) })
     }
 
     fn packet_step(
@@ -532,7 +539,7 @@ impl Reader<'_> {
             remote,
             transport,
             payload: self.bytes(at, payload)?,
-            after: Duration::from_millis(step.after_ms.unwrap_or(0)),
+            after: step.after(),
             fate: Some(fate),
             leaves_for: step.leaves_for.as_ref().map(|_| end(&step.leaves_for, remote)).transpose()?,
             tos: step.tos,
@@ -616,6 +623,7 @@ impl Reader<'_> {
                     local: connection.local,
                     remote: connection.remote,
                     opened: connection.opened,
+                    application: scenario.application.as_ref().map(|path| path.get_ref().clone()),
                     steps: connection.events.into_iter().map(|event| event.step).collect(),
                 })
             })

@@ -575,7 +575,7 @@ impl Job<'_> {
                 let (mut local, mut remote) = (stream.local, stream.remote);
                 let client = if stream.opened == Direction::Outbound { &mut local } else { &mut remote };
                 client.set_port(client.port().wrapping_add(number as u16));
-                let other = session.open(local, remote, stream.opened);
+                let other = session.open_as(stream, local, remote);
                 stream.steps.iter().take(1).for_each(|step| session.show(other, step));
             }
             session.settle();
@@ -583,7 +583,7 @@ impl Job<'_> {
             session.tally()?;
             session.events()?;
         }
-        let flow = session.open(stream.local, stream.remote, stream.opened);
+        let flow = session.open_as(stream, stream.local, stream.remote);
         for step in steps {
             session.show(flow, step);
         }
@@ -599,11 +599,12 @@ impl Job<'_> {
 
     /// Puts the machine back to where every run starts.
     fn start(&self, machine: &mut Machine, seed: u64) -> Result<(), Error> {
+        machine.reset()?;
         if self.witness.is_some() {
             // What depends on the time is not in common.
             host::pass_time(Duration::from_nanos(seed % 1_000_000_007));
         }
-        machine.reset()
+        Ok(())
     }
 
     fn witnessed(&self, machine: &mut Machine, outcome: &Outcome) -> Result<(), Error> {

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use tidegate_runtime::Platform;
 
-/// Time since start of a machine that nobody told anything else: policies may take 0 for "never".
-const START: u64 = 3_600_000_000_000;
+/// Nanoseconds since the start of a machine that nobody told anything else: policies may take 0 for "never".
+pub const START: u64 = 3_600_000_000_000;
+
+/// Where the random numbers of a machine start.
+const SEED: u64 = 1;
 
 thread_local! {
     static NOW: Cell<u64> = const { Cell::new(START) };
-    static RANDOM: Cell<u64> = const { Cell::new(1) };
+    static RANDOM: Cell<u64> = const { Cell::new(SEED) };
 }
 
 /// Sets the clock of this thread's machines to `since_start` behind their start. The clock of a machine never runs
@@ -18,6 +21,12 @@ thread_local! {
 pub fn set_time(since_start: Duration) {
     let nanoseconds = u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX);
     NOW.set(NOW.get().max(START.saturating_add(nanoseconds)));
+}
+
+/// Starts this thread's machines anew: what one run saw of time and chance, the next one sees again. None may be at work.
+pub(super) fn restart() {
+    NOW.set(START);
+    RANDOM.set(SEED);
 }
 
 /// Lets time pass for this thread's machines.

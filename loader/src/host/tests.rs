@@ -23,7 +23,7 @@ fn contents(map: &str, entries: &str) -> Contents {
 }
 
 fn data(direction: Direction, bytes: &[u8]) -> Step {
-    Step { direction, missed: 0, kind: Kind::Data { bytes: bytes.into(), push: true } }
+    Step::new(direction, Kind::Data { bytes: bytes.into(), push: true })
 }
 
 /// Shows the steps on a connection over IPv4, or IPv6, in every weather.
@@ -73,7 +73,7 @@ fn bytes_pass_change_and_vanish_as_the_policy_says() {
 
 #[test]
 fn ends_of_connections_are_seen_on_the_other_side() {
-    let fin = |direction| Step { direction, missed: 0, kind: Kind::Fin };
+    let fin = |direction| Step::new(direction, Kind::Fin);
     let steps = [data(Direction::Outbound, b"a"), fin(Direction::Outbound), fin(Direction::Inbound)];
     over_all(&mut probe("constant"), &steps, |delivery, _| {
         assert!(delivery.sent.fin && delivery.received.fin && !delivery.dropped);
@@ -171,6 +171,32 @@ fn a_setup_that_does_not_fit_is_refused() {
     let several = Machine::new(&object, &Setup::default()).err().expect("refused");
     assert_eq!(several.code, "program-several");
     assert!(several.help.expect("names").contains("drop_first_q"));
+}
+
+#[test]
+fn a_run_sees_the_time_and_the_chance_that_the_one_before_it_saw() {
+    let mut machine = probe("constant");
+    let mut seen = || {
+        machine.reset().expect("reset");
+        let start = ((platform().now_ns)(), (platform().random)());
+        pass_time(Duration::from_secs(86_400));
+        start
+    };
+    assert_eq!(seen(), seen());
+}
+
+#[test]
+fn a_step_is_shown_when_its_time_has_come() {
+    let now = platform().now_ns;
+    let mut machine = probe("constant");
+    let session = machine.session(Config::default()).expect("session");
+    let ends = ("10.0.0.2:1".parse().unwrap(), "10.0.0.3:2".parse().unwrap());
+    let flow = session.open(ends.0, ends.1, Direction::Outbound);
+    let then = now();
+    session.show(flow, &Step { after: Duration::from_secs(3), ..data(Direction::Outbound, b"a") });
+    assert_eq!(now(), then + 3_000_000_000);
+    session.close(flow);
+    assert_eq!(session.end(), Vec::<String>::new());
 }
 
 #[test]

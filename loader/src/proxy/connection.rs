@@ -236,7 +236,7 @@ async fn between(
         both(readers, writers, &out).await
     };
     if let Err(Stop::Gone(direction)) = &stop {
-        engine.show(flow, Step { direction: *direction, missed: 0, kind: Kind::Reset }).await?;
+        engine.show(flow, Step::new(*direction, Kind::Reset)).await?;
     }
     let fate = engine.close(flow).await?;
     closed.tally = fate.tally;
@@ -289,7 +289,7 @@ async fn read(
             *shown += bytes.len() as u64;
         }
         let last = !matches!(kind, Kind::Data { .. });
-        let dropped = engine.show(flow, Step { direction, missed: 0, kind }).await.map_err(Stop::Machine)?;
+        let dropped = engine.show(flow, Step::new(direction, kind)).await.map_err(Stop::Machine)?;
         if last || dropped {
             return Ok(());
         }

@@ -221,7 +221,7 @@ impl<'m> Worker<'m> {
             // Whoever asked may be gone: nobody waits for the answer then.
             match ask {
                 Ask::Open { local, remote, opened, out, answer } => {
-                    let flow = self.session.open_unowned(local, remote, opened);
+                    let flow = self.session.open_by(local, remote, opened, "");
                     self.relayed.insert(flow, Relayed { out, fate: Fate::default() });
                     if let Some(recording) = &mut self.recording {
                         recording.open(flow, local, remote, opened);

@@ -215,7 +215,7 @@ impl Watch {
             let mut session = machine.session(Config { trace_length: 0, ..Config::default() })?;
             match traffic {
                 Traffic::Stream(stream) => {
-                    let flow = session.open(stream.local, stream.remote, stream.opened);
+                    let flow = session.open_as(stream, stream.local, stream.remote);
                     for step in &stream.steps {
                         session.show(flow, step);
                         session.settle();

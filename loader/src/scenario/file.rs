@@ -1,6 +1,7 @@
 //! The form of a scenario file, before it is given a meaning.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::{Spanned, Table};
@@ -43,6 +44,7 @@ pub(super) struct Scenario {
     pub(super) opener: Opener,
     #[serde(default)]
     pub(super) segmentation: Segmentation,
+    pub(super) application: Option<Spanned<String>>,
     pub(super) beside: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) maps: Maps,
@@ -74,7 +76,14 @@ pub(super) struct Step {
     pub(super) becomes: Option<OneOrMany>,
     pub(super) leaves_for: Option<String>,
     pub(super) tos: Option<u8>,
-    pub(super) after_ms: Option<u64>,
+    after_ms: Option<u64>,
+}
+
+impl Step {
+    /// How long after the step before it.
+    pub(super) fn after(&self) -> Duration {
+        Duration::from_millis(self.after_ms.unwrap_or(0))
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -161,7 +161,7 @@ impl Tree {
                 Self::Number(if negative { number - (1 << bits) } else { number })
             }
             Some(Shape::Array { element, count })
-                if !matches!(**element, Shape::Int { size: 1, character: true, .. })
+                if !is_text(element, *count)
                     && element.size() > 0
                     && element.size() * u64::from(*count) == bytes.len() as u64 =>
             {
@@ -192,6 +192,7 @@ impl Tree {
         }
     }
 
+    /// `bytes` as a text where they are one.
     fn text(bytes: &[u8], shape: Option<&Shape>) -> Self {
         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if let Some(text) = bytes.get(..end).and_then(|bytes| str::from_utf8(bytes).ok())
@@ -205,7 +206,7 @@ impl Tree {
                 }
             }
         }
-        Self::Text(digits(bytes))
+        Self::Text(windows_text(bytes).map_or_else(|| digits(bytes), |text| format!("utf16:{text}")))
     }
 }
 
@@ -272,6 +273,23 @@ impl Serialize for Tree {
 
 pub(super) const fn is_readable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t')
+}
+
+/// Whether an array holds text: characters, or as Rust has none, more bytes than an address has.
+fn is_text(element: &Shape, count: u32) -> bool {
+    const ADDRESS: u32 = 16;
+    matches!(element, Shape::Int { size: 1, character, .. } if *character || count > ADDRESS)
+}
+
+/// A text as Windows has it, zeros behind it; short ones are rather numbers.
+fn windows_text(bytes: &[u8]) -> Option<String> {
+    const SHORTEST: usize = 4;
+    let (units, odd) = bytes.as_chunks();
+    let units: Vec<_> = units.iter().copied().map(u16::from_le_bytes).collect();
+    let end = units.iter().rposition(|unit| *unit != 0).map_or(0, |last| last + 1);
+    let text = String::from_utf16(&units[..end]).ok()?;
+    let reads = odd.is_empty() && end >= SHORTEST && !text.chars().any(char::is_control);
+    reads.then_some(text)
 }
 
 /// `hex:` and pairs of digits.
@@ -366,7 +384,7 @@ pub(super) fn size(text: &str) -> Option<usize> {
 /// The bytes of a text with a prefix, and whether zeros may follow them.
 fn prefixed(text: &str) -> Result<Option<(Vec<u8>, bool)>, String> {
     let Some((prefix, rest)) = text.split_once(':') else { return Ok(None) };
-    let rest = if prefix == "str" { rest } else { rest.trim() };
+    let rest = if matches!(prefix, "str" | "utf16") { rest } else { rest.trim() };
     let whole = |bits: usize, big_endian: bool| {
         let number = number(rest).ok_or_else(|| format!("`{rest}` in `{prefix}:` is not a number"))?;
         let mut bytes = integer(number, bits / 8)?;
@@ -378,6 +396,7 @@ fn prefixed(text: &str) -> Result<Option<(Vec<u8>, bool)>, String> {
     let address = |text: &str| text.parse().map_err(|_| format!("`{text}` in `{prefix}:` is not an address"));
     Ok(Some(match prefix {
         "str" => (rest.into(), true),
+        "utf16" => (rest.encode_utf16().flat_map(u16::to_le_bytes).collect(), true),
         "hex" => (hex(rest)?, false),
         "dns" => (labels(rest)?, true),
         "ip" => (octets(address(rest)?), false),
@@ -549,6 +568,7 @@ mod tests {
     #[test]
     fn keys_and_values_take_the_form_of_their_prefix() {
         assert_eq!(key("\"str:ab\"", 4).unwrap(), b"ab\0\0");
+        assert_eq!(key("\"utf16:aä\"", 6).unwrap(), b"a\0\xe4\0\0\0");
         assert_eq!(key("\"u16:258\"", 2).unwrap(), [2, 1]);
         assert_eq!(key("\"be16:258\"", 2).unwrap(), [1, 2]);
         assert_eq!(key("\"i32:-2\"", 4).unwrap(), [0xfe, 0xff, 0xff, 0xff]);
@@ -615,6 +635,7 @@ mod tests {
             vec![member("action", 0, signed), member("to", 4, text(8)), member("ports", 12, list.clone())];
         let rule = Shape::Struct { name: "rule".into(), size: 16, members };
         let wrapped = Shape::Struct { name: "Id".into(), size: 4, members: vec![member("__0", 0, int(4))] };
+        let bytes_of = |count| Shape::Array { element: Box::new(int(1)), count };
         let one = Shape::Struct { name: "mark".into(), size: 8, members: vec![member("text", 0, text(8))] };
         for (bytes, shape, shown) in [
             (
@@ -634,6 +655,9 @@ mod tests {
             (b"a,b=c\0\0\0", &one, r#"{ text = "a,b=c" }"#),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff", &int(8), "\"18446744073709551615\""),
             (b"\x01\0\x02\0", &list, "[1, 2]"),
+            (b"\\\0d\0i\0r\0 \0\xe4\0\0\0\0\0\0\0\0\0", &bytes_of(20), r#""utf16:\\dir ä""#),
+            (b"example.org\0\0\0\0\0\0\0\0\0", &bytes_of(20), r#""example.org""#),
+            (b"\x0a\0\0\x01", &bytes_of(4), "[10, 0, 0, 1]"),
         ] {
             let tree = Tree::of(bytes, Some(shape));
             assert_eq!(tree.to_string(), shown);

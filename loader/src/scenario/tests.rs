@@ -39,20 +39,24 @@ fn steps_become_what_the_hooks_are_shown() {
         steps = [
             { send = ["GET /", " HTTP/1.1"], missed = 3 },
             { receive = "hex:00 ff" },
-            { fin = "receive" },
+            { fin = "receive", after_ms = 9 },
             { reset = "send" },
-        ]"#);
+        ]
+        application = ""
+        "#);
     let stream = stream(&scenario);
+    assert_eq!(stream.application.as_deref(), Some(""));
     assert_eq!(stream.local, LOCAL_V6.parse().unwrap());
     assert_eq!(stream.opened, Direction::Inbound);
     let data = |bytes: &[u8]| Kind::Data { bytes: bytes.into(), push: true };
+    let step = Step::new;
     let steps = [
-        (Direction::Outbound, 3, data(b"GET / HTTP/1.1")),
-        (Direction::Inbound, 0, data(&[0, 255])),
-        (Direction::Inbound, 0, Kind::Fin),
-        (Direction::Outbound, 0, Kind::Reset),
+        Step { missed: 3, ..step(Direction::Outbound, data(b"GET / HTTP/1.1")) },
+        step(Direction::Inbound, data(&[0, 255])),
+        Step { after: Duration::from_millis(9), ..step(Direction::Inbound, Kind::Fin) },
+        step(Direction::Outbound, Kind::Reset),
     ];
-    assert_eq!(stream.steps, steps.map(|(direction, missed, kind)| Step { direction, missed, kind }));
+    assert_eq!(stream.steps, steps);
 }
 
 #[test]
@@ -135,7 +139,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ("steps = [\n\n{ send = \"a\" }, { udp = \"a\" }]", "5: a scenario shows a connection"),
         (
             "steps = [{ send = \"a\", is = \"sent\" }]",
-            "3: `flags`, `from`, `to`, `is`, `becomes`, `leaves_for`, `tos` and `after_ms` are for packets",
+            "3: `flags`, `from`, `to`, `is`, `becomes`, `leaves_for` and `tos` are for packets",
         ),
         ("steps = [{ udp = \"a\", flags = \"syn\" }]", "3: a packet is one of"),
         (

@@ -348,11 +348,7 @@ mod tests {
     }
 
     fn step(bytes: &[u8]) -> Step {
-        Step {
-            direction: Direction::Outbound,
-            missed: 0,
-            kind: Kind::Data { bytes: bytes.into(), push: true },
-        }
+        Step::new(Direction::Outbound, Kind::Data { bytes: bytes.into(), push: true })
     }
 
     fn sent(whole: Whole) -> Expect {

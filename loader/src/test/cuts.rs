@@ -62,7 +62,7 @@ impl Script {
                 Some(Part::Block(
                     _,
                     Step { direction, kind: Kind::Data { bytes: block, push: last }, .. },
-                )) if *direction == step.direction && step.missed == 0 => {
+                )) if *direction == step.direction && step.missed == 0 && step.after.is_zero() => {
                     given.push(total);
                     block.extend_from_slice(bytes);
                     *last = *push;
@@ -112,7 +112,8 @@ impl Script {
                 }
             };
             let Kind::Data { bytes, push } = &step.kind else { continue };
-            let mut missed = step.missed;
+            // What precedes a block precedes its first piece.
+            let (mut after, mut missed) = (step.after, step.missed);
             let mut from = 0;
             while from < bytes.len() {
                 let next =
@@ -120,7 +121,8 @@ impl Script {
                 // Only the last piece of what was pushed is.
                 let push = *push && next == bytes.len();
                 let kind = Kind::Data { bytes: bytes[from..next].to_vec(), push };
-                steps.push(Step { direction: step.direction, missed: std::mem::take(&mut missed), kind });
+                let (after, missed) = (std::mem::take(&mut after), std::mem::take(&mut missed));
+                steps.push(Step { direction: step.direction, after, missed, kind });
                 from = next;
             }
         }
@@ -258,11 +260,13 @@ impl Dice {
 mod tests {
     use proptest::prelude::*;
 
+    use std::time::Duration;
+
     use super::*;
     use crate::flows::Direction::{self, Inbound, Outbound};
 
     fn data(direction: Direction, bytes: &[u8]) -> Step {
-        Step { direction, missed: 0, kind: Kind::Data { bytes: bytes.into(), push: true } }
+        Step::new(direction, Kind::Data { bytes: bytes.into(), push: true })
     }
 
     fn pieces(steps: &[Step]) -> Vec<&[u8]> {
@@ -280,8 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_later_is_a_block_of_its_own_and_only_its_first_piece_is_waited_for() {
+        let after = Duration::from_millis(5);
+        let steps = [data(Outbound, b"ab"), Step { after, ..data(Outbound, b"cd") }];
+        let script = Script::new(&steps);
+        let cut = script.steps(&script.bytewise());
+        assert_eq!(pieces(&cut), [&b"a"[..], b"b", b"c", b"d"]);
+        let waits: Vec<_> = cut.iter().map(|step| step.after).collect();
+        assert_eq!(waits, [Duration::ZERO, Duration::ZERO, after, Duration::ZERO]);
+        assert_eq!(script.steps(&Cuts::default()), steps);
+    }
+
+    #[test]
     fn blocks_end_where_the_direction_turns_or_bytes_are_missed() {
-        let fin = Step { direction: Outbound, missed: 0, kind: Kind::Fin };
+        let fin = Step::new(Outbound, Kind::Fin);
         let steps = [
             data(Outbound, b"ab"),
             data(Outbound, b"cd"),

@@ -2,7 +2,8 @@
 #![expect(unreachable_pub, non_snake_case, reason = "symbols under the names of the DDI")]
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fwps_sim::irql::{self, DISPATCH_LEVEL, PASSIVE_LEVEL};
 use fwps_sim::locks;
@@ -84,6 +85,31 @@ pub unsafe extern "system" fn KeReleaseSpinLockFromDpcLevel(lock: *mut usize) {
     release(unsafe { AtomicUsize::from_ptr(lock) }, "KeReleaseSpinLockFromDpcLevel");
 }
 
+/// What the clock shows while it stands, in hundreds of nanoseconds; 0: it runs.
+static STANDS_AT: AtomicU64 = AtomicU64::new(0);
+
+/// A clock that stands, so that a run repeats; it runs again when this is dropped.
+pub(crate) struct Clock;
+
+impl Clock {
+    /// Stops the clock at so many nanoseconds since the machine started.
+    pub(crate) fn stop(at: u64) -> Self {
+        STANDS_AT.store(at / 100, Ordering::Relaxed);
+        Self
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, time: Duration) {
+        STANDS_AT.fetch_add(u64::try_from(time.as_nanos() / 100).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        STANDS_AT.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Hundreds of nanoseconds since the machine started.
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn KeQueryUnbiasedInterruptTimePrecise(counter: *mut u64) -> u64 {
@@ -94,7 +120,10 @@ pub unsafe extern "system" fn KeQueryUnbiasedInterruptTimePrecise(counter: *mut 
         // SAFETY: the caller's promise.
         unsafe { counter.write(ticks as u64) }
     }
-    (i128::from(ticks) * 10_000_000 / i128::from(frequency.max(1))) as u64
+    match STANDS_AT.load(Ordering::Relaxed) {
+        0 => (i128::from(ticks) * 10_000_000 / i128::from(frequency.max(1))) as u64,
+        at => at,
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -14,6 +14,7 @@ use tidegate_lab_wire::{
     self as wire, Delivery, End, Fate, Kind, PORT_FILE, Reply, Report, Request, Sent, UNLOADED_FILE,
 };
 
+use crate::irql::Clock;
 use crate::{etw, police, pool, simulator};
 
 /// Held while traffic is shown: work items then run when the simulator's own order says so.
@@ -84,16 +85,18 @@ fn answer(request: &Request) -> Reply {
     match request {
         Request::Stream(stream) => {
             configure(Config::random(stream.seed));
-            let flow = show(stream);
+            let clock = Clock::stop(stream.now);
+            let flow = show(stream, &clock);
             Reply::Stream(close(flow))
         }
-        Request::Packets { seed, packets } => {
+        Request::Packets { seed, now, packets } => {
             configure(Config::random(*seed));
-            Reply::Packets(packets.iter().map(send).collect())
+            let clock = Clock::stop(*now);
+            Reply::Packets(packets.iter().map(|packet| send(packet, &clock)).collect())
         }
         Request::Leave(stream) => {
             configure(Config { completion: Completion::Manual, ..Config::random(stream.seed) });
-            show(stream);
+            show(stream, &Clock::stop(stream.now));
             Reply::Report(report())
         }
         Request::Time { count, bytes } => {
@@ -122,11 +125,22 @@ const fn direction(outbound: bool) -> Direction {
 }
 
 /// Shows a connection up to its last step.
-fn show(stream: &wire::Stream) -> FlowId {
+fn show(stream: &wire::Stream, clock: &Clock) -> FlowId {
     let sim = simulator();
     let spec = if stream.outbound { FlowSpec::outbound } else { FlowSpec::inbound };
-    let flow = sim.open_flow(&spec(stream.local, stream.remote));
+    let mut spec = spec(stream.local, stream.remote);
+    if let Some(application) = &stream.application {
+        if application.is_empty() {
+            spec.process_id = 0;
+        }
+        spec.application.clone_from(application);
+    }
+    let flow = sim.open_flow(&spec);
     for step in &stream.steps {
+        if !step.after.is_zero() {
+            sim.settle();
+            clock.pass(step.after);
+        }
         let direction = direction(step.outbound);
         if step.missed > 0 {
             sim.miss(flow, direction, step.missed as usize);
@@ -157,9 +171,10 @@ fn close(flow: FlowId) -> Delivery {
     Delivery { flow: flow.0, ends, dropped }
 }
 
-fn send(packet: &wire::Packet) -> Fate {
+fn send(packet: &wire::Packet, clock: &Clock) -> Fate {
     let sim = simulator();
-    let wire::Packet { local, remote, tcp, payload } = packet;
+    let wire::Packet { after, local, remote, tcp, payload } = packet;
+    clock.pass(*after);
     let id = sim.send(&match tcp {
         Some((flags, sequence)) => Packet::tcp(*local, *remote, *flags, *sequence, payload),
         None => Packet::udp(*local, *remote, payload),

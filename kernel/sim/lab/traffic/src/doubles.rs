@@ -45,8 +45,8 @@ impl Doubles {
         }
     }
 
-    pub(crate) fn packets(&mut self, seed: u64, packets: Vec<Packet>) -> Result<Vec<Fate>> {
-        match self.ask(&Request::Packets { seed, packets })? {
+    pub(crate) fn packets(&mut self, seed: u64, now: u64, packets: Vec<Packet>) -> Result<Vec<Fate>> {
+        match self.ask(&Request::Packets { seed, now, packets })? {
             Reply::Packets(fates) => Ok(fates),
             other => bail!("packets were answered with {other:?}"),
         }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tidegate::capture::{Capture, Transport};
 use tidegate::flows::{self, Connection, Direction};
-use tidegate::host::{Config, Machine, Session, Setup};
+use tidegate::host::{Config, Machine, START, Session, Setup, pass_time};
 use tidegate::object::Object;
 use tidegate::scenario::{PacketStep, Policy, Scenario, Stream, Traffic};
 use tidegate::tally::Tally;
@@ -232,7 +232,7 @@ fn config(seed: u64) -> Config {
 fn on_host_stream(host: &mut Machine, stream: &Stream, steps: &[flows::Step], seed: u64) -> Result<Outcome> {
     host.reset()?;
     let session = host.session(config(seed))?;
-    let flow = session.open(stream.local, stream.remote, stream.opened);
+    let flow = session.open_as(stream, stream.local, stream.remote);
     for step in steps {
         session.show(flow, step);
     }
@@ -251,6 +251,7 @@ fn on_host_packets(host: &mut Machine, packets: &[PacketStep]) -> Result<Outcome
     let session = host.session(config(SEED))?;
     let mut fates = Vec::new();
     for packet in packets {
+        pass_time(packet.after);
         let asked = session.send(packet.local, packet.remote, packet.transport, &packet.payload);
         session.settle();
         let sent = session.take_sent().into_iter();
@@ -311,6 +312,7 @@ fn on_driver_packets(
 ) -> Result<Outcome> {
     driver.reset()?;
     let packets = packets.iter().map(|packet| wire::Packet {
+        after: packet.after,
         local: packet.local,
         remote: packet.remote,
         tcp: match packet.transport {
@@ -319,12 +321,13 @@ fn on_driver_packets(
         },
         payload: packet.payload.clone(),
     });
-    let traffic = Came::Packets(doubles.packets(SEED, packets.collect())?);
+    let traffic = Came::Packets(doubles.packets(SEED, START, packets.collect())?);
     Ok(Outcome { traffic, tally: driver.tally()?, events: driver.events()? })
 }
 
 fn on_wire(stream: &Stream, steps: &[flows::Step], seed: u64) -> wire::Stream {
     let steps = steps.iter().map(|step| Step {
+        after: step.after,
         outbound: step.direction == Direction::Outbound,
         missed: step.missed,
         kind: match &step.kind {
@@ -335,9 +338,11 @@ fn on_wire(stream: &Stream, steps: &[flows::Step], seed: u64) -> wire::Stream {
     });
     wire::Stream {
         seed,
+        now: START,
         local: stream.local,
         remote: stream.remote,
         outbound: stream.opened == Direction::Outbound,
+        application: stream.application.clone(),
         steps: steps.collect(),
     }
 }
@@ -364,7 +369,8 @@ pub(crate) fn replay(capture: &Path) -> Result<()> {
     for connection in flows::connections(&capture, &[]) {
         let Connection { local, remote, opened, events, .. } = connection;
         let steps = events.into_iter().map(|event| event.step).collect();
-        let stream = Stream { label: String::new(), local, remote, opened, steps };
+        let (label, application) = (String::new(), None);
+        let stream = Stream { label, local, remote, opened, application, steps };
         doubles.stream(on_wire(&stream, &stream.steps, SEED))?;
     }
     line(&doubles.report()?)
@@ -375,10 +381,17 @@ fn request(port: u16) -> wire::Stream {
     let bytes = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n".to_vec();
     wire::Stream {
         seed: port.into(),
+        now: START,
         local: (Ipv4Addr::new(10, 0, 0, 2), port).into(),
         remote: (Ipv4Addr::new(192, 0, 2, 1), 80).into(),
         outbound: true,
-        steps: vec![Step { outbound: true, missed: 0, kind: Kind::Data { bytes, push: true } }],
+        application: None,
+        steps: vec![Step {
+            after: Duration::ZERO,
+            outbound: true,
+            missed: 0,
+            kind: Kind::Data { bytes, push: true },
+        }],
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub enum Request {
     Packets {
         /// Source of every choice that the contract leaves free.
         seed: u64,
+        /// Nanoseconds since the machine's start; only what the packets wait for is added.
+        now: u64,
         /// The packets.
         packets: Vec<Packet>,
     },
@@ -53,12 +56,16 @@ pub enum Request {
 pub struct Stream {
     /// Source of every choice that the contract leaves free.
     pub seed: u64,
+    /// Nanoseconds since the machine's start; only what the steps wait for is added.
+    pub now: u64,
     /// The end on this machine.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
     /// This machine opened it.
     pub outbound: bool,
+    /// Path of the program that has the end on this machine, where one is said; empty when nobody knows it.
+    pub application: Option<String>,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -66,6 +73,8 @@ pub struct Stream {
 /// What happens next to a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
+    /// How long after the step before it.
+    pub after: Duration,
     /// To the other end.
     pub outbound: bool,
     /// Bytes that never come.
@@ -93,6 +102,8 @@ pub enum Kind {
 /// A packet that this machine sends: its transport header and what it carries.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Packet {
+    /// How long after the packet before it.
+    pub after: Duration,
     /// From where.
     pub local: SocketAddr,
     /// To where.
