@@ -1,19 +1,21 @@
 //! What is different between a bundle and what runs, and making it the same.
 
+mod running;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tidegate_abi::Hook;
 use tidegate_abi::control::{
-    self, Change, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, MapInfo, MapInfoReply, MapList,
-    MapLookup, MapRelease, ProgramInfo, ProgramInfoReply, ProgramList, ProgramUnload, Status,
+    Change, Id, LinkAttach, LinkInfoReply, MapRelease, ProgramUnload, Status, TrialInfo, TrialMode,
 };
-use tidegate_abi::{Grants, Hook, MapKind};
 
+use self::running::{Running, failed};
 use super::{Bundle, Entry, Signer};
 use crate::client::{Client, Refused};
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::grants::Granted;
 use crate::host::{Planned, Staged};
 
@@ -50,6 +52,8 @@ struct Step {
     link: Option<Id>,
     /// What is different.
     why: Vec<String>,
+    /// What is tried in the link, until then.
+    trial: Option<EndedTrial>,
     /// Which program of which entry.
     #[serde(skip)]
     of: Option<(usize, usize)>,
@@ -58,21 +62,49 @@ struct Step {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum Action {
     Attach,
     Replace,
     Detach,
+    /// The link is as the bundle says, but another program is tried in it.
+    EndTrial,
 }
 
-/// What a host has.
-#[derive(Debug, Default)]
-struct Running {
-    /// But for those that were told to end: they are shown nothing new.
-    links: Vec<(Id, LinkInfoReply)>,
-    ending: Vec<Id>,
-    programs: BTreeMap<Id, ProgramInfoReply>,
-    maps: BTreeMap<Id, MapInfoReply>,
+/// A trial that ends: a bundle says which program decides, and has no word for two.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct EndedTrial {
+    /// What is tried.
+    program: Id,
+    name: String,
+    /// `shadow` or `canary`.
+    mode: &'static str,
+    /// Canary: of a hundred connections it has so many.
+    percent: Option<u8>,
+    /// Canary: too many of its runs failed, so that it has no connection any more.
+    returned: bool,
+}
+
+impl EndedTrial {
+    fn new(info: &TrialInfo, name: String) -> Self {
+        let (mode, percent) = match info.trial.mode {
+            TrialMode::Shadow => ("shadow", None),
+            TrialMode::Canary { percent, .. } => ("canary", Some(percent)),
+        };
+        Self { program: info.trial.program, name, mode, percent, returned: info.returned }
+    }
+}
+
+impl fmt::Display for EndedTrial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, name, mode, percent, returned } = self;
+        write!(f, "ends a {mode}: `{name}`, program {program}")?;
+        match percent {
+            Some(_) if *returned => f.write_str(", which has failed too often"),
+            Some(percent) => write!(f, ", {percent}% of connections"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Plan {
@@ -102,13 +134,13 @@ impl Plan {
                     action: Action::Detach,
                     hook: info.hook.name(),
                     priority: info.priority,
-                    program: plan
-                        .running
-                        .programs
-                        .get(&info.program)
-                        .map_or_else(String::new, |p| p.name.to_string()),
+                    program: plan.running.name(info.program),
                     link: Some(*link),
-                    why: vec!["the bundle does not have it".into()],
+                    why: ["the bundle does not have it".into()]
+                        .into_iter()
+                        .chain(plan.running.trial(info).as_ref().map(EndedTrial::to_string))
+                        .collect(),
+                    trial: plan.running.trial(info),
                     of: None,
                     at,
                 });
@@ -117,9 +149,15 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether there is nothing to change.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+    /// Whether links run as the bundle says, but for what is tried in them.
+    pub fn is_in_place(&self) -> bool {
+        self.steps.iter().all(|step| step.action == Action::EndTrial)
+    }
+
+    /// The links that end.
+    fn ended(&self) -> impl Iterator<Item = Id> {
+        let ends = |step: &&Step| matches!(step.action, Action::Attach | Action::Detach);
+        self.steps.iter().filter(ends).filter_map(|step| step.link)
     }
 
     fn compare(
@@ -169,17 +207,30 @@ impl Plan {
             self.loads.insert(number);
         }
         for ((place, hook), there) in places.into_iter().zip(there) {
+            let trial =
+                there.as_ref().and_then(|(at, ..)| self.running.trial(&self.running.links.get(*at)?.1));
             let (action, link, at, why) = match there {
                 None => (Action::Attach, None, 0, vec!["it is not there".into()]),
                 Some((at, link, rules)) => {
                     wanted.insert(link);
-                    if !loads {
-                        self.kept += 1;
-                        continue;
-                    }
-                    let action = if rules.is_empty() { Action::Replace } else { Action::Attach };
+                    let action = match (loads, &trial) {
+                        (false, None) => {
+                            self.kept += 1;
+                            continue;
+                        }
+                        (false, Some(_)) => Action::EndTrial,
+                        (true, _) if rules.is_empty() => Action::Replace,
+                        (true, _) => Action::Attach,
+                    };
                     let why: Vec<_> = rules.into_iter().chain(differs[place].iter().cloned()).collect();
-                    (action, Some(link), at, if why.is_empty() { vec!["its entry".into()] } else { why })
+                    let is_told = !why.is_empty() || action == Action::EndTrial;
+                    let why = if is_told { why } else { vec!["its entry".into()] };
+                    (
+                        action,
+                        Some(link),
+                        at,
+                        why.into_iter().chain(trial.as_ref().map(EndedTrial::to_string)).collect(),
+                    )
                 }
             };
             self.steps.push(Step {
@@ -189,7 +240,8 @@ impl Plan {
                 program: entry.setup.programs.get(place).cloned().unwrap_or_default(),
                 link,
                 why,
-                of: Some((number, place)),
+                trial,
+                of: loads.then_some((number, place)),
                 at,
             });
         }
@@ -210,10 +262,9 @@ pub struct Mark {
 
 impl Mark {
     fn of(plan: &Plan, staged: &BTreeMap<usize, Staged>) -> Self {
-        let ended = plan.steps.iter().filter(|step| step.action != Action::Replace);
         Self {
             programs: staged.values().flat_map(|staged| staged.programs().map(|(id, _)| id)).collect(),
-            links: ended.filter_map(|step| step.link).collect(),
+            links: plan.ended().collect(),
         }
     }
 
@@ -254,8 +305,7 @@ pub fn apply(
         }
         return Err(error);
     }
-    let ended = plan.steps.iter().filter(|step| step.action != Action::Replace).filter_map(|step| step.link);
-    for link in ended.chain(plan.running.ending.iter().copied()) {
+    for link in plan.ended().chain(plan.running.ending.iter().copied()) {
         match client.detach(link) {
             // What keeps nothing back any more is gone already.
             Err(refused) if refused.status != Status::NotFound => {
@@ -310,13 +360,12 @@ fn commit(
     plan: &Plan,
     staged: &BTreeMap<usize, Staged>,
 ) -> Result<(), Error> {
-    let mut changes = Vec::new();
+    let mut changes: Vec<_> = plan.ended().map(|link| Change::Detach { link }).collect();
     for step in &plan.steps {
-        if let (Action::Attach | Action::Detach, Some(link)) = (step.action, step.link) {
-            changes.push(Change::Detach { link });
+        // The link's own program in its own place: nothing is tried any more, and the rest stays.
+        if let (Action::EndTrial, Some((link, info))) = (step.action, plan.running.links.get(step.at)) {
+            changes.push(Change::Replace { link: *link, program: info.program });
         }
-    }
-    for step in &plan.steps {
         let Some((number, place)) = step.of else { continue };
         let entry = &bundle.links[number];
         let program = staged.get(&number).and_then(|staged| staged.programs().nth(place)).map(|(id, _)| id);
@@ -360,122 +409,6 @@ fn tidy(client: &mut Client) -> Result<(), Error> {
     Ok(())
 }
 
-fn failed(doing: &str, refused: &Refused) -> Error {
-    let exit = match refused.status {
-        _ if refused.system.is_some() => Exit::Driver,
-        Status::Version => Exit::Driver,
-        Status::Refused | Status::OverBudget => Exit::Refused,
-        Status::NotGranted => Exit::Denied,
-        _ => Exit::Partial,
-    };
-    Error::new("apply", exit, format!("cannot {doing}: {refused}")).with_help(refused.help())
-}
-
-impl Running {
-    fn read(client: &mut Client) -> Result<Self, Error> {
-        let (mut links, mut ending) = (Vec::new(), Vec::new());
-        for hook in Hook::ALL {
-            let ids = client.call(&LinkList { hook }).map_err(|refused| failed("list links", &refused))?;
-            for id in ids {
-                match known(client.call(&LinkInfo { link: id }))? {
-                    Some(info) if info.draining => ending.push(id),
-                    Some(info) => links.push((id, info)),
-                    None => {}
-                }
-            }
-        }
-        let mut programs = BTreeMap::new();
-        let listed = |refused| failed("list objects", &refused);
-        for id in client.ids(|after| ProgramList { after }).map_err(listed)? {
-            if let Some(info) = known(client.call(&ProgramInfo { program: id }))? {
-                programs.insert(id, info);
-            }
-        }
-        let mut maps = BTreeMap::new();
-        for id in client.ids(|after| MapList { after }).map_err(listed)? {
-            if let Some(info) = known(client.call(&MapInfo { map: id }))? {
-                maps.insert(id, info);
-            }
-        }
-        Ok(Self { links, ending, programs, maps })
-    }
-
-    /// The place of the only link of this priority at a hook.
-    fn at(&self, hook: Hook, priority: u16) -> Option<usize> {
-        let is_there =
-            |(_, (_, info)): &(usize, &(Id, LinkInfoReply))| info.hook == hook && info.priority == priority;
-        let mut found = self.links.iter().enumerate().filter(is_there).map(|(at, _)| at);
-        found.next().filter(|_| found.next().is_none())
-    }
-
-    /// What of a running program is not as a bundle wants it, in words.
-    fn differences(
-        &self,
-        client: &mut Client,
-        id: Id,
-        program: &crate::object::Program,
-        grants: Option<Grants>,
-        planned: &Planned,
-    ) -> Result<Vec<String>, Error> {
-        let Some(info) = self.programs.get(&id) else { return Ok(vec!["program".into()]) };
-        if info.tag != control::tag(program.program_type, &program.code())
-            || info.name.as_str() != program.name
-        {
-            return Ok(vec!["program".into()]);
-        }
-        let mut differences = Vec::new();
-        if info.grants != grants.unwrap_or(Grants::ALL) {
-            differences.push("grants".into());
-        }
-        for (id, wanted) in info.maps.iter().zip(&program.maps) {
-            let (Some(map), Some(wanted)) = (self.maps.get(id), planned.maps().nth(*wanted)) else {
-                differences.push("maps".into());
-                continue;
-            };
-            if map.name.as_str() != wanted.name || map.def != wanted.def {
-                differences.push(format!("map `{}`", wanted.name));
-            } else if wanted.filled && !same(client, *id, map, wanted.contents)? {
-                differences.push(format!("contents of map `{}`", wanted.name));
-            }
-        }
-        Ok(differences)
-    }
-}
-
-/// Whether a map holds these entries and no others; of an array: and zeros besides.
-fn same(
-    client: &mut Client,
-    id: Id,
-    map: &MapInfoReply,
-    contents: &BTreeMap<Vec<u8>, Vec<u8>>,
-) -> Result<bool, Error> {
-    let keys = client.keys(id).map_err(|refused| failed("read a map", &refused))?;
-    let is_array = matches!(map.def.kind, MapKind::Array | MapKind::PerCpuArray);
-    let mut found = 0;
-    for key in keys {
-        let Some(value) = known(client.call_bytes(&MapLookup { map: id, key: &key }))? else { continue };
-        let holds = match contents.get(&key) {
-            // A value for each processor: all of them.
-            Some(wanted) => value.chunks(wanted.len().max(1)).all(|value| value == wanted),
-            None => is_array && value.iter().all(|byte| *byte == 0),
-        };
-        if !holds {
-            return Ok(false);
-        }
-        found += usize::from(contents.contains_key(&key));
-    }
-    Ok(found == contents.len())
-}
-
-/// The answer, unless what was asked about went meanwhile.
-fn known<T>(answer: Result<T, Refused>) -> Result<Option<T>, Error> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(Refused { status: Status::NotFound, .. }) => Ok(None),
-        Err(refused) => Err(failed("read what runs", &refused)),
-    }
-}
-
 impl crate::cli::Report for Plan {}
 
 impl fmt::Display for Plan {
@@ -494,9 +427,9 @@ impl fmt::Display for Plan {
             let sign = match (action, link) {
                 (Action::Attach, None) => '+',
                 (Action::Detach, _) => '-',
-                (Action::Attach | Action::Replace, _) => '~',
+                (Action::Attach | Action::Replace | Action::EndTrial, _) => '~',
             };
-            writeln!(f, "{sign} {hook} {priority}: {program} ({})", why.join(", "))?;
+            writeln!(f, "{sign} {hook} {priority}: {program} ({})", why.join("; "))?;
         }
         let kept = crate::tally::count(self.kept, "link");
         match (self.steps.len(), self.applied) {
@@ -538,7 +471,7 @@ mod tests {
         let mut client = Client::new(Shared::clone(&runtime));
         let mut plan = Plan::new(&mut client, &bundle).expect("an answer");
         apply(&mut client, &bundle, &mut plan, |_| Ok(())).expect("it is accepted");
-        assert!(Plan::new(&mut client, &bundle).expect("an answer").is_empty());
+        assert!(Plan::new(&mut client, &bundle).expect("an answer").steps.is_empty());
         let link = runtime.chain(Hook::StreamV4).links().first().cloned().expect("it was attached");
         let kept = Held::new(&link, 5);
         client.call(&LinkDetach { link: link.id() }).expect("it is there");

@@ -98,11 +98,12 @@ pub(super) fn rollback(client: &mut Client, host: Option<&Path>, options: &Rollb
 /// Puts a bundle into place, and keeps the one that ran.
 fn put(client: &mut Client, versions: &Versions, bundle: &Bundle) -> Result<Plan, Error> {
     let mut plan = Plan::new(client, bundle)?;
-    let changes = !plan.is_empty();
+    // A trial that ends makes no other bundle of the one that runs: the one before it stays the one to go back to.
+    let changes = !plan.is_in_place();
     if changes {
         versions.write(bundle)?;
     }
-    // Without a change too: what others that died have left goes.
+    // Without a change too: trials end, and what others that died have left goes.
     let mark = |mark: &Mark| if changes { versions.mark(mark) } else { Ok(()) };
     if let Err(error) = bundle::apply(client, bundle, &mut plan, mark) {
         // It may be in place all the same. A host that does not answer tells the next client.

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 
+use serde_json::Value;
 use tidegate_abi::control::{self, HEADER_SIZE};
 
 use crate::common::{GATE, Host, Ran, folder, tidegate};
+use crate::conform::conforms;
 
 /// A bundle that marks what is said and cuts what begins with one letter.
 fn bundle(folder: &Path, name: &str, mark: &str, letter: char, more: &str) -> PathBuf {
@@ -108,6 +110,96 @@ fn what_a_bundle_says_runs_and_what_ran_before_runs_again() {
     host.run(&["link", "attach", &stray.to_string(), "stream-v4", "--priority", "1"]).ok();
     host.run(&verb("apply", &second)).ok();
     assert_eq!((behaviour(&host), counts(&host)), (new(), one));
+}
+
+/// A bundle of two objects: one that cuts nothing, as long as nobody says what, and one that marks what is said.
+fn trying(folder: &Path, name: &str, mark: &str) -> PathBuf {
+    fs::copy(GATE, folder.join("stamp.o")).expect("an object");
+    let text = format!(
+        "[[link]]\nobject = \"{GATE}\"\nprogram = \"cut\"\npriority = 5\n\
+         [[link]]\nobject = \"stamp.o\"\nprogram = \"stamp\"\npriority = 10\nmaps.marks = {{ 0 = \"str:{mark}\" }}\n",
+    );
+    let path = folder.join(name);
+    fs::write(&path, text).expect("a bundle");
+    path
+}
+
+/// Tries a program that cuts `q` in the first link of a host: its id, and the link's.
+fn try_a_cut(host: &Host, words: &[&str]) -> (String, String) {
+    let loaded = host.run(&["-j", "prog", "load", GATE, "--prog", "cut", "--map", "cuts.113=0"]).json();
+    let program = loaded["programs"][0]["id"].to_string();
+    let link = host.run(&["-j", "link", "show"]).json()["links"][0]["id"].to_string();
+    host.run(&[&["link", "replace", &link, &program], words].concat()).ok();
+    (program, link)
+}
+
+#[test]
+fn what_is_tried_in_a_link_is_no_part_of_a_bundle_and_ends_with_apply() {
+    let folder = folder("apply-trial");
+    let host = Host::start(&folder);
+    let bundle = trying(&folder, "bundle.toml", "<first_>");
+    let path = bundle.to_str().unwrap();
+    host.run(&["apply", path]).ok();
+    let (clean, links) = (counts(&host), host.run(&["-j", "link", "show"]).json()["links"].clone());
+    let runs = ("<first_>".to_string(), vec![]);
+    assert_eq!(behaviour(&host), runs);
+    for (words, mode, percent, text) in [
+        (&["--canary", "100%"][..], "canary", 100.into(), ", 100% of connections"),
+        (&["--shadow"], "shadow", Value::Null, ""),
+    ] {
+        let (program, link) = try_a_cut(&host, words);
+        let decides = mode == "canary";
+        assert_eq!(!behaviour(&host).1.is_empty(), decides, "{mode}");
+        let said = host.run(&["diff", path]).ok();
+        let line = format!("~ stream-v4 5: cut (ends a {mode}: `cut`, program {program}{text})\n");
+        assert!(said.starts_with(&line), "{said}");
+        for (verb, words) in [("diff", &["diff", path][..]), ("apply", &["apply", path, "--dry-run"])] {
+            let said = host.run(&[&["-j"], words].concat()).json();
+            conforms(verb, &said);
+            let step = &said["steps"][0];
+            assert_eq!((&step["action"], step["link"].to_string()), (&"end-trial".into(), link.clone()));
+            let trial = &step["trial"];
+            assert_eq!(
+                (&trial["mode"], &trial["percent"], &trial["name"], trial["program"].to_string()),
+                (&mode.into(), &percent, &"cut".into(), program.clone())
+            );
+            assert_eq!((said["steps"].as_array().map(Vec::len), &said["kept"]), (Some(1), &3.into()));
+        }
+        host.run(&["apply", path]).ok();
+        let now = host.run(&["-j", "link", "show"]).json()["links"].clone();
+        assert_eq!((&now[0]["trial"], &now[0]["id"]), (&Value::Null, &links[0]["id"]), "the link stays");
+        assert_eq!((behaviour(&host), counts(&host)), (runs.clone(), clean), "and what was tried is gone");
+        assert_eq!(host.run(&["-j", "diff", path]).json()["steps"], serde_json::json!([]));
+    }
+    // A trial that ended is no other bundle.
+    let ran = host.run(&["-j", "rollback"]);
+    assert_eq!((ran.exit, &ran.json()["error"]["code"]), (5, &"rollback-none".into()));
+}
+
+#[test]
+fn a_trial_ends_at_once_with_what_else_changes_wherever_the_client_is_killed() {
+    let folder = folder("apply-trial-killed");
+    let host = Host::start(&folder);
+    let first = trying(&folder, "first.toml", "<first_>");
+    let second = trying(&folder, "second.toml", "<second>");
+    let apply = |bundle: &Path| host.run(&[Path::new("apply"), bundle]).ok();
+    let (tried, new) = (("<first_>".to_string(), vec!['q']), ("<second>".to_string(), vec![]));
+    let (mut olds, mut news) = (0, 0);
+    'all: for at in 0.. {
+        for before in [true, false] {
+            apply(&first);
+            try_a_cut(&host, &["--canary", "100%"]);
+            if killed(&host, &folder, &[Path::new("apply"), &second], at, before) {
+                break 'all;
+            }
+            let runs = behaviour(&host);
+            olds += usize::from(runs == tried);
+            news += usize::from(runs == new);
+            assert!(runs == tried || runs == new, "killed around change {at}: {runs:?}");
+        }
+    }
+    assert!(olds > 3 && news > 2, "{olds} {news}");
+    assert_eq!(behaviour(&host), new);
 }
 
 #[test]

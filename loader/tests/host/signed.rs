@@ -139,6 +139,28 @@ fn a_signed_bundle_runs_and_is_held_to_what_its_key_is_granted() {
 }
 
 #[test]
+fn a_program_that_nobody_signed_does_not_go_on_as_a_canary() {
+    let place = Place::new("signed-canary");
+    let bundle = place.bundle("bundle.toml", "cut", "");
+    place.sign(&bundle, "ops.key");
+    let trust = place.trust(&[("ops", GRANTS)]);
+    let apply = || place.type_(&["apply", &bundle, "--trust", &trust]).ok();
+    apply();
+    let signed = place.type_(&["prog", "show"]).json();
+    place.type_(&["prog", "load", GATE, "--prog", "stamp"]).ok();
+    let link = place.type_(&["link", "show"]).json()["links"][0]["id"].to_string();
+    place.type_(&["link", "replace", &link, "stamp", "--canary", "100%"]).ok();
+    let said = place.type_(&["diff", &bundle, "--trust", &trust]).json();
+    assert_eq!(said["steps"][0]["trial"]["name"], "stamp", "{said}");
+    apply();
+    let ids = |shown: &Value| -> Vec<_> {
+        shown["programs"].as_array().expect("a list").iter().map(|row| row["id"].clone()).collect()
+    };
+    assert_eq!(ids(&place.type_(&["prog", "show"]).json()), ids(&signed));
+    assert_eq!(place.type_(&["link", "show"]).json()["links"][0]["trial"], Value::Null);
+}
+
+#[test]
 fn what_is_not_signed_as_it_must_be_is_refused_before_anything_is_touched() {
     let place = Place::new("signed-refused");
     let bundle = place.bundle("bundle.toml", "cut", "");
