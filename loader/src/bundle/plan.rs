@@ -18,6 +18,7 @@ use crate::client::{Client, Refused};
 use crate::error::Error;
 use crate::grants::Granted;
 use crate::host::{Planned, Staged};
+use crate::tally::count;
 
 /// What has to change for a host to run a bundle.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -29,13 +30,15 @@ pub struct Plan {
     /// What its programs may do at most.
     granted: Granted,
     steps: Vec<Step>,
+    /// Programs and maps that go.
+    removes: Vec<Removal>,
     /// Links that are as the bundle says.
     kept: usize,
     /// Whether it was done.
     applied: bool,
-    /// Whether it is of programs that each entry loads anew, by the entry's place.
+    /// Entries whose programs are loaded anew, by their places, and the maps that go on in them.
     #[serde(skip)]
-    loads: BTreeSet<usize>,
+    loads: BTreeMap<usize, Vec<Id>>,
     #[serde(skip)]
     running: Running,
 }
@@ -69,6 +72,22 @@ enum Action {
     Detach,
     /// The link is as the bundle says, but another program is tried in it.
     EndTrial,
+}
+
+/// A program or a map that goes.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct Removal {
+    what: Kind,
+    id: Id,
+    name: String,
+    why: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Program,
+    Map,
 }
 
 /// A trial that ends: a bundle says which program decides, and has no word for two.
@@ -119,9 +138,10 @@ impl Plan {
             unchecked: bundle.signer.is_none() && bundle.read.signature.is_some(),
             granted: bundle.grants().into(),
             steps: Vec::new(),
+            removes: Vec::new(),
             kept: 0,
             applied: false,
-            loads: BTreeSet::new(),
+            loads: BTreeMap::new(),
             running,
         };
         let mut wanted = BTreeSet::new();
@@ -146,12 +166,50 @@ impl Plan {
                 });
             }
         }
+        plan.removes = plan.removals();
         Ok(plan)
     }
 
     /// Whether links run as the bundle says, but for what is tried in them.
     pub fn is_in_place(&self) -> bool {
         self.steps.iter().all(|step| step.action == Action::EndTrial)
+    }
+
+    /// What no link will run, and no program name, when links have changed.
+    fn removals(&self) -> Vec<Removal> {
+        let Running { links, programs, maps, .. } = &self.running;
+        let changes = |step: &&Step| step.action != Action::EndTrial;
+        let changed: BTreeSet<Id> = self.steps.iter().filter(changes).filter_map(|step| step.link).collect();
+        let linked: BTreeSet<Id> = links.iter().map(|(_, info)| info.program).collect();
+        let runs_on: BTreeSet<Id> =
+            links.iter().filter(|(link, _)| !changed.contains(link)).map(|(_, info)| info.program).collect();
+        let tried: BTreeSet<Id> =
+            links.iter().filter_map(|(_, info)| Some(info.trial.as_ref()?.trial.program)).collect();
+        let named: BTreeSet<Id> = programs.values().flat_map(|program| &program.maps).copied().collect();
+        let named_on: BTreeSet<Id> = runs_on
+            .iter()
+            .filter_map(|id| programs.get(id))
+            .flat_map(|program| &program.maps)
+            .copied()
+            .collect();
+        let goes_on = |map: &Id| named_on.contains(map) || self.loads.values().flatten().any(|id| id == map);
+        let programs = programs.iter().filter(|(id, _)| !runs_on.contains(id)).map(|(id, program)| Removal {
+            what: Kind::Program,
+            id: *id,
+            name: program.name.to_string(),
+            why: match (linked.contains(id), tried.contains(id)) {
+                (true, _) => "no link will run it",
+                (false, true) => "what is tried ends",
+                (false, false) => "no link runs it",
+            },
+        });
+        let maps = maps.iter().filter(|(id, _)| !goes_on(id)).map(|(id, map)| Removal {
+            what: Kind::Map,
+            id: *id,
+            name: map.name.to_string(),
+            why: if named.contains(id) { "no program will name it" } else { "no program names it" },
+        });
+        programs.chain(maps).collect()
     }
 
     /// The links that end.
@@ -204,7 +262,9 @@ impl Plan {
         let loads = differs.iter().any(|differs| !differs.is_empty())
             || there.iter().any(|there| there.as_ref().is_none_or(|(.., rules)| !rules.is_empty()));
         if loads {
-            self.loads.insert(number);
+            let old =
+                there.iter().flatten().filter_map(|(at, ..)| Some(self.running.links.get(*at)?.1.program));
+            self.loads.insert(number, self.running.maps_for(entry, &old.collect()));
         }
         for ((place, hook), there) in places.into_iter().zip(there) {
             let trial =
@@ -326,29 +386,10 @@ fn stage(
     plan: &Plan,
     staged: &mut BTreeMap<usize, Staged>,
 ) -> Result<(), Error> {
-    for number in &plan.loads {
+    for (number, maps) in &plan.loads {
         let entry = &bundle.links[*number];
-        // What programs keep in maps that the bundle does not fill goes on in the new version.
-        let before = plan
-            .steps
-            .iter()
-            .filter(|step| step.of.is_some_and(|(of, _)| of == *number) && step.link.is_some());
-        let mut maps = BTreeMap::new();
-        for step in before {
-            let program = plan
-                .running
-                .links
-                .get(step.at)
-                .and_then(|(_, info)| plan.running.programs.get(&info.program));
-            for id in program.into_iter().flat_map(|program| &program.maps) {
-                if let Some(map) = plan.running.maps.get(id)
-                    && !entry.setup.maps.contains_key(map.name.as_str())
-                {
-                    maps.insert(*id, (map.name.to_string(), map.def));
-                }
-            }
-        }
-        let maps: Vec<_> = maps.into_iter().map(|(id, (name, def))| (id, name, def)).collect();
+        let maps = maps.iter().filter_map(|id| Some((*id, plan.running.maps.get(id)?)));
+        let maps: Vec<_> = maps.map(|(id, map)| (id, map.name.to_string(), map.def)).collect();
         staged.insert(*number, Staged::over(client, &entry.object, &entry.setup, &maps)?);
     }
     Ok(())
@@ -431,16 +472,29 @@ impl fmt::Display for Plan {
             };
             writeln!(f, "{sign} {hook} {priority}: {program} ({})", why.join("; "))?;
         }
-        let kept = crate::tally::count(self.kept, "link");
-        match (self.steps.len(), self.applied) {
-            (0, _) => writeln!(f, "{kept} as the bundle says; nothing to change"),
-            (steps, true) => {
-                writeln!(f, "{} changed at once, {kept} kept", crate::tally::count(steps, "link"))
-            }
-            (steps, false) => {
-                writeln!(f, "{} to change, {kept} kept; nothing was done", crate::tally::count(steps, "link"))
-            }
+        for Removal { what, id, name, why } in &self.removes {
+            writeln!(f, "- {what} {id}: {name} ({why})")?;
         }
+        let (kept, steps) = (count(self.kept, "link"), count(self.steps.len(), "link"));
+        if self.steps.is_empty() && self.removes.is_empty() {
+            return writeln!(f, "{kept} as the bundle says; nothing to change");
+        }
+        let removed = |what: Kind| self.removes.iter().filter(|removal| removal.what == what).count();
+        let (programs, maps) = (count(removed(Kind::Program), "program"), count(removed(Kind::Map), "map"));
+        if self.applied {
+            writeln!(f, "{steps} changed at once, {kept} kept; {programs} and {maps} removed")
+        } else {
+            writeln!(f, "{steps} to change, {kept} kept; {programs} and {maps} to remove; nothing was done")
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Program => "program",
+            Self::Map => "map",
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A host runs what a bundle says, and a client that dies on the way leaves the old links or the new ones.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -200,6 +201,79 @@ fn a_trial_ends_at_once_with_what_else_changes_wherever_the_client_is_killed() {
     }
     assert!(olds > 3 && news > 2, "{olds} {news}");
     assert_eq!(behaviour(&host), new);
+}
+
+/// Ids and names of the programs and maps that a host has.
+fn things(host: &Host) -> BTreeSet<(String, u64, String)> {
+    let mut things = BTreeSet::new();
+    for (what, noun, list) in [("program", "prog", "programs"), ("map", "map", "maps")] {
+        let document = host.run(&["-j", noun, "show"]).json();
+        for row in document[list].as_array().expect("a list") {
+            let name = row["name"].as_str().expect("a name").to_string();
+            things.insert((what.to_string(), row["id"].as_u64().expect("an id"), name));
+        }
+    }
+    things
+}
+
+#[test]
+fn a_plan_names_each_program_and_map_that_goes_and_no_other() {
+    let folder = folder("apply-removes");
+    let host = Host::start(&folder);
+    let first = bundle(&folder, "first.toml", "<first_>", 'q', "");
+    let second = bundle(&folder, "second.toml", "<second>", 'x', "on_error = \"permit\"\n");
+    let free = trying(&folder, "free.toml", "<first_>");
+    let freer = trying(&folder, "freer.toml", "<second>");
+    let none = folder.join("none.toml");
+    fs::write(&none, "").expect("a bundle");
+    let goes = |bundle: &Path| {
+        let path = bundle.to_str().unwrap();
+        let said = host.run(&["-j", "diff", path]).json();
+        conforms("diff", &said);
+        let planned: BTreeSet<_> = said["removes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|row| {
+                let text = |member: &str| row[member].as_str().expect("text").to_string();
+                (text("what"), row["id"].as_u64().expect("an id"), text("name"))
+            })
+            .collect();
+        let text = host.run(&["apply", path, "--dry-run"]).ok();
+        for (what, id, name) in &planned {
+            assert!(text.contains(&format!("\n- {what} {id}: {name} (")) || text.starts_with("- "), "{text}");
+        }
+        let before = things(&host);
+        let done = host.run(&["-j", "apply", path]).json();
+        conforms("apply", &done);
+        assert_eq!(done["removes"], said["removes"]);
+        let gone: BTreeSet<_> = before.difference(&things(&host)).cloned().collect();
+        assert_eq!(gone, planned, "{path}: {text}");
+        gone.into_iter().map(|(what, _, name)| (what, name)).collect::<Vec<_>>()
+    };
+    let named = |what: &str, name: &str| (what.to_string(), name.to_string());
+    assert_eq!(goes(&first), []);
+    assert!(goes(&second).contains(&named("map", "cuts")), "the bundle fills it");
+    assert_eq!(goes(&second), []);
+
+    // What somebody left: a program without a link, and maps that nobody names.
+    host.run(&["prog", "load", GATE, "--prog", "stamp"]).ok();
+    host.run(&["map", "create", "mine", "--kind", "hash", "--key", "2", "--value", "4", "--entries", "16"])
+        .ok();
+    let text = host.run(&["diff", second.to_str().unwrap()]).ok();
+    for part in
+        [": stamp (no link runs it)\n", ": mine (no program names it)\n", "0 links to change, 4 links kept"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let gone = goes(&second);
+    assert!(gone.contains(&named("program", "stamp")) && gone.contains(&named("map", "mine")), "{gone:?}");
+
+    goes(&free);
+    try_a_cut(&host, &["--shadow"]);
+    assert!(!goes(&freer).contains(&named("map", "stamped")), "nobody fills it: it goes on");
+    assert!(goes(&none).contains(&named("map", "stamped")));
+    assert_eq!(counts(&host), (0, 0, 0));
 }
 
 #[test]
