@@ -7,6 +7,7 @@ mod elf;
 mod error;
 mod link;
 mod maps;
+mod places;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,6 +22,7 @@ use crate::header::ABI_SECTION;
 
 pub(crate) use elf::text_at;
 pub use error::ObjectError;
+pub use places::{Place, Places};
 
 /// Bytes of the largest file that is read as an object; debug information makes them larger than their code.
 const MAX_FILE: u64 = 64 << 20;
@@ -56,6 +58,8 @@ pub struct Function {
     pub name: String,
     /// Its first slot.
     pub slot: usize,
+    /// Its address, as debug information counts: see [`places::address`].
+    address: u64,
 }
 
 /// The source of the instructions from one slot on.
@@ -116,9 +120,7 @@ impl Object {
     /// # Errors
     /// As [`parse`](Self::parse)'s; the error names the file.
     pub fn of(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        Self::parse(bytes).map_err(|error| {
-            Error::usage(error.code, format!("{}: {}", path.display(), error.message)).with_help(error.help)
-        })
+        Self::parse(bytes).map_err(|error| error.of(path))
     }
 
     /// Reads and links an object.
@@ -171,9 +173,7 @@ impl Object {
 /// The file can't be read, is no ELF object for BPF, or has no BTF.
 pub fn read_btf(path: &Path) -> Result<Vec<u8>, Error> {
     let bytes = read_at_most(path, MAX_FILE).map_err(|error| Error::file("read", path, &error))?;
-    let file = elf::File::parse(&bytes).map_err(|error| {
-        Error::usage(error.code, format!("{}: {}", path.display(), error.message)).with_help(error.help)
-    })?;
+    let file = elf::File::parse(&bytes).map_err(|error| error.of(path))?;
     match file.section(".BTF") {
         Some((_, section)) => Ok(section.data.to_vec()),
         None => Err(Error::usage("object-btf", format!("{}: the object has no BTF", path.display()))

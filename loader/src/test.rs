@@ -330,7 +330,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let mut scenarios =
         if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
     let blessed = if options.bless { bless::all(&jobs, &mut scenarios)? } else { Vec::new() };
-    let coverage = if options.covers() { Some(coverage(&jobs, &seen)) } else { None };
+    let coverage = if options.covers() { Some(coverage(&jobs, &seen)?) } else { None };
     Report { blessed, coverage, ..Report::new(options, start, scenarios) }.written(options)
 }
 
@@ -434,16 +434,19 @@ impl Seen {
 }
 
 /// What ran of the sources of all that was tested.
-fn coverage(jobs: &[Job<'_>], seen: &Seen) -> Coverage {
+///
+/// # Errors
+/// An object can't be read any more.
+fn coverage(jobs: &[Job<'_>], seen: &Seen) -> Result<Coverage, Error> {
     let mut coverage = Coverage::default();
     for ((path, name), visits) in seen.programs().iter() {
         let job = jobs.iter().find(|job| job.path == path);
         if let Some((job, program)) = job.and_then(|job| Some((job, job.object.program(name)?))) {
             let folder = job.policy.path.parent().unwrap_or(Path::new("."));
-            coverage.add(job.object, program, visits, folder);
+            coverage.add(path, job.object, program, visits, folder)?;
         }
     }
-    coverage
+    Ok(coverage)
 }
 
 /// Runs under different memory layouts that a scenario of packets gets: they have no cuts.

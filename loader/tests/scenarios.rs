@@ -363,6 +363,18 @@ fn what_was_run_of_the_source_is_told_by_line_and_branch() {
     let (text, value) = told(&options);
     assert!(value["coverage"]["files"][0]["lines"][logs.to_string()]["runs"].as_u64() > Some(0), "{text}");
     assert!(!text.contains("never run"), "{text}");
+
+    // Without the source there is nothing to tell, and that is told.
+    fs::remove_file(folder.join("probes.c")).expect("it is there");
+    let (text, value) = told(&options);
+    assert_eq!(value["coverage"]["files"], serde_json::json!([]));
+    assert!(
+        value["coverage"]["unknown"][0].as_str().is_some_and(|path| path.ends_with("probes.o")),
+        "{value:#}"
+    );
+    assert!(text.contains("probes.o: no line is known to come from a file beside the scenarios"), "{text}");
+    let index = fs::read_to_string(folder.join("html/index.html")).expect("an index");
+    assert!(index.contains("probes.o: no line is known"), "{index}");
 }
 
 /// Blesses the scenarios of `text` with one of the probes: the exit, the report as JSON and as text, and the file as it is then.

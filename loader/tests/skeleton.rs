@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 fn tidegate(arguments: &[&str], folder: &Path) -> Output {
     let command = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).current_dir(folder).output();
     command.expect("the command starts")
@@ -45,6 +47,32 @@ fn a_new_policy_builds_and_passes_its_scenarios_at_once() {
                 assert!(ran.status.success(), "{language} {kind}: {line}\n{}", said(&ran));
             }
         }
+    }
+}
+
+#[test]
+fn the_lines_of_a_policy_in_rust_are_covered_though_all_of_the_sdk_is_inlined_into_them() {
+    for (kind, option) in [("stream", None), ("send", Some("--send"))] {
+        let folder = folder(&format!("coverage-{kind}"));
+        let mut arguments = vec!["gen", "skeleton", "rust", "policy"];
+        arguments.extend(option);
+        assert!(tidegate(&arguments, &folder).status.success());
+        let build = Command::new("sh").arg("policy/build.sh").current_dir(&folder).output();
+        let build = build.expect("it starts");
+        assert!(build.status.success(), "{}", said(&build));
+        let report =
+            tidegate(&["-j", "test", "policy", "--coverage", "--lcov", "policy.info"], &folder).stdout;
+        let report: Value = serde_json::from_slice(&report).expect("JSON");
+        let coverage = &report["coverage"];
+        assert_eq!(coverage["files"].as_array().map(Vec::len), Some(1), "{coverage:#}");
+        let source = fs::read_to_string(folder.join("policy/policy.rs")).expect("the source");
+        for text in ["ports.get(", "listed {"] {
+            let line = source.lines().position(|line| line.contains(text)).expect("a line with it") + 1;
+            let line = &coverage["files"][0]["lines"][line.to_string()];
+            assert!(line["runs"].as_u64() > Some(0), "{kind}, {text}: {coverage:#}");
+        }
+        let lcov = fs::read_to_string(folder.join("policy.info")).expect("the tracefile");
+        assert!(lcov.contains("SF:policy/policy.rs\n") && lcov.contains("\nDA:"), "{lcov}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! Why a file is not an object that can be loaded.
 
 use std::fmt;
+use std::path::Path;
+
+use crate::error::Error;
 
 /// What is wrong with an object, where, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,11 @@ const REBUILD: &str = "the file is damaged or was cut short: build it again";
 impl ObjectError {
     pub(super) fn new(code: &'static str, message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { code, message: message.into(), help: help.into() }
+    }
+
+    /// As the error of a command that was given the file at `path`.
+    pub(super) fn of(self, path: &Path) -> Error {
+        Error::usage(self.code, format!("{}: {}", path.display(), self.message)).with_help(self.help)
     }
 
     /// The file contradicts itself.

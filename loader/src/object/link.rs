@@ -9,7 +9,7 @@ use tidegate_abi::{Insn, ProgramType, limits};
 use super::elf::{File, Place, Relocation, SymbolKind};
 use super::error::ObjectError;
 use super::maps::{Address, Maps, section_name};
-use super::{Function, Line, Map, Program};
+use super::{Function, Line, Map, Program, places};
 use crate::btf::{Btf, Lines};
 
 /// Slots that all programs of an object may have together: functions are copied into each program that reaches them.
@@ -202,6 +202,7 @@ impl<'a> Linker<'_, 'a> {
         let function = |(code, start): &(Code<'_>, usize)| Function {
             name: format!("{:#}", demangle(code.name)),
             slot: *start,
+            address: places::address(code.section) + code.start * SLOT,
         };
         let functions = layout.order.iter().map(function).collect();
         Ok(Program { name: entry.name.into(), program_type, insns, maps, functions, lines })

@@ -1,9 +1,9 @@
 //! Which lines and branches of a policy's source its scenarios ran: as text, for lcov, as HTML.
 //!
-//! What the machine counts are instructions; the line information of the object says which line each came from. A line counts as
+//! What the machine counts are instructions; the debug information of the object says which line each came from. A line counts as
 //! run when one of its instructions was, a branch has run both ways when its jump was taken and was not. Instructions that no run
 //! can reach, by the verifier's proof, are left out. Only files of the policy's own folder are told of: neither the header nor
-//! the SDK are the author's.
+//! the SDK are the author's. What of them was inlined counts where the author's line calls it.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -17,12 +17,15 @@ use tidegate_verifier::Proven;
 use tidegate_vm::Visits;
 
 use crate::error::Error;
-use crate::object::{Object, Program};
+use crate::object::{Object, Places, Program};
 
 /// What was run, of every file.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Coverage {
     files: Vec<File>,
+    /// Objects with a program of which no line is known to come from a file of the policy's folder: of it nothing can be told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown: Vec<PathBuf>,
 }
 
 /// What was run of a file.
@@ -50,6 +53,10 @@ struct Branch {
     not_taken: u64,
 }
 
+/// Why nothing is told of an object.
+const UNKNOWN: &str = "no line is known to come from a file beside the scenarios; \
+                       compile a source there with -g (clang) or -C debuginfo=2 (rustc)";
+
 /// So many of so many.
 #[derive(Clone, Copy, Default)]
 struct Share {
@@ -58,19 +65,35 @@ struct Share {
 }
 
 impl Coverage {
-    /// Adds what `visits` tells of a program, by slot. `folder` is the policy's.
-    pub(super) fn add(&mut self, object: &Object, program: &Program, visits: &[Visits], folder: &Path) {
+    /// Adds what `visits` tells, by slot, of a program of the object at `path`. `folder` is the policy's.
+    ///
+    /// # Errors
+    /// The object can't be read any more.
+    pub(super) fn add(
+        &mut self,
+        path: &Path,
+        object: &Object,
+        program: &Program,
+        visits: &[Visits],
+        folder: &Path,
+    ) -> Result<(), Error> {
         // One that was refused has not run.
-        let Ok(verified) = crate::report::prove(object, program) else { return };
+        let Ok(verified) = crate::report::prove(object, program) else { return Ok(()) };
+        let places = Places::read(path)?;
+        let mut known = false;
         for (slot, (insn, seen)) in program.insns.iter().zip(visits).enumerate() {
-            let dead = !verified.proven(slot).contains(Proven::REACHED);
-            let Some(line) = program.line(slot).filter(|_| !dead) else { continue };
-            let Some(file) = own(Path::new(&*line.file), folder) else { continue };
+            if !verified.proven(slot).contains(Proven::REACHED) {
+                continue;
+            }
+            let mut places = places.of(program, slot).into_iter();
+            let own = places.find_map(|place| Some((own(Path::new(&place.file), folder)?, place.line)));
+            let Some((file, line)) = own else { continue };
+            known = true;
             let at = self.files.iter().position(|known| known.file == file).unwrap_or_else(|| {
                 self.files.push(File { file, lines: BTreeMap::new() });
                 self.files.len() - 1
             });
-            let entry = self.files[at].lines.entry(line.line).or_default();
+            let entry = self.files[at].lines.entry(line).or_default();
             entry.runs = entry.runs.max(seen.runs);
             let jumps = matches!(insn.class(), class::JMP | class::JMP32);
             if jumps && !matches!(insn.opcode & 0xf0, jmp::JA | jmp::CALL | jmp::EXIT) {
@@ -78,6 +101,10 @@ impl Coverage {
                 entry.branches.push(Branch { taken: seen.jumps, not_taken });
             }
         }
+        if !known && !self.unknown.iter().any(|known| known == path) {
+            self.unknown.push(path.into());
+        }
+        Ok(())
     }
 
     /// Writes what lcov, genhtml and most build servers read (`geninfo(1)`: "TRACEFILE FORMAT").
@@ -124,10 +151,14 @@ impl Coverage {
             let _ =
                 writeln!(rows, "<tr><td><a href=\"{}\">{name}</a><td>{lines}<td>{branches}", escape(&page));
         }
+        let mut unknown = String::new();
+        for object in &self.unknown {
+            let _ = writeln!(unknown, "<p>{}: {UNKNOWN}", escape(&object.display().to_string()));
+        }
         let head = page("Coverage");
         write(
             "index.html",
-            &format!("{head}<table><tr><th>file<th>lines<th>branches, each way\n{rows}</table>\n"),
+            &format!("{head}<table><tr><th>file<th>lines<th>branches, each way\n{rows}</table>\n{unknown}"),
         )
     }
 }
@@ -243,6 +274,9 @@ impl fmt::Display for Coverage {
                 }
             }
         }
+        for object in &self.unknown {
+            writeln!(f, "{}: {UNKNOWN}", object.display())?;
+        }
         Ok(())
     }
 }
@@ -264,7 +298,7 @@ mod tests {
         let page = page.expect("a page");
         let line = "<span class=\"part\">    2            3  if (a &lt; b &amp;&amp; &quot;c&quot;)</span>  <i>never jumps</i>";
         assert!(page.contains(line), "{page}");
-        let lcov = Coverage { files: vec![file] }.lcov();
+        let lcov = Coverage { files: vec![file], unknown: Vec::new() }.lcov();
         let counts = "BRDA:2,0,0,0\nBRDA:2,0,1,3\nBRF:2\nBRH:1\nDA:2,3\nLF:1\nLH:1\nend_of_record\n";
         assert!(lcov.ends_with(counts), "{lcov}");
     }
