@@ -1,7 +1,7 @@
 //! Compiles the policies of `programs/` into `target/programs/`.
 //!
 //! A policy is a folder `programs/NAME/`. `NAME.c` becomes `NAME.o` by clang; `NAME.rs` becomes `NAME-rs.o` by a
-//! Rust compiler for BPF, whose output is LLVM bitcode, and the `llc` of the same LLVM.
+//! Rust compiler for BPF, whose output is LLVM bitcode, and the `llc` of the same LLVM. The SDK's examples are compiled alike.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,20 @@ use crate::shell;
 
 const SDK: &str = "programs/sdk/src/lib.rs";
 
-/// Compiles every policy whose object is older than anything it may be made of, and returns all objects.
+/// Compiles every policy, and every example of the SDK, whose object is older than anything it may be made of, and returns all objects.
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
     setup::need(&[&setup::POLICIES])?;
     let programs = shell::root().join("programs");
     let out = shell::root().join("target/programs");
     fs::create_dir_all(&out)?;
-    let shared = newest(&programs.join("include"))?.max(newest(&programs.join("sdk"))?);
+    let shared = newest(&programs.join("include"))?.max(newest(&programs.join("sdk/src"))?);
     let library = out.join("libtidegate_sdk.rlib");
     if shell::root().join(SDK).exists() && is_stale(&library, shared) {
         compile_sdk(&library).context("cannot compile the SDK")?;
     }
 
     let mut objects = Vec::new();
-    for source in sources()? {
+    for source in sources()?.into_iter().chain(examples()?) {
         if is_stale(&source.object, newest(source.source.parent().unwrap_or(&programs))?.max(shared)) {
             source.compile()?;
             eprintln!("compiled {}", source.object.strip_prefix(shell::root())?.display());
@@ -83,6 +83,29 @@ pub(crate) fn sources() -> Result<Vec<Source>> {
         sources.extend([c, rust].into_iter().filter(|source| source.source.exists()));
     }
     Ok(sources)
+}
+
+/// The SDK's examples. They are no policies of the library: no README, and nothing says how much their scenarios notice.
+fn examples() -> Result<Vec<Source>> {
+    let out = shell::root().join("target/programs");
+    let mut examples = Vec::new();
+    for entry in fs::read_dir(shell::root().join("programs/sdk/examples"))? {
+        let source = entry?.path();
+        if source.extension().is_some_and(|extension| extension == "rs") {
+            let name = source.file_stem().unwrap_or_default().to_string_lossy();
+            let object = out.join(format!("{name}-rs.o"));
+            examples.push(Source { source, object, steps: rust });
+        }
+    }
+    examples.sort_by(|one, other| one.source.cmp(&other.source));
+    Ok(examples)
+}
+
+/// Renders the documentation of the SDK, examples included. Warnings fail it.
+pub(crate) fn document_sdk() -> Result<()> {
+    setup::need(&[&setup::POLICIES])?;
+    let words = "/usr/bin/rustdoc --edition 2024 --target bpfel-unknown-none --crate-name tidegate_sdk -D warnings -o target/doc";
+    shell::run(shell::command(&words.split(' ').collect::<Vec<_>>()).arg(SDK))
 }
 
 fn c(source: &Path, object: &Path) -> Vec<Command> {
@@ -160,4 +183,23 @@ pub(crate) fn newest(path: &Path) -> Result<SystemTime> {
         }
     }
     Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_of_the_sdk_is_tested_and_shown_in_its_documentation() {
+        let documentation = fs::read_to_string(shell::root().join(SDK)).unwrap();
+        let examples = examples().unwrap();
+        assert!(examples.len() >= 3);
+        for Source { source, .. } in examples {
+            assert!(source.with_extension("toml").exists(), "{} has no scenarios", source.display());
+            let name = source.file_name().unwrap().to_string_lossy();
+            let shown = format!("include_str!(\"../examples/{name}\")");
+            assert!(documentation.contains(&shown), "{SDK} does not show {name}");
+        }
+        assert!(!documentation.contains("//! ```"), "an example in {SDK} that nothing compiles");
+    }
 }

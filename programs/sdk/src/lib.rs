@@ -3,18 +3,18 @@
 //! A policy is a function from a context to `Result<Verdict, Error>`, made a program by [`stream!`] or [`send!`]; its maps are
 //! statics inside [`maps!`]. Everything here is inlined into the policy: there is nothing to link.
 //!
-//! ```ignore
-//! #![no_std]
-//! #![no_main]
-//! use tidegate_sdk::*;
-//!
-//! stream!(no_telnet, judge);
-//! fn judge(stream: &Stream) -> Result<Verdict, Error> {
-//!     Ok(if stream.remote_port() == 23 { Verdict::DropConnection } else { Verdict::Continue })
-//! }
-//! ```
-//!
 //! An error drops the data: what a policy can't judge does not pass.
+//!
+//! These are the files of `programs/sdk/examples`, which are compiled, verified and tested as the policies are.
+// Only there for rustdoc, so that a copy of these sources beside a policy needs no examples. They are no doctests: those would be
+// compiled for the host.
+#![cfg_attr(doc, doc = "# A stream\n```ignore")]
+#![cfg_attr(doc, doc = include_str!("../examples/no_telnet.rs"))]
+#![cfg_attr(doc, doc = "```\n# Packets\n```ignore")]
+#![cfg_attr(doc, doc = include_str!("../examples/mark_rtp.rs"))]
+#![cfg_attr(doc, doc = "```\n# Maps, and records for user space\n```ignore")]
+#![cfg_attr(doc, doc = include_str!("../examples/new_ports.rs"))]
+#![cfg_attr(doc, doc = "```")]
 #![no_std]
 
 pub mod bindings;
