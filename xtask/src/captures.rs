@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup;
 use crate::shell::{self, Background};
@@ -152,21 +152,49 @@ const RECORDINGS: &[Recording] = &[
             "dig @::1 +tcp www.example.com TXT",
         ],
     },
+    Recording {
+        file: "smtp-starttls.pcap",
+        shows: "SMTP: a mail of curl's behind STARTTLS, openssl's STARTTLS, a mail of curl's in clear text",
+        commands: &[
+            "printf 'From: a@example.com\\r\\n\\r\\nbehind TLS\\r\\n' | curl -sk --ssl-reqd -T - --mail-from a@example.com \
+             --mail-rcpt b@example.com smtp://127.0.0.1:587/client.example.com",
+            "(sleep 0.2; printf 'QUIT\\r\\n'; sleep 0.2) | openssl s_client -quiet -starttls smtp -connect 127.0.0.1:587 \
+             -name client.example.com",
+            "printf 'From: a@example.com\\r\\n\\r\\nin the clear\\r\\n' | curl -s -T - --mail-from a@example.com \
+             --mail-rcpt b@example.com smtp://127.0.0.1:587/client.example.com",
+        ],
+    },
+    Recording {
+        file: "quic.pcap",
+        shows: "QUIC and HTTP/3: version 1, the same resumed with early data (0-RTT), a draft of version 2, and a version that the \
+                server does not know (version negotiation)",
+        commands: &[
+            "gtlsclient -q --exit-on-all-streams-close --session-file session --tp-file parameters 127.0.0.1 443 \
+             https://www.example.com/",
+            "gtlsclient -q --exit-on-all-streams-close --session-file session --tp-file parameters 127.0.0.1 443 \
+             https://www.example.com/",
+            "gtlsclient -q --exit-on-all-streams-close -v v2draft 127.0.0.1 443 https://www.example.com/",
+            "gtlsclient -q --exit-on-all-streams-close -v 0x0a0a0a0a 127.0.0.1 443 https://www.example.com/",
+        ],
+    },
 ];
 
 /// Runs `cargo xtask captures` once more inside a network namespace of its own.
-pub(crate) fn enter_namespace() -> Result<()> {
+pub(crate) fn enter_namespace(files: &[String]) -> Result<()> {
+    for file in files {
+        ensure!(RECORDINGS.iter().any(|recording| recording.file == file), "there is no recording {file}");
+    }
     setup::need(&[&setup::CAPTURES])?;
     let mut unshare = Command::new("unshare");
     unshare.args(["--net", "--fork", "--kill-child"]);
     if shell::output(Command::new("id").arg("-u"))?.trim() != "0" {
         unshare.arg("--map-root-user");
     }
-    shell::run(unshare.arg(std::env::current_exe()?).args(["captures", "--inside"]))
+    shell::run(unshare.arg(std::env::current_exe()?).args(["captures", "--inside"]).args(files))
 }
 
-/// Starts the servers, makes every recording and writes the folder's README. Call it inside the namespace only.
-pub(crate) fn record_all() -> Result<()> {
+/// Starts the servers, makes the recordings of these names, or all, and writes the folder's README. Call it inside the namespace only.
+pub(crate) fn record_all(files: &[String]) -> Result<()> {
     // An Ethernet's packet size and no segmentation offload: what a real interface would show.
     shell::run(&mut shell::command(&["ip", "link", "set", "lo", "up", "mtu", "1500", "gso_max_segs", "1"]))?;
 
@@ -174,16 +202,27 @@ pub(crate) fn record_all() -> Result<()> {
     make_certificate(&scratch.0)?;
     let _nginx = start_nginx(&scratch.0)?;
     let _dnsmasq = start_dnsmasq()?;
-    for address in ["127.0.0.1:80", "[::1]:80", "127.0.0.1:443", "[::1]:443", "127.0.0.1:53", "[::1]:53"] {
+    let _aiosmtpd = start_aiosmtpd(&scratch.0)?;
+    let _gtlsserver = start_gtlsserver(&scratch.0)?;
+    for address in [
+        "127.0.0.1:80",
+        "[::1]:80",
+        "127.0.0.1:443",
+        "[::1]:443",
+        "127.0.0.1:53",
+        "[::1]:53",
+        "127.0.0.1:587",
+    ] {
         wait_for_server(address)?;
     }
 
     let folder = folder();
-    for recording in RECORDINGS {
+    let wanted = |recording: &&Recording| files.is_empty() || files.iter().any(|file| file == recording.file);
+    for recording in RECORDINGS.iter().filter(wanted) {
         record(recording, &scratch.0, &folder)?;
         println!("{}: {} bytes", recording.file, fs::metadata(folder.join(recording.file))?.len());
     }
-    fs::write(folder.join("README.md"), readme()?)?;
+    fs::write(folder.join("README.md"), readme(&folder)?)?;
     Ok(())
 }
 
@@ -258,11 +297,46 @@ fn start_dnsmasq() -> Result<Background> {
     ]))
 }
 
+/// Takes mail with and without TLS, and throws it away.
+fn start_aiosmtpd(scratch: &Path) -> Result<Background> {
+    Background::start(
+        Command::new("/usr/bin/aiosmtpd")
+            .args(["--nosetuid", "--listen", "127.0.0.1:587", "--no-requiretls"])
+            .args([
+                "--class",
+                "aiosmtpd.handlers.Sink",
+                "--tlscert",
+                "certificate.pem",
+                "--tlskey",
+                "key.pem",
+            ])
+            .current_dir(scratch),
+    )
+}
+
+/// QUIC, and HTTP/3 over it, on UDP port 443.
+fn start_gtlsserver(scratch: &Path) -> Result<Background> {
+    fs::create_dir(scratch.join("www"))?;
+    fs::write(scratch.join("www/index.html"), "over QUIC\n")?;
+    let mut server = Command::new("/usr/sbin/gtlsserver");
+    let arguments = ["--quiet", "--htdocs", "www", "127.0.0.1", "443", "key.pem", "certificate.pem"];
+    let server = Background::start(server.args(arguments).current_dir(scratch))?;
+    // Nobody can connect to see whether it is there.
+    wait_for("QUIC server", || {
+        fs::read_to_string("/proc/net/udp").is_ok_and(|sockets| sockets.contains(":01BB "))
+    })?;
+    Ok(server)
+}
+
 fn wait_for_server(address: &str) -> Result<()> {
+    wait_for(&format!("server on {address}"), || TcpStream::connect(address).is_ok())
+}
+
+fn wait_for(what: &str, is_there: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(address).is_err() {
+    while !is_there() {
         if Instant::now() > deadline {
-            bail!("no server answers on {address} after ten seconds");
+            bail!("there is no {what} after ten seconds");
         }
         sleep(Duration::from_millis(20));
     }
@@ -297,18 +371,16 @@ fn record(recording: &Recording, scratch: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn readme() -> Result<String> {
-    let today = shell::output(&mut shell::command(&["date", "--utc", "+%Y-%m-%d"]))?;
-    let mut text = format!(
-        "# Captures of real programs\n\n\
-         Made by `cargo xtask captures` on {}; run it to make them anew. Each was recorded by tcpdump on the\n\
-         loopback interface of a network namespace without any other traffic (MTU 1500, no segmentation offload), so\n\
-         the servers have their real ports: nginx on TCP 80 and 443, dnsmasq on UDP and TCP 53. The TLS key was made\n\
-         for the run and thrown away. Loopback leaves checksums to an offload that never happens: the TCP and UDP\n\
-         checksums in these files are not valid, as in many captures of an outgoing interface.\n\n\
-         Programs, all from Debian packages:\n\n",
-        today.trim()
-    );
+fn readme(folder: &Path) -> Result<String> {
+    let mut text = "# Captures of real programs\n\n\
+         Made by `cargo xtask captures`; run it to make them anew, or one with its name. Each was recorded by tcpdump on\n\
+         the loopback interface of a network namespace without any other traffic (MTU 1500, no segmentation offload), so\n\
+         the servers have their real ports: nginx on TCP 80 and 443, dnsmasq on UDP and TCP 53, aiosmtpd on TCP 587 and\n\
+         gtlsserver on UDP 443. The TLS key was made for the run and thrown away. Loopback leaves checksums to an offload\n\
+         that never happens: the TCP and UDP checksums in these files are not valid, as in many captures of an outgoing\n\
+         interface.\n\n\
+         Programs, all from Debian packages:\n\n"
+        .to_owned();
     for (program, version) in [
         ("curl", "curl --version | head -n 1 | cut -d' ' -f1-2"),
         ("openssl", "openssl version"),
@@ -316,6 +388,8 @@ fn readme() -> Result<String> {
         ("nc", "dpkg-query --show --showformat='netcat-openbsd ${Version}' netcat-openbsd"),
         ("nginx", "/usr/sbin/nginx -v 2>&1"),
         ("dnsmasq", "/usr/sbin/dnsmasq --version | head -n 1 | cut -d' ' -f1-3"),
+        ("aiosmtpd", "dpkg-query --show --showformat='python3-aiosmtpd ${Version}' python3-aiosmtpd"),
+        ("gtlsclient, gtlsserver", "dpkg-query --show --showformat='ngtcp2 ${Version}' ngtcp2-client"),
         ("tcpdump", "tcpdump --version 2>&1 | head -n 1"),
     ] {
         let version = shell::output(Command::new("sh").args(["-c", version]))?;
@@ -324,13 +398,24 @@ fn readme() -> Result<String> {
     text += "\nAddresses and names are those set aside for documentation; `ads.example.org` is the one that the\n\
              examples block.\n";
     for recording in RECORDINGS {
-        text += &format!("\n## {}\n{}.\n```sh\n", recording.file, capitalised(recording.shows));
+        let (shows, day) = (capitalised(recording.shows), day(&folder.join(recording.file))?);
+        text += &format!("\n## {}\n{shows}. Recorded on {day}.\n```sh\n", recording.file);
         for command in recording.commands {
             text += &format!("{command}\n");
         }
         text += "```\n";
     }
     Ok(text)
+}
+
+/// The day on which a capture was recorded: that of its first packet, whose time in seconds stands behind the header of the file.
+fn day(capture: &Path) -> Result<String> {
+    let bytes = fs::read(capture)?;
+    let seconds = bytes.get(24..28).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let seconds = seconds.with_context(|| format!("{}: there is no packet in it", capture.display()))?;
+    let day =
+        shell::output(&mut shell::command(&["date", "--utc", "+%Y-%m-%d", &format!("--date=@{seconds}")]))?;
+    Ok(day.trim().to_owned())
 }
 
 fn capitalised(words: &str) -> String {

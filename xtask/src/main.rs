@@ -114,6 +114,8 @@ enum Verb {
         /// Set on the second call, which runs inside a network namespace of its own.
         #[arg(long, hide = true)]
         inside: bool,
+        /// Only these of its files.
+        files: Vec<String>,
     },
 }
 
@@ -215,7 +217,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Refusals => refusals::write(),
         Verb::Schemas => schemas::write(),
         Verb::Fuzz { target, seconds } => fuzz::run(target, seconds),
-        Verb::Captures { inside: false } => captures::enter_namespace(),
-        Verb::Captures { inside: true } => captures::record_all(),
+        Verb::Captures { inside: false, files } => captures::enter_namespace(&files),
+        Verb::Captures { inside: true, files } => captures::record_all(&files),
     }
 }

@@ -56,13 +56,16 @@ pub(crate) const LAB: [Package; 2] = [
 ];
 
 /// What records the captures: the clients, the servers and the recorder.
-pub(crate) const CAPTURES: [Package; 7] = [
+pub(crate) const CAPTURES: [Package; 10] = [
     package("bind9-dnsutils", "/usr/bin/dig"),
     CURL,
     package("dnsmasq-base", "/usr/sbin/dnsmasq"),
     package("netcat-openbsd", "/usr/bin/nc.openbsd"),
     NGINX,
+    package("ngtcp2-client", "/usr/bin/gtlsclient"),
+    package("ngtcp2-server", "/usr/sbin/gtlsserver"),
     OPENSSL,
+    package("python3-aiosmtpd", "/usr/bin/aiosmtpd"),
     TCPDUMP,
 ];
 
