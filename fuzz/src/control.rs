@@ -3,7 +3,9 @@
 
 use heapless::Vec as Bounded;
 use tidegate_abi::control::*;
-use tidegate_abi::{Grants, Hook, MapDef, MapKind, ProgramType, Verdict};
+use tidegate_abi::filter::{EndFilter, Net, Ports};
+use tidegate_abi::limits::MAX_PORT_RANGES;
+use tidegate_abi::{Grants, Hook, LinkFilter, MapDef, MapKind, ProgramType, Verdict};
 use tidegate_runtime::{Platform, Runtime};
 
 use crate::generate::{self, Bytes};
@@ -169,14 +171,15 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
             let (priority, budget) =
                 (u16::from(input.byte()), u32::from(input.byte()) << (input.byte() & 31));
             let snapshot = input.below(2) == 1;
-            write_request(&LinkAttach { program, hook, priority, on_error, budget, snapshot }, out)
+            let filter = filter(input);
+            write_request(&LinkAttach { program, hook, priority, on_error, budget, snapshot, filter }, out)
         }
         20 => write_request(&LinkDetach { link }, out),
         21 => write_request(&LinkReplace { link, program }, out),
         22 => write_request(&LinkInfo { link }, out),
         23 => write_request(&LinkList { hook }, out),
         24 => {
-            let mut room = [0; 256];
+            let mut room = [0; 1024];
             let whole = room.len();
             let mut rest = &mut room[..];
             for _ in 0..input.below(4) {
@@ -187,7 +190,15 @@ fn request(input: &mut Bytes<'_>, out: &mut [u8]) -> Option<usize> {
                     _ => {
                         let (program, priority) = (id(input), u16::from(input.byte()));
                         let (on_error, budget, snapshot) = (OnError::Block, 100, false);
-                        Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot })
+                        Change::Attach(LinkAttach {
+                            program,
+                            hook,
+                            priority,
+                            on_error,
+                            budget,
+                            snapshot,
+                            filter: filter(input),
+                        })
                     }
                 };
                 rest = change.write(rest).ok()?;
@@ -255,6 +266,25 @@ fn def(input: &mut Bytes<'_>) -> MapDef {
             flags: u32::from(odd & 1) * tidegate_abi::map::RDONLY_PROG,
         },
     }
+}
+
+/// Whatever a filter can say, now and then of a link.
+fn filter(input: &mut Bytes<'_>) -> Option<LinkFilter> {
+    let mut end = || EndFilter {
+        net: (input.below(2) == 1).then(|| Net {
+            family: [4, 6, input.byte()][input.below(3)],
+            prefix: input.byte(),
+            address: [input.byte(); 16],
+        }),
+        ports: [(); MAX_PORT_RANGES].map(|()| {
+            let mut port = || u16::from(input.byte()) << (input.byte() & 8);
+            (port() & 1 == 1).then(|| Ports { first: port(), last: port() })
+        }),
+    };
+    let (local, remote, either) = (end(), end(), end());
+    let mut byte = || (input.below(2) == 1).then(|| input.byte());
+    let filter = LinkFilter { direction: byte(), protocol: byte(), local, remote, either };
+    (input.below(2) == 1).then_some(filter)
 }
 
 /// Mostly everything, so that programs come to run.

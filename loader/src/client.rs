@@ -114,7 +114,7 @@ impl Refused {
 }
 
 /// Bytes that one change of links takes at most.
-const LARGEST_CHANGE: usize = 64;
+const LARGEST_CHANGE: usize = 192;
 /// Bytes of a message to start with. A longer one is tried again with more room.
 const ROOM: usize = 4096;
 /// Bytes of a reply with events, at least.

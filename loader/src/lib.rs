@@ -16,6 +16,7 @@ pub mod report;
 pub mod capture;
 pub mod client;
 pub mod device;
+pub mod filter;
 pub mod flows;
 pub mod grants;
 pub mod host;

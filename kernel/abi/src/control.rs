@@ -6,6 +6,8 @@
 use heapless::{String, Vec};
 use serde::{Deserialize, Serialize};
 
+use crate::context::{SendContext, StreamContext};
+use crate::filter::{LinkFilter, TCP};
 use crate::grants::Grants;
 use crate::hook::{Hook, ProgramType};
 use crate::limits;
@@ -255,6 +257,9 @@ operations! {
         /// The bytes that the hook's links judge are the bytes that are sent, whatever the sender does to its memory
         /// meanwhile. Costs a copy of everything that passes.
         snapshot: bool,
+        /// What of the hook's data it is shown; none: all. On bytes of a stream that can be shown to no link its on_error
+        /// decides, whatever its filter.
+        filter: Option<LinkFilter>,
     } -> Id; "Runs a program at a hook from now on."
     31 LinkDetach {
         /// The link.
@@ -560,6 +565,8 @@ pub struct LinkInfoReply {
     pub budget: u32,
     /// Whether the bytes judged are the bytes sent.
     pub snapshot: bool,
+    /// What of the hook's data it is shown; none: all.
+    pub filter: Option<LinkFilter>,
     /// Whether it was asked to end: it is shown nothing new, and goes once it keeps nothing back.
     pub draining: bool,
     /// What it keeps back now.
@@ -676,6 +683,28 @@ pub struct FlowEnds {
     pub local: ([u8; 16], u16),
     /// The same of the remote end; of ICMP the code.
     pub remote: ([u8; 16], u16),
+}
+
+impl From<&StreamContext> for FlowEnds {
+    fn from(context: &StreamContext) -> Self {
+        Self {
+            protocol: TCP,
+            family: context.family as u8,
+            local: (context.local_addr, context.local_port),
+            remote: (context.remote_addr, context.remote_port),
+        }
+    }
+}
+
+impl From<&SendContext> for FlowEnds {
+    fn from(context: &SendContext) -> Self {
+        Self {
+            protocol: context.protocol as u8,
+            family: context.family as u8,
+            local: (context.local_addr, context.local_port),
+            remote: (context.remote_addr, context.remote_port),
+        }
+    }
 }
 
 /// What has become of a connection so far.

@@ -129,6 +129,18 @@ impl Hook {
         }
     }
 
+    /// Its address family: 4 or 6.
+    pub const fn family(self) -> u8 {
+        match self {
+            Self::StreamV4 | Self::OutboundTransportV4 | Self::DatagramDataV4 | Self::OutboundIcmpErrorV4 => {
+                4
+            }
+            Self::StreamV6 | Self::OutboundTransportV6 | Self::DatagramDataV6 | Self::OutboundIcmpErrorV6 => {
+                6
+            }
+        }
+    }
+
     /// Index into a table with a row for every hook.
     pub const fn index(self) -> usize {
         self as usize

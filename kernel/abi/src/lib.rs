@@ -9,6 +9,7 @@ pub mod context;
 pub mod control;
 pub mod device;
 pub mod errno;
+pub mod filter;
 pub mod grants;
 pub mod helper;
 pub mod hook;
@@ -18,6 +19,7 @@ pub mod map;
 pub mod verdict;
 
 pub use context::{Field, FieldKind, SendContext, StreamContext};
+pub use filter::LinkFilter;
 pub use grants::Grants;
 pub use helper::{Arg, Helper, Resource, Ret};
 pub use hook::{Hook, ProgramType};
@@ -33,4 +35,4 @@ pub const API_VERSION: u16 = 3;
 /// The fingerprint of the wire at each version, as `tests/api.rs` computes it. Rows are appended, never changed, once a
 /// release carries them.
 pub const API_HISTORY: &[(u16, u64)] =
-    &[(1, 0x5d7c_58be_f84f_94e6), (2, 0x6879_6873_e34a_7675), (3, 0x97c7_342e_0caf_93ce)];
+    &[(1, 0x5d7c_58be_f84f_94e6), (2, 0x6879_6873_e34a_7675), (3, 0xd6cd_d100_9aff_4da9)];

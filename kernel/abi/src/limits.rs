@@ -20,6 +20,8 @@ pub const MAX_RUNTIME_MAPS: usize = 1024;
 pub const MAX_PROGRAMS: usize = 1024;
 /// Links on one hook.
 pub const MAX_LINKS: usize = 64;
+/// Ranges of ports that the filter of a link has for an end.
+pub const MAX_PORT_RANGES: usize = 4;
 /// Changes of links that one message makes at most: every link of every hook ended, and as many attached.
 pub const MAX_CHANGES: usize = 2 * 8 * MAX_LINKS;
 /// Instructions that one run of a link may take unless the link says otherwise.

@@ -7,8 +7,11 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 use tidegate_abi::control::*;
+use tidegate_abi::filter::{EndFilter, Net, Ports};
 use tidegate_abi::helper::{Capability, HELPERS};
-use tidegate_abi::{API_HISTORY, API_VERSION, Grants, Hook, MapDef, MapKind, ProgramType, Verdict};
+use tidegate_abi::{
+    API_HISTORY, API_VERSION, Grants, Hook, LinkFilter, MapDef, MapKind, ProgramType, Verdict,
+};
 
 /// FNV-1a over lines of text.
 struct Fingerprint(u64);
@@ -154,6 +157,15 @@ fn operations(all: &mut Fingerprint) {
     };
     all.message(Status::Refused as u16, &refusal);
 
+    let net = Net { family: 6, prefix: 127, address: [7; 16] };
+    let ports = [Some(Ports { first: 300, last: 70 }), None, None, Some(Ports { first: 1, last: 2 })];
+    let filter = LinkFilter {
+        direction: Some(1),
+        protocol: Some(17),
+        local: EndFilter { net: Some(net), ports },
+        remote: EndFilter { net: None, ports },
+        either: EndFilter { net: Some(net), ..EndFilter::default() },
+    };
     for hook in Hook::ALL {
         for on_error in [OnError::Block, OnError::Permit] {
             let attach = LinkAttach {
@@ -163,6 +175,7 @@ fn operations(all: &mut Fingerprint) {
                 on_error,
                 budget: 65_536,
                 snapshot: on_error == OnError::Permit,
+                filter: (on_error == OnError::Permit).then_some(filter),
             };
             all.operation(&attach, &0x0809);
         }
@@ -198,6 +211,7 @@ fn operations(all: &mut Fingerprint) {
         on_error: OnError::Permit,
         budget: 65_537,
         snapshot: true,
+        filter: Some(filter),
         draining: true,
         held: Detached { flows: 301, bytes: 1 << 38 },
         counters,
@@ -209,16 +223,17 @@ fn operations(all: &mut Fingerprint) {
     for hook in Hook::ALL {
         let (program, priority, budget) = (0x1516, 501, 65_538);
         for (on_error, snapshot) in [(OnError::Block, true), (OnError::Permit, false)] {
-            let attach = LinkAttach { program, hook, priority, on_error, budget, snapshot };
+            let filter = snapshot.then_some(filter);
+            let attach = LinkAttach { program, hook, priority, on_error, budget, snapshot, filter };
             for change in [
                 Change::Detach { link: 0x1617 },
                 Change::Attach(attach),
                 Change::Replace { link: 0x1718, program },
                 Change::Move { link: 0x1920, priority },
             ] {
-                let mut room = [0; 64];
+                let mut room = [0; 256];
                 let left = change.write(&mut room).expect("room").len();
-                let changes = &room[..64 - left];
+                let changes = &room[..256 - left];
                 all.operation(&LinkCommit { changes }, &Committed { first: 0x1819, draining: 130 });
             }
         }

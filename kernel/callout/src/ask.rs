@@ -245,9 +245,8 @@ impl<'c> Ask<'c> {
         if link.is_newer(self.flow.born, self.flow.id) { STREAM_MID_STREAM } else { 0 }
     }
 
-    /// Asks a link that is being detached, in which something is tried, whose run is timed, or that somebody watches. Gives back
-    /// who decided: the link, or what stood in
-    /// for it.
+    /// Asks a link that is being detached, that is not shown everything, in which something is tried, whose run is timed, or that
+    /// somebody watches. Gives back who decided: the link, or what stood in for it.
     #[cold]
     #[inline(never)]
     fn special<'l: 'h, 'h>(
@@ -259,7 +258,10 @@ impl<'c> Ask<'c> {
         stack: &mut Stack,
         host: &mut PacketHost<'h>,
     ) -> (Decision, &'l Shared<Link>) {
-        if (link.is_draining() && !self.may_end(link)) || self.passed.is_some_and(|passed| passed.has(link)) {
+        if (link.is_draining() && !self.may_end(link))
+            || self.passed.is_some_and(|passed| passed.has(link))
+            || link.is_blind(self.direction() as u8, || (&*context).into())
+        {
             return (Decision::Next(open), link);
         }
         let (mut by, mut shadow, mut missed) = (link, None, 0);

@@ -107,11 +107,11 @@ pub(crate) fn classify(
     if links.is_empty() {
         return SendOutcome::Permit;
     }
+    let mut context = incoming.send_context();
     let Some(mut desk) = engine.scratch.take(processor) else {
         engine.counters.no_desk.add();
-        return if unseen(links) { SendOutcome::Block } else { SendOutcome::Permit };
+        return if unseen(links, &context) { SendOutcome::Block } else { SendOutcome::Permit };
     };
-    let mut context = incoming.send_context();
     if foreign {
         context.flags |= SEND_REINJECTED;
     }
@@ -152,10 +152,14 @@ fn flow_of(context: &SendContext) -> u64 {
     })
 }
 
-/// Counts an error of every link, since none could be shown the packet. True when it must not pass.
-fn unseen(links: &[Shared<Link>]) -> bool {
-    links.iter().for_each(|link| link.count_error());
-    links.iter().any(|link| link.on_error() == OnError::Block)
+/// Counts an error of every link that is to see the packet, since it can be shown to none. True when it must not pass.
+fn unseen(links: &[Shared<Link>], context: &SendContext) -> bool {
+    let mut blocks = false;
+    for link in links.iter().filter(|link| !link.is_blind(0, || context.into())) {
+        link.count_error();
+        blocks |= link.on_error() == OnError::Block;
+    }
+    blocks
 }
 
 /// What a run wants, before anything of it is done.
@@ -293,12 +297,16 @@ impl Send<'_> {
             window
         };
         let Ok(window) = window else {
-            return if unseen(links) { Fate::Drop } else { Fate::Pass };
+            return if unseen(links, &self.context) { Fate::Drop } else { Fate::Pass };
         };
         let mut rest = links;
         while let Some((link, behind)) = rest.split_first() {
             rest = behind;
-            let (link, shadow) = if link.is_special() { self.turn(link) } else { (link, None) };
+            let (link, shadow) = match link.is_special() {
+                false => (link, None),
+                true if link.is_blind(0, || (&self.context).into()) => continue,
+                true => self.turn(link),
+            };
             let mut context = self.context;
             let mut envelope = self.envelope();
             let about = About::Packet {

@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 
-use fwps_sys::IPPROTO;
 use tidegate_abi::control::{FlowEnds, RunEnd, RunInfo};
 use tidegate_abi::{SendContext, StreamContext};
 use tidegate_runtime::{Link, Runtime, Sight};
@@ -58,13 +57,7 @@ pub(crate) fn tell_stream(
     came: &Came,
     sight: &mut Sight,
 ) {
-    let ends = FlowEnds {
-        protocol: IPPROTO::TCP.0,
-        family: context.family as u8,
-        local: (context.local_addr, context.local_port),
-        remote: (context.remote_addr, context.remote_port),
-    };
-    let about = (context.flow_id, direction as u8, ends, context.process_id);
+    let about = (context.flow_id, direction as u8, context.into(), context.process_id);
     tell(runtime, link, about, came, sight);
 }
 
@@ -76,13 +69,7 @@ pub(crate) fn tell_packet(
     came: &Came,
     sight: &mut Sight,
 ) {
-    let ends = FlowEnds {
-        protocol: context.protocol as u8,
-        family: context.family as u8,
-        local: (context.local_addr, context.local_port),
-        remote: (context.remote_addr, context.remote_port),
-    };
-    tell(runtime, link, (context.flow_id, 0, ends, context.process_id), came, sight);
+    tell(runtime, link, (context.flow_id, 0, context.into(), context.process_id), came, sight);
 }
 
 #[inline(never)]

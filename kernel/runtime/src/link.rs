@@ -3,9 +3,9 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use tidegate_abi::control::{Detached, Id, LinkInfoReply, OnError, Times};
+use tidegate_abi::control::{Detached, FlowEnds, Id, LinkInfoReply, OnError, Times};
 use tidegate_abi::limits::{DRAIN_NS, TIMED_EVERY};
-use tidegate_abi::{Hook, ProgramType, Verdict};
+use tidegate_abi::{Hook, LinkFilter, ProgramType, Verdict};
 use tidegate_vm::{Context, Fault, Host, Shared, Stack};
 
 use crate::counters::{Count, Tally};
@@ -24,6 +24,7 @@ pub struct Link {
     pub(crate) on_error: OnError,
     pub(crate) budget: u32,
     pub(crate) snapshot: bool,
+    pub(crate) filter: Option<LinkFilter>,
     /// Of what began when the newest id was this or a newer one, its program is shown everything.
     pub(crate) newest: Id,
     /// The same, but for the flows that are [`away`](Self::away).
@@ -93,8 +94,14 @@ impl Link {
         self.since > born || self.away.has(flow)
     }
 
-    /// Whether it may be draining, have a trial or be watched, or its next run is to be timed: what is to be looked at before it
-    /// runs.
+    /// Whether data that goes this way (0 outbound, 1 inbound) between these ends is kept from it by its filter: only what
+    /// [is special](Self::is_special) has one. Any IRQL.
+    pub fn is_blind(&self, direction: u8, ends: impl FnOnce() -> FlowEnds) -> bool {
+        self.filter.as_ref().is_some_and(|filter| !filter.has(direction, &ends()))
+    }
+
+    /// Whether it may be draining, have a filter or a trial or be watched, or its next run is to be timed: what is to be looked
+    /// at before it runs.
     #[inline]
     pub fn is_special(&self) -> bool {
         self.holding.special.load(Relaxed) != 0
@@ -256,6 +263,7 @@ impl Link {
             on_error: self.on_error,
             budget: self.budget,
             snapshot: self.snapshot,
+            filter: self.filter,
             draining: self.is_draining(),
             held: self.holding.read(),
             counters: self.tally.read(),
@@ -285,6 +293,15 @@ impl Holding {
     const TIMED: u8 = 4;
     /// Its runs may be watched.
     const WATCHED: u8 = 8;
+    /// It is not shown everything.
+    const FILTERED: u8 = 16;
+
+    /// What a link that keeps nothing back yet has.
+    pub(crate) fn new(filtered: bool) -> Self {
+        let holding = Self::default();
+        holding.set(Self::FILTERED, filtered);
+        holding
+    }
 
     fn mark(&self, mark: u8) {
         self.special.fetch_or(mark, Relaxed);

@@ -216,6 +216,7 @@ impl Objects {
         }
         let program = self.program(request.program)?;
         fits(&program, request.hook, request.budget)?;
+        request.filter.map_or(Ok(()), |filter| filter.check(request.hook))?;
         shared(Link {
             id,
             hook: request.hook,
@@ -223,10 +224,11 @@ impl Objects {
             on_error: request.on_error,
             budget: request.budget,
             snapshot: request.snapshot,
+            filter: request.filter,
             newest: id.max(program.id),
             since: id.max(program.id),
             away: Share::NONE,
-            holding: shared(Holding::default())?,
+            holding: shared(Holding::new(request.filter.is_some()))?,
             program,
             tally: shared(Tally::new(platform)?)?,
             trial: None,

@@ -420,6 +420,7 @@ fn commit(
                 on_error: entry.on_error,
                 budget: entry.budget,
                 snapshot: entry.snapshot,
+                filter: None,
             }),
         });
     }

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tidegate_abi::Hook;
 use tidegate_abi::control::{FlowEnds, FlowInfo, FlowSide, FlowState, Id, TraceBegin};
+use tidegate_abi::{Hook, LinkFilter};
 
 use super::trace::{Run, Trace, Types};
 use super::why::Objects;
 use super::{Report, link, live};
 use crate::client::Client;
 use crate::error::{Error, Exit};
+use crate::filter;
 use crate::tally::count;
 
 #[derive(Subcommand)]
@@ -35,7 +36,8 @@ pub(super) enum Verb {
 
 #[derive(Args)]
 pub(super) struct Explain {
-    /// The flow: its number, an end (ADDRESS, ADDRESS:PORT or :PORT), or two (END-END, in any order)
+    /// The flow: its number, an end (ADDRESS, ADDRESS:PORT or :PORT), two (END-END, in any order), or conditions as
+    /// 'udp remote port 53'
     #[arg(value_name = "FLOW", value_parser = which)]
     flow: Which,
     #[command(flatten)]
@@ -47,7 +49,8 @@ pub(super) struct Explain {
 
 #[derive(Args)]
 pub(super) struct List {
-    /// These only: by number, by an end (ADDRESS, ADDRESS:PORT or :PORT), or by two (END-END, in any order)
+    /// These only: by number, by an end (ADDRESS, ADDRESS:PORT or :PORT), by two (END-END, in any order), or by conditions as
+    /// 'tcp remote port 443'
     #[arg(value_name = "FLOW", value_parser = which)]
     flow: Option<Which>,
 }
@@ -62,6 +65,8 @@ pub(super) enum Which {
     Id(u64),
     /// Those with these ends, in any order.
     Ends(Vec<End>),
+    /// Those that a link with this filter is shown something of.
+    Shown(LinkFilter),
 }
 
 /// An end of a connection, as far as it is said.
@@ -79,9 +84,11 @@ impl End {
 }
 
 impl Which {
-    pub(super) fn has(&self, flow: u64, [local, remote]: [SocketAddr; 2]) -> bool {
+    pub(super) fn has(&self, flow: u64, between: &FlowEnds) -> bool {
+        let [local, remote] = ends(between);
         match self {
             Self::Id(id) => *id == flow,
+            Self::Shown(filter) => [0, 1].into_iter().any(|way| filter.has(way, between)),
             Self::Ends(ends) => match ends[..] {
                 [one] => one.is(local) || one.is(remote),
                 [one, other] => one.is(local) && other.is(remote) || one.is(remote) && other.is(local),
@@ -96,9 +103,15 @@ pub(super) fn which(text: &str) -> Result<Which, String> {
     if let Ok(id) = text.parse() {
         return Ok(Which::Id(id));
     }
-    text.split('-').map(end).collect::<Option<Vec<_>>>().filter(|ends| ends.len() <= 2).map(Which::Ends).ok_or_else(
-        || "a flow is its number (42), an end (10.0.0.1, 10.0.0.1:443, [::1]:443, :443), or two (10.0.0.1:443-:50000)".into(),
-    )
+    if let Some(ends) = text.split('-').map(end).collect::<Option<Vec<_>>>().filter(|ends| ends.len() <= 2) {
+        return Ok(Which::Ends(ends));
+    }
+    filter::parse(text).map(Which::Shown).map_err(|error| {
+        format!(
+            "a flow is its number (42), an end (10.0.0.1, 10.0.0.1:443, [::1]:443, :443), two (10.0.0.1:443-:50000), or \
+             what `link attach --filter` takes (tcp port 443): {error}"
+        )
+    })
 }
 
 fn end(text: &str) -> Option<End> {
@@ -172,14 +185,14 @@ pub(super) fn list(client: &mut Client, options: &List) -> Result<Flows, Error> 
 fn rows(client: &mut Client, which: Option<&Which>) -> Result<Vec<Row>, Error> {
     let mut links = Vec::new();
     for hook in Hook::ALL {
-        links.push(link::ids_at(client, hook)?);
+        links.push(link::filters(client, hook)?);
     }
     let mut flows = Vec::new();
     client
         .flows(|flow| {
-            let ends = ends(&flow.ends);
-            if which.is_none_or(|which| which.has(flow.flow, ends)) {
-                flows.push(Row::new(flow, links.get(flow.hook.index()).cloned().unwrap_or_default()));
+            if which.is_none_or(|which| which.has(flow.flow, &flow.ends)) {
+                let links = links.get(flow.hook.index()).map_or(&[][..], Vec::as_slice);
+                flows.push(Row::new(flow, link::shown(links, &[0, 1], &flow.ends)));
             }
         })
         .map_err(|refused| live::refused("list flows", &refused))?;
@@ -399,7 +412,14 @@ mod tests {
 
     #[test]
     fn a_flow_is_named_by_its_number_or_by_its_ends() {
-        let ends = |local: &str, remote: &str| [local, remote].map(|end| end.parse().unwrap());
+        let end = |end: &str| match end.parse().unwrap() {
+            SocketAddr::V4(v4) => (u128::from(u32::from(*v4.ip())) << 96, v4.port()),
+            SocketAddr::V6(v6) => ((*v6.ip()).into(), v6.port()),
+        };
+        let ends = |local: &str, remote: &str| {
+            let [local, remote] = [local, remote].map(end).map(|(ip, port)| (ip.to_be_bytes(), port));
+            FlowEnds { protocol: 6, family: if local.0[4..] == [0; 12] { 4 } else { 6 }, local, remote }
+        };
         let between = ends("10.0.0.2:50000", "192.0.2.1:443");
         for (text, is_it) in [
             ("7", true),
@@ -412,12 +432,15 @@ mod tests {
             ("10.0.0.2-192.0.2.1:443", true),
             ("10.0.0.2-10.0.0.2", false),
             (":50000-:443", true),
+            ("tcp remote port 443", true),
+            ("inbound local net 10.0.0.0/8", true),
+            ("udp", false),
         ] {
-            assert_eq!(which(text).expect("it is one").has(7, between), is_it, "{text}");
+            assert_eq!(which(text).expect("it is one").has(7, &between), is_it, "{text}");
         }
         let between = ends("[fd00::2]:50000", "[::1]:443");
         for text in ["::1", "[::1]", "[::1]:443", "fd00::2-[::1]:443", ":443"] {
-            assert!(which(text).expect("it is one").has(7, between), "{text}");
+            assert!(which(text).expect("it is one").has(7, &between), "{text}");
         }
         for text in ["", "-", "x", ":", "1.2.3.4:99999", "1.1.1.1-2.2.2.2-3.3.3.3", "-1"] {
             assert!(which(text).is_err(), "{text}");

@@ -6,14 +6,15 @@ use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{
-    Change, Detached, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, LinkTry, OnError,
-    ProgramInfo, Status, Trial, TrialMode,
+    Change, Detached, FlowEnds, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, LinkTry,
+    OnError, ProgramInfo, Status, Trial, TrialMode,
 };
-use tidegate_abi::{Hook, limits};
+use tidegate_abi::{Hook, LinkFilter, ProgramType, limits};
 
 use super::{Report, live, prog, trial};
 use crate::client::{Client, Refused};
 use crate::error::Error;
+use crate::filter;
 use crate::grants;
 use crate::run::OnErrorArg;
 use crate::tally::Tally;
@@ -21,6 +22,7 @@ use crate::tally::Tally;
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Run a loaded program at a hook from now on
+    #[command(after_help = filter::HELP)]
     Attach(Attach),
     /// Show the links of every hook, in the order that they run
     Show,
@@ -104,6 +106,9 @@ pub(super) struct Attach {
     /// Instructions that one run may take
     #[arg(long, default_value_t = limits::DEFAULT_BUDGET)]
     budget: u32,
+    /// What the link is shown, as 'tcp remote port 80,443'; none: everything at its hook
+    #[arg(long, value_name = "CONDITIONS", value_parser = filter::parse)]
+    filter: Option<LinkFilter>,
     /// What is judged is what is sent, whatever the sender does to its memory meanwhile; costs a copy
     #[arg(long)]
     snapshot: bool,
@@ -131,6 +136,8 @@ struct Row {
     on_error: &'static str,
     budget: u32,
     snapshot: bool,
+    /// What of its hook's data it is shown, as `link attach --filter` takes it; null: all.
+    filter: Option<String>,
     /// Whether it was asked to end and still keeps something back: it is shown nothing new.
     draining: bool,
     /// What it keeps back: directions of connections, and bytes.
@@ -185,10 +192,7 @@ pub(super) fn not_attached(
 /// The changes that an attach is: one for each hook.
 pub(super) fn attaching(client: &mut Client, options: &Attach) -> Result<Vec<Change>, Error> {
     let (program, kind) = prog::find(client, &options.program)?;
-    let hooks = match options.hook {
-        Some(hook) => vec![hook],
-        None => kind.hooks().to_vec(),
-    };
+    let hooks = hooks(options.hook.as_slice(), kind, options.filter.as_ref())?;
     let attach = |hook| LinkAttach {
         program,
         hook,
@@ -196,8 +200,33 @@ pub(super) fn attaching(client: &mut Client, options: &Attach) -> Result<Vec<Cha
         on_error: options.on_error.into(),
         budget: options.budget,
         snapshot: options.snapshot,
+        filter: options.filter,
     };
     Ok(hooks.into_iter().map(attach).map(Change::Attach).collect())
+}
+
+/// Where a program of this type runs with this filter: at these hooks, or where nobody says at which at those of both families,
+/// or of the one that the filter names.
+pub(super) fn hooks(
+    said: &[Hook],
+    kind: ProgramType,
+    filter: Option<&LinkFilter>,
+) -> Result<Vec<Hook>, Error> {
+    let Some(filter) = filter else {
+        return Ok(if said.is_empty() { kind.hooks().to_vec() } else { said.to_vec() });
+    };
+    let fits = |hook: &Hook| filter.check(*hook).is_ok();
+    let family = filter.family();
+    let all = kind.hooks().into_iter().filter(|hook| family.is_none_or(|family| hook.family() == family));
+    let hooks = if said.is_empty() { all.collect() } else { said.to_vec() };
+    match hooks.iter().find(|hook| !fits(hook)) {
+        None => Ok(hooks),
+        Some(hook) => {
+            let message = format!("`{}` never holds at {}", filter::show(filter), hook.name());
+            Err(Error::usage("link-filter", message)
+                .with_help("streams are TCP, packets are outbound, and a hook has addresses of one family"))
+        }
+    }
 }
 
 /// The links of these ids.
@@ -335,6 +364,20 @@ pub(super) fn detach(client: &mut Client, link: Id) -> Result<super::Done, Error
     Ok(super::Done {})
 }
 
+/// The links of a hook with their filters, in the order that they run.
+pub(super) fn filters(client: &mut Client, hook: Hook) -> Result<Vec<(Id, Option<LinkFilter>)>, Error> {
+    let ids = ids_at(client, hook)?;
+    // One that has ended meanwhile is shown nothing.
+    let filter = |id| client.call(&LinkInfo { link: id }).ok().map(|info| (id, info.filter));
+    Ok(ids.into_iter().filter_map(filter).collect())
+}
+
+/// Those of `links` that are shown data between these ends which goes one of these ways: 0 outbound, 1 inbound.
+pub(super) fn shown(links: &[(Id, Option<LinkFilter>)], ways: &[u8], ends: &FlowEnds) -> Vec<Id> {
+    let has = |filter: &LinkFilter| ways.iter().any(|way| filter.has(*way, ends));
+    links.iter().filter(|(_, filter)| filter.as_ref().is_none_or(has)).map(|(id, _)| *id).collect()
+}
+
 fn info(client: &mut Client, link: Id) -> Result<LinkInfoReply, Error> {
     client.call(&LinkInfo { link }).map_err(|refused| live::refused("show a link", &refused))
 }
@@ -359,6 +402,7 @@ fn row(client: &mut Client, id: Id) -> Result<Row, Error> {
         },
         budget: info.budget,
         snapshot: info.snapshot,
+        filter: info.filter.as_ref().map(filter::show),
         draining: info.draining,
         held: info.held.into(),
         counted: info.counters.into(),
@@ -379,6 +423,7 @@ impl fmt::Display for Links {
                 on_error,
                 budget,
                 snapshot,
+                filter,
                 draining,
                 held,
                 counted,
@@ -388,6 +433,9 @@ impl fmt::Display for Links {
             let (snapshot, draining) =
                 (if *snapshot { "  snapshot" } else { "" }, if *draining { "  ends" } else { "" });
             writeln!(f, "  budget {budget}{snapshot}{draining}")?;
+            if let Some(filter) = filter {
+                writeln!(f, "    shown: {filter}")?;
+            }
             write!(f, "    {} runs: {counted}", counted.runs)?;
             if *held == Held::from(Detached::default()) {
                 writeln!(f)?;

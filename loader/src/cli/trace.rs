@@ -10,18 +10,21 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{
-    Id, LinkInfo, MapInfo, MapInfoReply, ProgramInfo, ProgramInfoReply, RunEnd, RunInfo, TRACE_FAILED,
-    TraceBegin,
+    FlowEnds, Id, LinkInfo, MapInfo, MapInfoReply, ProgramInfo, ProgramInfoReply, RunEnd, RunInfo,
+    TRACE_FAILED, TraceBegin,
 };
 use tidegate_abi::limits::MAX_TRACE;
 use tidegate_abi::{Hook, Verdict};
 
 use super::flow::{self, Which};
 use super::why::{Objects, Why};
-use super::{Report, live};
+use super::{Report, link, live};
 use crate::client::Client;
 use crate::error::Error;
 use crate::tally::count;
+
+/// What directions are called, in the order of their numbers.
+const WAYS: [&str; 2] = ["outbound", "inbound"];
 
 /// What `--verdict` calls runs that failed.
 const FAILED: &str = "failed";
@@ -34,7 +37,8 @@ pub(super) struct Options {
     /// Runs that end so only: a verdict, or `failed`; several with commas between
     #[arg(long, value_name = "VERDICT", value_delimiter = ',', value_parser = end)]
     verdict: Vec<u32>,
-    /// About this flow only: its number, an end (ADDRESS, ADDRESS:PORT or :PORT), or two (END-END)
+    /// About this flow only: its number, an end (ADDRESS, ADDRESS:PORT or :PORT), two (END-END), or conditions as
+    /// 'tcp remote port 443'
     #[arg(long, value_name = "FLOW", value_parser = flow::which)]
     flow: Option<Which>,
     /// End after so many runs
@@ -98,6 +102,8 @@ pub(super) struct Run {
     pub(super) flow: Option<u64>,
     pub(super) local: String,
     pub(super) remote: String,
+    #[serde(skip)]
+    ends: FlowEnds,
     /// IP protocol number.
     protocol: u8,
     /// `outbound` or `inbound`: whose bytes were shown.
@@ -167,7 +173,10 @@ impl<'c> Trace<'c> {
     pub(super) fn is_last(&mut self, runs: &[Run]) -> Result<bool, Error> {
         let Some(run) = runs.last().filter(|run| !run.decides()) else { return Ok(true) };
         let links = match run.hook() {
-            Some(hook) => super::link::ids_at(self.client, hook)?,
+            Some(hook) => {
+                let way = u8::from(run.direction == WAYS[1]);
+                link::shown(&link::filters(self.client, hook)?, &[way], &run.ends)
+            }
             None => Vec::new(),
         };
         Ok(links.last() == Some(&run.link) || !links.contains(&run.link))
@@ -198,8 +207,9 @@ impl<'c> Trace<'c> {
             flow: Some(run.flow).filter(|flow| *flow != 0),
             local,
             remote,
+            ends: run.ends,
             protocol: run.ends.protocol,
-            direction: if run.direction == 0 { "outbound" } else { "inbound" },
+            direction: WAYS[usize::from(run.direction != 0)],
             hook: run.hook.name(),
             process: Some(run.process).filter(|process| *process != 0),
             link: run.link,
@@ -227,11 +237,7 @@ impl Drop for Trace<'_> {
 impl Run {
     /// Whether it is about a flow that is meant.
     pub(super) fn is_of(&self, which: &Which) -> bool {
-        let ends = [&self.local, &self.remote].map(|end| end.parse());
-        match ends {
-            [Ok(local), Ok(remote)] => which.has(self.flow.unwrap_or(0), [local, remote]),
-            _ => false,
-        }
+        which.has(self.flow.unwrap_or(0), &self.ends)
     }
 
     /// Whether links behind it are not asked.
@@ -312,7 +318,7 @@ pub(super) fn trace(
         let known = client.call(&LinkInfo { link });
         known.map_err(|refused| live::refused(&format!("trace link {link}"), &refused))?;
     }
-    let links = super::link::ids(client)?.len();
+    let links = link::ids(client)?.len();
     let about = TraceBegin {
         link: options.link.unwrap_or(0),
         flow: match options.flow {

@@ -523,6 +523,7 @@ impl Staged {
                     on_error,
                     budget: limits::DEFAULT_BUDGET.min(self.grants.budget),
                     snapshot: false,
+                    filter: None,
                 });
             }
         }

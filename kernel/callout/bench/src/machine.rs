@@ -122,8 +122,15 @@ impl Tidegate {
         });
         let loaded: Loaded = parse_reply(&reply).map_err(|status| anyhow!("{}", status.text()))?;
         let (program, on_error) = (loaded.program, OnError::Block);
-        let attach =
-            LinkAttach { program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET, snapshot: false };
+        let attach = LinkAttach {
+            program,
+            hook,
+            priority: 1,
+            on_error,
+            budget: DEFAULT_BUDGET,
+            snapshot: false,
+            filter: None,
+        };
         parse_reply::<tidegate_abi::control::Id>(&self.ask(&attach))
             .map(drop)
             .map_err(|status| anyhow!("{}", status.text()))

@@ -248,7 +248,7 @@ fn a_set_of_links_that_takes_another_s_place_leaves_it_what_it_keeps() {
         let program = bench.load(hook, &code, &[]).expect("accepted").program;
         let attach = |program| {
             let (priority, budget, snapshot) = (1, DEFAULT_BUDGET, false);
-            Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot })
+            Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot, filter: None })
         };
         // One mistake, and nothing is changed: the link keeps what comes, too.
         let detach = Change::Detach { link: old };

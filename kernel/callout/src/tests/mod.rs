@@ -3,6 +3,7 @@
 mod asm;
 mod failures;
 mod field_bugs;
+mod filter;
 mod flows;
 mod held;
 mod life;
@@ -31,7 +32,7 @@ use tidegate_abi::control::{
     TrialInfo, TrialMode, parse_reply, write_request,
 };
 use tidegate_abi::limits::DEFAULT_BUDGET;
-use tidegate_abi::{Grants, Hook, MapDef, MapKind, Verdict};
+use tidegate_abi::{Grants, Hook, LinkFilter, MapDef, MapKind, Verdict};
 use tidegate_runtime::{Platform, Runtime, Shared};
 
 use crate::layer::LAYERS;
@@ -164,15 +165,40 @@ impl Bench {
 
     /// Runs `code`, which names these maps, at a hook.
     pub(crate) fn link_with(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError) -> u32 {
-        self.attach(hook, code, maps, on_error, false)
+        self.attach(hook, code, maps, on_error, false, None)
     }
 
     /// Runs `code` at a hook on copies that are also what is sent.
     pub(crate) fn snapshot(&self, hook: Hook, code: &[u8], on_error: OnError) -> u32 {
-        self.attach(hook, code, &[], on_error, true)
+        self.attach(hook, code, &[], on_error, true, None)
     }
 
-    fn attach(&self, hook: Hook, code: &[u8], maps: &[u32], on_error: OnError, snapshot: bool) -> u32 {
+    /// Runs `code` at a hook on what fits a filter.
+    pub(crate) fn shown(
+        &self,
+        hook: Hook,
+        code: &[u8],
+        on_error: OnError,
+        filter: Option<LinkFilter>,
+        snapshot: bool,
+    ) -> u32 {
+        self.attach(hook, code, &[], on_error, snapshot, filter)
+    }
+
+    /// Loads `code`.
+    pub(crate) fn program(&self, hook: Hook, code: &[u8]) -> u32 {
+        self.load(hook, code, &[]).unwrap_or_else(|code| panic!("{code}")).program
+    }
+
+    fn attach(
+        &self,
+        hook: Hook,
+        code: &[u8],
+        maps: &[u32],
+        on_error: OnError,
+        snapshot: bool,
+        filter: Option<LinkFilter>,
+    ) -> u32 {
         let loaded = self.load(hook, code, maps).unwrap_or_else(|code| panic!("{code}"));
         let attach = LinkAttach {
             program: loaded.program,
@@ -181,6 +207,7 @@ impl Bench {
             on_error,
             budget: DEFAULT_BUDGET,
             snapshot,
+            filter,
         };
         parse_reply(&self.ask(&attach)).expect("attached")
     }

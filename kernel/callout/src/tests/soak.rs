@@ -99,8 +99,15 @@ struct Links<'b> {
 
 impl Links<'_> {
     fn attach(&mut self, hook: Hook, program: Id, on_error: OnError) {
-        let attach =
-            LinkAttach { program, hook, priority: 1, on_error, budget: DEFAULT_BUDGET, snapshot: false };
+        let attach = LinkAttach {
+            program,
+            hook,
+            priority: 1,
+            on_error,
+            budget: DEFAULT_BUDGET,
+            snapshot: false,
+            filter: None,
+        };
         let link = parse_reply(&self.bench.ask(&attach)).expect("attached");
         self.links.push((hook, link));
     }

@@ -28,7 +28,7 @@ pub(crate) fn commit(runtime: &Runtime, changes: &[Change]) -> Result<Committed,
 
 fn attaching(program: Id, hook: Hook, priority: u16) -> Change {
     let (on_error, snapshot) = (OnError::Block, false);
-    Change::Attach(LinkAttach { program, hook, priority, on_error, budget: 100, snapshot })
+    Change::Attach(LinkAttach { program, hook, priority, on_error, budget: 100, snapshot, filter: None })
 }
 
 /// Hook, id, program and priority of every link, in the order that they run.
@@ -78,8 +78,9 @@ fn what_cannot_be_is_refused() {
     let link = attach(&runtime, program, Hook::StreamV4, 5).expect("room");
     let before = dump(&runtime);
     let (on_error, hook, priority, snapshot) = (OnError::Block, Hook::StreamV4, 1, false);
-    let with_budget =
-        |budget| Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot });
+    let with_budget = |budget| {
+        Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot, filter: None })
+    };
     let many: Vec<_> = (0..limits::MAX_LINKS as u16).map(|at| attaching(program, hook, at)).collect();
     let too_many = vec![Change::Replace { link, program }; limits::MAX_CHANGES + 1];
     for (changes, status) in [

@@ -120,7 +120,7 @@ pub(crate) fn returning(r0: i32) -> [Insn; 2] {
 
 pub(crate) fn attach(runtime: &Runtime, program: Id, hook: Hook, priority: u16) -> Result<Id, Status> {
     let (on_error, budget) = (OnError::Block, 100);
-    call(runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false })
+    call(runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false, filter: None })
 }
 
 pub(crate) const EXIT: Insn = Insn::new(class::JMP | jmp::EXIT, 0, 0, 0, 0);

@@ -16,7 +16,7 @@ fn load_granted(runtime: &Runtime, insns: &[Insn], maps: &[Id], grants: Grants) 
 
 fn attach_within(runtime: &Runtime, program: Id, hook: Hook, budget: u32) -> Result<Id, Status> {
     let (priority, on_error) = (0, OnError::Block);
-    call(runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false })
+    call(runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false, filter: None })
 }
 
 /// Puts a record into a ring buffer, and permits.
@@ -79,7 +79,7 @@ fn no_way_leads_a_program_to_a_hook_or_a_budget_that_is_not_granted() {
     let before = dump(&runtime);
     let attach = |hook, budget| {
         let (priority, on_error, snapshot) = (0, OnError::Block, false);
-        Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot })
+        Change::Attach(LinkAttach { program, hook, priority, on_error, budget, snapshot, filter: None })
     };
     for (hook, budget) in [(Hook::StreamV6, 100), (Hook::StreamV4, 101)] {
         assert_eq!(attach_within(&runtime, program, hook, budget), Err(Status::NotGranted));

@@ -121,6 +121,7 @@ fn requests() {
         on_error: OnError::Block,
         budget: 100,
         snapshot: false,
+        filter: None,
     };
     let (link, failed) = id(&runtime, &attach(programs[0]));
     assert!(failed > platform().processors as usize, "a chain for each processor: {failed}");
@@ -140,8 +141,15 @@ fn requests() {
     ask(&runtime, &TraceEnd { trace });
     let (mut room, on_error) = ([0; 64], OnError::Block);
     let (program, hook) = (programs[0], Hook::StreamV4);
-    let added =
-        Change::Attach(LinkAttach { program, hook, priority: 1, on_error, budget: 100, snapshot: false });
+    let added = Change::Attach(LinkAttach {
+        program,
+        hook,
+        priority: 1,
+        on_error,
+        budget: 100,
+        snapshot: false,
+        filter: None,
+    });
     let left = added.write(Change::Detach { link }.write(&mut room).expect("room")).expect("room").len();
     starved += ask(&runtime, &LinkCommit { changes: &room[..64 - left] }).1;
     for link in parse_reply::<IdList>(&ask(&runtime, &LinkList { hook: Hook::StreamV4 }).0).expect("links") {

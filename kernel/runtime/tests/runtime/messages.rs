@@ -32,8 +32,15 @@ fn messages() -> Vec<Vec<u8>> {
         grants: Grants { capabilities: 0x10, hooks: 1, budget: 300 },
     };
     let (on_error, budget) = (OnError::Permit, 70);
-    let attach =
-        LinkAttach { program: 4, hook: Hook::StreamV6, priority: 300, on_error, budget, snapshot: false };
+    let attach = LinkAttach {
+        program: 4,
+        hook: Hook::StreamV6,
+        priority: 300,
+        on_error,
+        budget,
+        snapshot: false,
+        filter: None,
+    };
     vec![
         message(&Version {}),
         message(&State {}),

@@ -8,7 +8,7 @@ use crate::common::*;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::*;
-use tidegate_abi::{Grants, Hook, Insn, MapKind, ProgramType, Verdict, helper, limits};
+use tidegate_abi::{Grants, Hook, Insn, LinkFilter, MapKind, ProgramType, Verdict, helper, limits};
 
 #[test]
 fn ids_are_never_given_twice() {
@@ -65,7 +65,10 @@ fn a_hook_takes_programs_of_its_type_within_their_budget_and_so_many() {
     let hook = Hook::OutboundTransportV4;
     let try_budget = |budget| {
         let (priority, on_error) = (0, OnError::Permit);
-        call(&runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false })
+        call(
+            &runtime,
+            &LinkAttach { program, hook, priority, on_error, budget, snapshot: false, filter: None },
+        )
     };
     assert_eq!(try_budget(0), Err(Status::Invalid));
     assert_eq!(try_budget(limits::MAX_BUDGET + 1), Err(Status::Invalid));
@@ -203,8 +206,11 @@ fn a_run_may_move_as_much_as_the_limit_says() {
     for (times, verdict) in [(most, Some(Verdict::Permit)), (most + 1, None)] {
         let program = load(&runtime, ProgramType::Send, &copying(times), &[map]).expect("accepted");
         let (hook, priority, on_error, budget) = (Hook::OutboundTransportV4, 0, OnError::Block, 1000);
-        let link = call(&runtime, &LinkAttach { program, hook, priority, on_error, budget, snapshot: false })
-            .expect("room");
+        let link = call(
+            &runtime,
+            &LinkAttach { program, hook, priority, on_error, budget, snapshot: false, filter: None },
+        )
+        .expect("room");
         let done = run(&runtime.chain(hook).links()[0], b"");
         assert_eq!(done.ok(), verdict, "{done:?}");
         call(&runtime, &LinkDetach { link }).expect("attached");
@@ -421,4 +427,24 @@ fn a_trial_ends_when_it_is_told_to_when_its_link_is_replaced_and_with_its_link()
             assert_eq!(dump(&runtime), "");
         }
     }
+}
+
+#[test]
+fn a_filter_that_never_holds_is_refused_and_one_that_may_is_told() {
+    let runtime = runtime();
+    let program = load(&runtime, ProgramType::Send, &returning(1), &[]).expect("accepted");
+    let attach = |direction| LinkAttach {
+        program,
+        hook: Hook::OutboundTransportV4,
+        priority: 0,
+        on_error: OnError::Block,
+        budget: 100,
+        snapshot: false,
+        filter: Some(LinkFilter { direction: Some(direction), ..LinkFilter::default() }),
+    };
+    let before = dump(&runtime);
+    assert_eq!(call(&runtime, &attach(1)), Err(Status::Invalid));
+    assert_eq!(dump(&runtime), before);
+    let link = call(&runtime, &attach(0)).expect("packets are outbound");
+    assert_eq!(call(&runtime, &LinkInfo { link }).expect("it is there").filter, attach(0).filter);
 }
