@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use tidegate::object::{Object, Place, Places};
 
 fn tidegate(arguments: &[&str], folder: &Path) -> Output {
     let command = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).current_dir(folder).output();
@@ -50,16 +51,20 @@ fn a_new_policy_builds_and_passes_its_scenarios_at_once() {
     }
 }
 
+/// Makes `policy/policy-rs.o` in `folder`.
+fn build_rust(folder: &Path, option: Option<&str>) {
+    let mut arguments = vec!["gen", "skeleton", "rust", "policy"];
+    arguments.extend(option);
+    assert!(tidegate(&arguments, folder).status.success());
+    let build = Command::new("sh").arg("policy/build.sh").current_dir(folder).output().expect("it starts");
+    assert!(build.status.success(), "{}", said(&build));
+}
+
 #[test]
 fn the_lines_of_a_policy_in_rust_are_covered_though_all_of_the_sdk_is_inlined_into_them() {
     for (kind, option) in [("stream", None), ("send", Some("--send"))] {
         let folder = folder(&format!("coverage-{kind}"));
-        let mut arguments = vec!["gen", "skeleton", "rust", "policy"];
-        arguments.extend(option);
-        assert!(tidegate(&arguments, &folder).status.success());
-        let build = Command::new("sh").arg("policy/build.sh").current_dir(&folder).output();
-        let build = build.expect("it starts");
-        assert!(build.status.success(), "{}", said(&build));
+        build_rust(&folder, option);
         let report =
             tidegate(&["-j", "test", "policy", "--coverage", "--lcov", "policy.info"], &folder).stdout;
         let report: Value = serde_json::from_slice(&report).expect("JSON");
@@ -73,6 +78,33 @@ fn the_lines_of_a_policy_in_rust_are_covered_though_all_of_the_sdk_is_inlined_in
         }
         let lcov = fs::read_to_string(folder.join("policy.info")).expect("the tracefile");
         assert!(lcov.contains("SF:policy/policy.rs\n") && lcov.contains("\nDA:"), "{lcov}");
+    }
+}
+
+#[test]
+fn debug_information_with_any_byte_changed_is_read_as_far_as_it_goes() {
+    let folder = folder("damaged");
+    build_rust(&folder, Some("--send"));
+    let whole = fs::read(folder.join("policy/policy-rs.o")).expect("the object");
+    let object = Object::parse(&whole).expect("it loads");
+    let program = &object.programs()[0];
+    let places = |bytes: &[u8]| -> Option<Vec<Vec<Place>>> {
+        let places = Places::parse(bytes).ok()?;
+        Some((0..program.insns.len()).map(|slot| places.of(program, slot)).collect())
+    };
+    // Of a call that was inlined both ends are known, the innermost first.
+    let known = places(&whole).expect("it can be read");
+    let lines = |places: &Vec<Place>| {
+        let mut files = places.iter().filter_map(|place| Path::new(&place.file).file_name()?.to_str());
+        files.next() == Some("bindings.rs") && files.any(|file| file == "policy.rs")
+    };
+    assert!(known.iter().any(lines), "{known:#?}");
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        if let Some(damaged) = places(&bytes) {
+            assert_eq!(damaged.len(), known.len());
+        }
     }
 }
 

@@ -43,7 +43,11 @@ impl Places {
         Self::parse(&Object::bytes(path)?).map_err(|error| error.of(path))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
+    /// Reads the debug information of an object. What is wrong with it is no error: less is known then.
+    ///
+    /// # Errors
+    /// The bytes are not an ELF object for BPF.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
         let file = File::parse(bytes)?;
         let section = |id: gimli::SectionId| {
             let bytes = file.section(id.name()).map(|(_, section)| relocated(&file, section));
