@@ -193,6 +193,15 @@ impl Machine {
         self.loaded.commit(&mut self.client, staged)
     }
 
+    /// A filter engine for real traffic: it keeps no account of what happens in it, and its clock runs.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session)'s.
+    pub fn live(&mut self) -> Result<Session<'_>, Error> {
+        platform::run_clock();
+        self.session(Config { trace_length: 0, ..Config::default() })
+    }
+
     /// A filter engine with the callouts in it, which behaves as `config` says.
     ///
     /// # Errors

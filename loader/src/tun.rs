@@ -9,7 +9,6 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -19,7 +18,7 @@ use tun_rs::{AsyncDevice, DeviceBuilder};
 use crate::capture::{self, Found, Hop, LINK_RAW, Transport};
 use crate::cli;
 use crate::error::{Error, Exit};
-use crate::host::{self, Config, Machine, Session};
+use crate::host::{self, Machine, Session};
 use crate::object::Object;
 use crate::run::Policy;
 use crate::tally::{Tally, count};
@@ -111,7 +110,7 @@ pub fn run(options: &Options, tell: impl FnOnce(&Line)) -> Result<Summary, Error
     runtime.block_on(async {
         let (inside, outside) = (device(&options.inside)?, device(&options.outside)?);
         tell(&Line::Up { inside: options.inside.clone(), outside: options.outside.clone() });
-        let session = machine.session(Config { trace_length: 0, ..Config::default() })?;
+        let session = machine.live()?;
         let mut carrier = Carrier::new(session, options.unseen);
         carrier.carry(&inside, &outside, options.packets).await?;
         carrier.summary.broken = carrier.session.end();
@@ -133,14 +132,13 @@ fn device(name: &str) -> Result<AsyncDevice, Error> {
 /// The thread between the devices.
 struct Carrier<'m> {
     session: Session<'m>,
-    start: Instant,
     unseen: Unseen,
     summary: Summary,
 }
 
 impl<'m> Carrier<'m> {
     fn new(session: Session<'m>, unseen: Unseen) -> Self {
-        Self { session, start: Instant::now(), unseen, summary: Summary::default() }
+        Self { session, unseen, summary: Summary::default() }
     }
 
     async fn carry(
@@ -184,7 +182,6 @@ impl<'m> Carrier<'m> {
             });
         };
         self.summary.shown += 1;
-        host::set_time(self.start.elapsed());
         let whole = [found.header, found.payload].concat();
         let asked = self.session.send_whole(found.source, found.destination, found.transport, whole);
         self.session.settle();
@@ -304,7 +301,7 @@ mod tests {
         };
         let object = Object::read(&policy.file).expect("the fixture");
         let mut machine = Machine::new(&object, &policy.setup().expect("it fits")).expect("it is accepted");
-        let session = machine.session(Config { trace_length: 0, ..Config::default() }).expect("an engine");
+        let session = machine.live().expect("an engine");
         let mut carrier = Carrier::new(session, unseen);
         let done = work(&mut carrier);
         assert_eq!(carrier.session.end(), Vec::<String>::new());

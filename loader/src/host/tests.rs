@@ -211,3 +211,17 @@ fn the_clock_only_runs_forward() {
     pass_time(Duration::from_millis(1));
     assert_eq!(now(), then + 1_001_000_000);
 }
+
+#[test]
+fn under_live_traffic_the_clock_runs_until_the_next_start() {
+    let now = platform().now_ns;
+    let mut machine = probe("constant");
+    let session = machine.live().expect("session");
+    let then = now();
+    while now() == then {}
+    pass_time(Duration::from_secs(1));
+    assert!(now() > then + 1_000_000_000);
+    assert_eq!(session.end(), Vec::<String>::new());
+    machine.reset().expect("reset");
+    assert_eq!((now(), now()), (START, START), "it stands");
+}

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task;
@@ -20,7 +19,7 @@ use tidegate_runtime::{Runtime, Shared};
 use crate::client;
 use crate::error::{Error, Exit};
 use crate::flows::{Direction, Step};
-use crate::host::{self, Config, Flow, Machine, Session, Setup, Stage, Staged};
+use crate::host::{Flow, Machine, Session, Setup, Stage, Staged};
 use crate::object::Object;
 use crate::tally::Tally;
 
@@ -90,8 +89,7 @@ impl Engine {
         let body = move || match make() {
             Ok(mut machine) => {
                 let runtime = machine.runtime();
-                let session = machine.session(Config { trace_length: 0, ..Config::default() });
-                match session {
+                match machine.live() {
                     Ok(session) => {
                         let _ = ready.send(Ok(runtime));
                         Worker::new(session, recording).run(asked)
@@ -180,7 +178,6 @@ fn gone() -> Error {
 /// The thread's side.
 struct Worker<'m> {
     session: Session<'m>,
-    start: Instant,
     relayed: HashMap<Flow, Relayed>,
     total: Tally,
     /// Where what is shown is written, if anywhere.
@@ -213,7 +210,7 @@ fn number(request: &[u8]) -> Option<u16> {
 impl<'m> Worker<'m> {
     fn new(session: Session<'m>, recording: Option<Recording>) -> Self {
         let (relayed, total) = (HashMap::new(), Tally::default());
-        Self { session, start: Instant::now(), relayed, total, recording }
+        Self { session, relayed, total, recording }
     }
 
     fn run(mut self, mut asked: mpsc::UnboundedReceiver<Ask>) -> Vec<String> {
@@ -260,7 +257,6 @@ impl<'m> Worker<'m> {
     }
 
     fn show(&mut self, flow: Flow, step: &Step) -> Result<bool, Error> {
-        host::set_time(self.start.elapsed());
         if let Some(recording) = &mut self.recording {
             recording.step(flow, step);
         }
@@ -275,7 +271,6 @@ impl<'m> Worker<'m> {
     }
 
     fn control(&mut self, request: &[u8]) -> Vec<u8> {
-        host::set_time(self.start.elapsed());
         let reply = self.session.control(request);
         // What was kept back of any connection may have been decided on by the change.
         if number(request).is_some_and(|number| control::changes(number) && number != EventRead::NUMBER) {

@@ -150,6 +150,9 @@ fn how_long_runs_took_is_told_by_verdict() {
     let metrics = host.run(&["prog", "stats", "--prometheus"]).ok();
     let labels = format!("hook=\"stream-v4\",program=\"stamp\",verdict=\"{verdict}\"}}");
     assert!(metrics.contains(&format!("{labels} 1\n")), "{metrics}");
+    let sum = metrics.lines().find_map(|line| line.strip_prefix("tidegate_run_seconds_sum{")).expect("a sum");
+    let (_, seconds) = sum.rsplit_once(' ').expect("a number");
+    assert!(seconds.parse::<f64>().expect("a number") > 0.0, "it took some time: {sum}");
     for part in ["# TYPE tidegate_run_seconds histogram\n", "le=\"+Inf\"", "le=\"1.28e-7\""] {
         assert!(metrics.contains(part), "{part} is missing in {metrics}");
     }

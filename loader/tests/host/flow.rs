@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -51,6 +53,22 @@ fn the_connections_that_links_are_shown_are_listed() {
     assert_eq!(host.run(&["-j", "flow", "list", "1.1.1.1-:80"]).json()["flows"], Value::Array(Vec::new()));
     assert_eq!(host.run(&["flow", "list", "nonsense"]).exit, 1);
     drop((unseen, streams));
+}
+
+#[test]
+fn a_flow_is_as_old_as_it_is_however_long_nothing_passed_before_it() {
+    let host = Host::start(&folder("host-flow-age"));
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--attach"]).ok();
+    assert_eq!(host.say(&mut host.connect(), "hello", 5).as_deref(), Some("hello"));
+    thread::sleep(Duration::from_millis(500));
+    let before = Instant::now();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "hello", 5).as_deref(), Some("hello"));
+    let end = stream.local_addr().expect("an address").to_string();
+    let listed = host.run(&["-j", "flow", "list", &end]).json();
+    let age = listed["flows"][0]["age_seconds"].as_f64().expect("an age");
+    let most = before.elapsed().as_secs_f64();
+    assert!(age > 0.0 && age <= most, "{age} of {most} s");
 }
 
 /// A command that runs while connections pass: what it said, once it has ended by itself. `meanwhile` is done again and again.
