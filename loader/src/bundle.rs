@@ -4,6 +4,7 @@
 //! new ones: what is new is loaded beside what runs and attached to nothing; one message changes all links at once; what no link
 //! runs any more is unloaded. What a client that died has left is unloaded by the next one, for it is attached to nothing.
 
+mod instance;
 mod plan;
 mod signature;
 mod trust;
@@ -15,16 +16,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tidegate_abi::control::OnError;
+use tidegate_abi::control::{Id, LinkAttach, LinkInfoReply, OnError};
 use tidegate_abi::{Grants, Hook, limits};
 use toml::{Spanned, Table};
 
+use self::instance::{Instance, Instances};
 use crate::error::Error;
 use crate::grants;
-use crate::host::Setup;
 use crate::object::Object;
 use crate::report::prove;
-use crate::scenario::Contents;
 
 pub use plan::{Mark, Plan, apply};
 pub use signature::{Manifest, PublicKey, SecretKey, Signature, beside};
@@ -34,6 +34,9 @@ pub use versions::Versions;
 /// What a bundle says.
 #[derive(Debug)]
 pub struct Bundle {
+    /// What is loaded.
+    instances: Vec<Instance>,
+    /// Where it runs, in the order of the file.
     links: Vec<Entry>,
     /// What was read: once, so that what is signed, what is run and what is kept are the same.
     read: Read,
@@ -52,21 +55,31 @@ struct Read {
     objects: BTreeMap<String, Vec<u8>>,
 }
 
-/// Programs of an object, and how they are linked.
+/// A `[[link]]`: where programs of an instance run, and how.
 #[derive(Debug)]
 struct Entry {
     /// As the file names it, for people.
     name: String,
-    object: Object,
-    setup: Setup,
-    /// Places in [`Object::programs`].
-    programs: Vec<usize>,
-    /// None: both families of the program's type.
-    hooks: Option<Vec<Hook>>,
+    /// Which of [`Bundle::instances`].
+    instance: usize,
+    /// Which program of the instance runs at which hook.
+    places: Vec<(usize, Hook)>,
     priority: u16,
+    rules: Rules,
+}
+
+/// What a link is attached with, besides its place. It stays what it is for as long as the link lives.
+#[derive(Debug)]
+struct Rules {
     on_error: OnError,
     budget: u32,
     snapshot: bool,
+}
+
+/// A bundle file at work, and how its mistakes are told.
+struct Source<'f> {
+    path: &'f Path,
+    text: &'f str,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +94,7 @@ struct File {
 struct Link {
     object: String,
     program: Option<String>,
+    instance: Option<String>,
     hooks: Option<Vec<Spanned<String>>>,
     priority: u16,
     #[serde(default)]
@@ -131,24 +145,13 @@ impl Bundle {
         }
         let text = std::str::from_utf8(&read.text)
             .map_err(|_| Error::usage("bundle-malformed", format!("{} is not text", path.display())))?;
-        let at = |at: usize, message: &dyn std::fmt::Display| {
-            let line = text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
-            Error::usage("bundle-malformed", format!("{}:{line}: {message}", path.display()))
-        };
+        let source = Source { path, text };
         let file: File = toml::from_str(text)
-            .map_err(|error| at(error.span().map_or(0, |span| span.start), &error.message()))?;
-        let mut links = Vec::new();
+            .map_err(|error| source.malformed(error.span().map_or(0, |span| span.start), error.message()))?;
+        let (mut instances, mut links) = (Instances::default(), Vec::new());
         let mut places: BTreeMap<(usize, u16), usize> = BTreeMap::new();
         for link in file.link {
             let (start, link) = (link.span().start, link.into_inner());
-            let hook = |name: &Spanned<String>| {
-                Hook::from_name(name.as_ref()).ok_or_else(|| {
-                    let known: Vec<_> = Hook::ALL.iter().map(|hook| hook.name()).collect();
-                    let message = format!("there is no hook `{}`", name.as_ref());
-                    at(name.span().start, &message).with_help(format!("hooks are {}", known.join(", ")))
-                })
-            };
-            let hooks = link.hooks.as_ref().map(|hooks| hooks.iter().map(hook).collect()).transpose()?;
             let place = place(&link.object);
             if !read.objects.contains_key(&link.object) {
                 let bytes = Object::bytes(&place)?;
@@ -157,41 +160,46 @@ impl Bundle {
                 }
                 read.objects.insert(link.object.clone(), bytes);
             }
-            let object = Object::of(&place, &read.objects[&link.object])?;
-            let entry = Entry::new(&place, object, link, hooks)?;
-            for (_, hook) in entry.places() {
+            let object = || Object::of(&place, &read.objects[&link.object]);
+            let number = instances.number(&link, object)?;
+            instances.give(number, &link, start, &source)?;
+            let entry = Entry::new(&place, &mut instances, number, link, start, &source)?;
+            for (_, hook) in &entry.places {
                 if let Some(other) = places.insert((hook.index(), entry.priority), start) {
-                    let line = text.as_bytes().iter().take(other).filter(|byte| **byte == b'\n').count() + 1;
                     let message = format!(
-                        "{} has priority {} at {}, as the link in line {line} has",
+                        "{} has priority {} at {}, as the link in line {} has",
                         entry.name,
                         entry.priority,
-                        hook.name()
+                        hook.name(),
+                        source.line(other)
                     );
-                    return Err(at(start, &message).with_help("give each its own: lower runs earlier"));
+                    return Err(source
+                        .malformed(start, &message)
+                        .with_help("give each its own: lower runs earlier"));
                 }
             }
             links.push(entry);
         }
         let (signer, grants) = signed.map(|(_, signer, grants)| (signer, grants)).unzip();
-        Ok(Self { links, read, signer, grants })
+        Ok(Self { instances: instances.into_all(), links, read, signer, grants })
     }
 
     /// Grants its programs this. The runtime will hold them to it; what goes beyond is said now, before anything is touched.
     fn grant(&mut self, grants: Option<Grants>) -> Result<(), Error> {
         self.grants = grants;
-        for entry in &mut self.links {
-            entry.setup.grants = grants;
+        for instance in &mut self.instances {
+            instance.setup.grants = grants;
         }
         let Some(grants) = grants else { return Ok(()) };
         for entry in &self.links {
-            for (place, hook) in entry.places() {
-                let program = &entry.object.programs()[entry.programs[place]];
-                if !grants::beyond(&entry.object, program, grants).is_empty() {
-                    return Err(grants::not_loaded(&entry.object, program, grants));
+            let (instance, budget) = (&self.instances[entry.instance], entry.rules.budget);
+            for (place, hook) in &entry.places {
+                let program = instance.program(*place);
+                if !grants::beyond(&instance.object, program, grants).is_empty() {
+                    return Err(grants::not_loaded(&instance.object, program, grants));
                 }
-                if !grants.allows(hook) || entry.budget > grants.budget {
-                    return Err(grants::not_linked(&program.name, grants, hook, entry.budget));
+                if !grants.allows(*hook) || budget > grants.budget {
+                    return Err(grants::not_linked(&program.name, grants, *hook, budget));
                 }
             }
         }
@@ -212,13 +220,13 @@ impl Bundle {
     pub fn needs(&self) -> Grants {
         let mut needs = Grants { capabilities: 0, hooks: 0, budget: 0 };
         for entry in &self.links {
-            for (place, hook) in entry.places() {
-                let program = &entry.object.programs()[entry.programs[place]];
-                if let Ok(proven) = prove(&entry.object, program) {
+            let instance = &self.instances[entry.instance];
+            for (place, hook) in &entry.places {
+                if let Ok(proven) = prove(&instance.object, instance.program(*place)) {
                     needs.capabilities |= proven.capabilities().0;
                 }
-                needs.hooks |= Grants::hooks(&[hook]);
-                needs.budget = needs.budget.max(entry.budget);
+                needs.hooks |= Grants::hooks(&[*hook]);
+                needs.budget = needs.budget.max(entry.rules.budget);
             }
         }
         needs
@@ -234,58 +242,99 @@ impl Bundle {
     }
 }
 
-impl Entry {
-    fn new(path: &Path, object: Object, link: Link, hooks: Option<Vec<Hook>>) -> Result<Self, Error> {
-        let chosen = |name: &String| {
-            object.programs().iter().position(|program| program.name == *name).ok_or_else(|| {
-                let known: Vec<_> = object.programs().iter().map(|program| program.name.as_str()).collect();
-                Error::usage("program-unknown", format!("{} has no program `{name}`", path.display()))
-                    .with_help(format!("it has {}", known.join(", ")))
-            })
-        };
-        let programs = match &link.program {
-            Some(name) => vec![chosen(name)?],
-            None => (0..object.programs().len()).collect(),
-        };
-        let names = programs.iter().map(|at| object.programs()[*at].name.clone()).collect();
-        let on_error = match link.on_error {
-            Rule::Block => OnError::Block,
-            Rule::Permit => OnError::Permit,
-        };
-        Ok(Self {
-            name: link.program.unwrap_or(link.object),
-            setup: Setup {
-                programs: names,
-                on_error,
-                maps: Contents::from_iter(link.maps),
-                globals: link.globals,
-                grants: None,
-            },
-            object,
-            programs,
-            hooks,
-            priority: link.priority,
-            on_error,
-            budget: link.budget.unwrap_or(limits::DEFAULT_BUDGET),
-            snapshot: link.snapshot,
-        })
+impl Source<'_> {
+    /// The line of a byte.
+    fn line(&self, at: usize) -> usize {
+        self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
     }
 
-    /// The place of each program among those that were chosen, and where it runs.
-    fn places(&self) -> Vec<(usize, Hook)> {
+    fn malformed(&self, at: usize, message: &str) -> Error {
+        self.error("bundle-malformed", at, message)
+    }
+
+    fn error(&self, code: &'static str, at: usize, message: &str) -> Error {
+        Error::usage(code, format!("{}:{}: {message}", self.path.display(), self.line(at)))
+    }
+
+    fn hook(&self, name: &Spanned<String>) -> Result<Hook, Error> {
+        Hook::from_name(name.as_ref()).ok_or_else(|| {
+            let known: Vec<_> = Hook::ALL.iter().map(|hook| hook.name()).collect();
+            self.malformed(name.span().start, &format!("there is no hook `{}`", name.as_ref()))
+                .with_help(format!("hooks are {}", known.join(", ")))
+        })
+    }
+}
+
+impl Entry {
+    /// What `link` says, which stands at `start`; its programs come to those of its instance.
+    fn new(
+        path: &Path,
+        instances: &mut Instances,
+        number: usize,
+        link: Link,
+        start: usize,
+        source: &Source<'_>,
+    ) -> Result<Self, Error> {
+        // None: both families of the program's type.
+        let hooks: Option<Vec<Hook>> = match &link.hooks {
+            Some(hooks) => Some(hooks.iter().map(|hook| source.hook(hook)).collect::<Result<_, _>>()?),
+            None => None,
+        };
+        let instance = instances.at(number);
+        let chosen = match &link.program {
+            Some(name) => vec![instance.find(name, path)?],
+            None => (0..instance.object.programs().len()).collect(),
+        };
         let mut places = Vec::new();
-        for (place, at) in self.programs.iter().enumerate() {
-            let kind = self.object.programs()[*at].program_type;
-            match &self.hooks {
-                Some(hooks) => {
-                    places.extend(
-                        hooks.iter().filter(|hook| hook.program_type() == kind).map(|hook| (place, *hook)),
-                    );
-                }
-                None => places.extend(kind.hooks().into_iter().map(|hook| (place, hook))),
+        for at in chosen {
+            let kind = instance.object.programs()[at].program_type;
+            let at_hooks: Vec<_> = match &hooks {
+                Some(hooks) => hooks.iter().copied().filter(|hook| hook.program_type() == kind).collect(),
+                None => kind.hooks().to_vec(),
+            };
+            // What runs nowhere is not loaded.
+            if !at_hooks.is_empty() {
+                let place = instance.place(at);
+                places.extend(at_hooks.into_iter().map(|hook| (place, hook)));
             }
         }
-        places
+        let name = link.program.unwrap_or(link.object);
+        if places.is_empty() {
+            let message = format!("{name} has no program for these hooks: it would run nowhere");
+            return Err(source.malformed(start, &message).with_help(
+                "programs in tidegate/stream run at stream hooks, those in tidegate/send at the others",
+            ));
+        }
+        let rules = Rules {
+            on_error: match link.on_error {
+                Rule::Block => OnError::Block,
+                Rule::Permit => OnError::Permit,
+            },
+            budget: link.budget.unwrap_or(limits::DEFAULT_BUDGET),
+            snapshot: link.snapshot,
+        };
+        Ok(Self { name, instance: number, places, priority: link.priority, rules })
+    }
+
+    /// The message that makes a link of it.
+    fn attach(&self, program: Id, hook: Hook) -> LinkAttach {
+        let Rules { on_error, budget, snapshot } = self.rules;
+        LinkAttach { program, hook, priority: self.priority, on_error, budget, snapshot, filter: None }
+    }
+}
+
+impl Rules {
+    /// What of a running link is not as these say, in words. Another link has to take its place then.
+    fn differences(&self, link: &LinkInfoReply) -> Vec<String> {
+        let Self { on_error, budget, snapshot } = self;
+        let differ = [
+            (link.on_error != *on_error, "on_error"),
+            (link.budget != *budget, "budget"),
+            (link.snapshot != *snapshot, "snapshot"),
+            // One that was typed: a bundle's links are shown all that their hook sees.
+            (link.filter.is_some(), "filter"),
+        ];
+        differ.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.into()).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is different between a bundle and what runs, and making it the same.
 
+mod compare;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,16 +9,15 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_abi::Hook;
-use tidegate_abi::control::{
-    Change, Id, LinkAttach, LinkInfoReply, MapRelease, ProgramUnload, Status, TrialInfo, TrialMode,
-};
+use tidegate_abi::control::{Change, Id, MapRelease, ProgramUnload, Status, TrialInfo, TrialMode};
 
+use self::compare::{Compared, compare};
 use self::running::{Running, failed};
 use super::{Bundle, Entry, Signer};
 use crate::client::{Client, Refused};
 use crate::error::Error;
 use crate::grants::Granted;
-use crate::host::{Planned, Staged};
+use crate::host::Staged;
 use crate::tally::count;
 
 /// What has to change for a host to run a bundle.
@@ -36,7 +36,7 @@ pub struct Plan {
     kept: usize,
     /// Whether it was done.
     applied: bool,
-    /// Entries whose programs are loaded anew, by their places, and the maps that go on in them.
+    /// Instances that are loaded anew, by their places, and the maps that go on in them.
     #[serde(skip)]
     loads: BTreeMap<usize, Vec<Id>>,
     #[serde(skip)]
@@ -144,23 +144,29 @@ impl Plan {
             loads: BTreeMap::new(),
             running,
         };
+        let compared = compare(client, &plan.running, bundle)?;
+        for (number, compared) in compared.iter().enumerate() {
+            if let Some(maps) = &compared.loads {
+                plan.loads.insert(number, maps.clone());
+            }
+        }
         let mut wanted = BTreeSet::new();
         for (number, entry) in bundle.links.iter().enumerate() {
-            plan.compare(client, number, entry, &mut wanted)?;
+            plan.link(number, entry, &compared[entry.instance], &mut wanted);
         }
         for (at, (link, info)) in plan.running.links.iter().enumerate() {
             if !wanted.contains(link) {
+                let trial = plan.running.trial(info);
+                let mut why = vec!["the bundle does not have it".into()];
+                why.extend(trial.as_ref().map(EndedTrial::to_string));
                 plan.steps.push(Step {
                     action: Action::Detach,
                     hook: info.hook.name(),
                     priority: info.priority,
                     program: plan.running.name(info.program),
                     link: Some(*link),
-                    why: ["the bundle does not have it".into()]
-                        .into_iter()
-                        .chain(plan.running.trial(info).as_ref().map(EndedTrial::to_string))
-                        .collect(),
-                    trial: plan.running.trial(info),
+                    why,
+                    trial,
                     of: None,
                     at,
                 });
@@ -218,94 +224,46 @@ impl Plan {
         self.steps.iter().filter(ends).filter_map(|step| step.link)
     }
 
-    fn compare(
-        &mut self,
-        client: &mut Client,
-        number: usize,
-        entry: &Entry,
-        wanted: &mut BTreeSet<Id>,
-    ) -> Result<(), Error> {
-        let planned = Planned::new(&entry.object, &entry.setup)?;
-        let places = entry.places();
-        let there: Vec<_> = places.iter().map(|(_, hook)| self.running.at(*hook, entry.priority)).collect();
-        // All links of a program run one and the same; what of it is different is different for all of them.
-        let mut differs: Vec<Vec<String>> = Vec::new();
-        for place in 0..entry.programs.len() {
-            let ids: BTreeSet<Id> = places
-                .iter()
-                .zip(&there)
-                .filter(|((at, _), _)| *at == place)
-                .filter_map(|(_, there)| there.and_then(|at| Some(self.running.links.get(at)?.1.program)))
-                .collect();
-            let program = &entry.object.programs()[entry.programs[place]];
-            differs.push(match ids.iter().collect::<Vec<_>>()[..] {
-                [id] => self.running.differences(client, *id, program, entry.setup.grants, &planned)?,
-                _ => vec!["program".into()],
-            });
-        }
-        // A link's rules stay what they are: where they are others, another link takes its place.
-        let rules = |info: &LinkInfoReply| {
-            let rules = [
-                (info.on_error != entry.on_error, "on_error"),
-                (info.budget != entry.budget, "budget"),
-                (info.snapshot != entry.snapshot, "snapshot"),
-            ];
-            rules.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.to_string()).collect()
-        };
-        let there: Vec<Option<(usize, Id, Vec<String>)>> = there
-            .into_iter()
-            .map(|at| {
-                at.and_then(|at| self.running.links.get(at).map(|(link, info)| (at, *link, rules(info))))
-            })
-            .collect();
-        // Programs of an entry share their maps: they are loaded together, or not at all.
-        let loads = differs.iter().any(|differs| !differs.is_empty())
-            || there.iter().any(|there| there.as_ref().is_none_or(|(.., rules)| !rules.is_empty()));
-        if loads {
-            let old =
-                there.iter().flatten().filter_map(|(at, ..)| Some(self.running.links.get(*at)?.1.program));
-            self.loads.insert(number, self.running.maps_for(entry, &old.collect()));
-        }
-        for ((place, hook), there) in places.into_iter().zip(there) {
-            let trial =
-                there.as_ref().and_then(|(at, ..)| self.running.trial(&self.running.links.get(*at)?.1));
-            let (action, link, at, why) = match there {
-                None => (Action::Attach, None, 0, vec!["it is not there".into()]),
-                Some((at, link, rules)) => {
-                    wanted.insert(link);
-                    let action = match (loads, &trial) {
-                        (false, None) => {
-                            self.kept += 1;
-                            continue;
-                        }
-                        (false, Some(_)) => Action::EndTrial,
-                        (true, _) if rules.is_empty() => Action::Replace,
-                        (true, _) => Action::Attach,
-                    };
-                    let why: Vec<_> = rules.into_iter().chain(differs[place].iter().cloned()).collect();
-                    let is_told = !why.is_empty() || action == Action::EndTrial;
-                    let why = if is_told { why } else { vec!["its entry".into()] };
-                    (
-                        action,
-                        Some(link),
-                        at,
-                        why.into_iter().chain(trial.as_ref().map(EndedTrial::to_string)).collect(),
-                    )
+    /// The steps of a link of the bundle, whose instance is `compared`. Links that stay are `wanted`.
+    fn link(&mut self, number: usize, entry: &Entry, compared: &Compared, wanted: &mut BTreeSet<Id>) {
+        let loads = compared.loads.is_some();
+        for (place, hook) in &entry.places {
+            let there = self.running.at(*hook, entry.priority);
+            let at = there.unwrap_or_default();
+            let there = there.and_then(|at| self.running.links.get(at));
+            let trial = there.and_then(|(_, info)| self.running.trial(info));
+            let rules = there.map(|(_, info)| entry.rules.differences(info)).unwrap_or_default();
+            wanted.extend(there.map(|(link, _)| *link));
+            let action = match (there, loads, &trial) {
+                (None, ..) => Action::Attach,
+                (_, false, None) => {
+                    self.kept += 1;
+                    continue;
                 }
+                (_, false, Some(_)) => Action::EndTrial,
+                (_, true, _) if rules.is_empty() => Action::Replace,
+                (_, true, _) => Action::Attach,
             };
+            let mut why = match there {
+                None => vec!["it is not there".into()],
+                Some(_) => [rules, compared.differs[*place].clone()].concat(),
+            };
+            if why.is_empty() && loads {
+                why.push("its object is loaded anew".into());
+            }
+            why.extend(trial.as_ref().map(EndedTrial::to_string));
             self.steps.push(Step {
                 action,
                 hook: hook.name(),
                 priority: entry.priority,
-                program: entry.setup.programs.get(place).cloned().unwrap_or_default(),
-                link,
+                program: compared.names[*place].clone(),
+                link: there.map(|(link, _)| *link),
                 why,
                 trial,
-                of: loads.then_some((number, place)),
+                of: loads.then_some((number, *place)),
                 at,
             });
         }
-        Ok(())
     }
 }
 
@@ -387,10 +345,10 @@ fn stage(
     staged: &mut BTreeMap<usize, Staged>,
 ) -> Result<(), Error> {
     for (number, maps) in &plan.loads {
-        let entry = &bundle.links[*number];
+        let instance = &bundle.instances[*number];
         let maps = maps.iter().filter_map(|id| Some((*id, plan.running.maps.get(id)?)));
         let maps: Vec<_> = maps.map(|(id, map)| (id, map.name.to_string(), map.def)).collect();
-        staged.insert(*number, Staged::over(client, &entry.object, &entry.setup, &maps)?);
+        staged.insert(*number, Staged::over(client, &instance.object, &instance.setup, &maps)?);
     }
     Ok(())
 }
@@ -409,19 +367,12 @@ fn commit(
         }
         let Some((number, place)) = step.of else { continue };
         let entry = &bundle.links[number];
-        let program = staged.get(&number).and_then(|staged| staged.programs().nth(place)).map(|(id, _)| id);
+        let staged = staged.get(&entry.instance);
+        let program = staged.and_then(|staged| staged.programs().nth(place)).map(|(id, _)| id);
         let (Some(program), Some(hook)) = (program, Hook::from_name(step.hook)) else { continue };
         changes.push(match (step.action, step.link) {
             (Action::Replace, Some(link)) => Change::Replace { link, program },
-            _ => Change::Attach(LinkAttach {
-                program,
-                hook,
-                priority: entry.priority,
-                on_error: entry.on_error,
-                budget: entry.budget,
-                snapshot: entry.snapshot,
-                filter: None,
-            }),
+            _ => Change::Attach(entry.attach(program, hook)),
         });
     }
     client

@@ -203,6 +203,23 @@ fn a_trial_ends_at_once_with_what_else_changes_wherever_the_client_is_killed() {
     assert_eq!(behaviour(&host), new);
 }
 
+#[test]
+fn a_link_with_a_filter_that_the_bundle_does_not_have_is_another_one() {
+    let folder = folder("apply-filter");
+    let host = Host::start(&folder);
+    let bundle = bundle(&folder, "bundle.toml", "<first_>", 'q', "");
+    let path = bundle.to_str().unwrap();
+    host.run(&["apply", path]).ok();
+    let link = host.run(&["-j", "link", "show"]).json()["links"][0]["id"].to_string();
+    host.run(&["link", "attach", "cut", "stream-v4", "--priority", "5", "--filter", "remote port 1"]).ok();
+    host.run(&["link", "detach", &link]).ok();
+    assert_eq!(behaviour(&host).1, [], "it is shown nothing");
+    let said = host.run(&["-j", "apply", path]).json();
+    let step = &said["steps"][0];
+    assert_eq!((&step["action"], &step["why"][0]), (&"attach".into(), &"filter".into()), "{said}");
+    assert_eq!(behaviour(&host), old());
+}
+
 /// Ids and names of the programs and maps that a host has.
 fn things(host: &Host) -> BTreeSet<(String, u64, String)> {
     let mut things = BTreeSet::new();

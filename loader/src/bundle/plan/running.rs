@@ -8,7 +8,6 @@ use tidegate_abi::control::{
 };
 use tidegate_abi::{Grants, Hook, MapKind};
 
-use super::super::Entry;
 use super::EndedTrial;
 use crate::client::{Client, Refused};
 use crate::error::{Error, Exit};
@@ -83,23 +82,10 @@ impl Running {
         link.trial.as_ref().map(|info| EndedTrial::new(info, self.name(info.trial.program)))
     }
 
-    /// The maps of these programs that go on in the new version of an entry: those that are declared alike, and that the bundle
-    /// does not fill. What programs keep there goes on with them.
-    pub(super) fn maps_for(&self, entry: &Entry, old: &BTreeSet<Id>) -> Vec<Id> {
-        let old = old.iter().filter_map(|id| self.programs.get(id)).flat_map(|program| &program.maps);
-        let old: BTreeSet<Id> = old.copied().collect();
-        let chosen = entry.programs.iter().map(|at| &entry.object.programs()[*at]);
-        let named: BTreeSet<usize> = chosen.flat_map(|program| &program.maps).copied().collect();
-        let named = named.into_iter().map(|at| &entry.object.maps()[at]);
-        let free =
-            named.filter(|map| !map.name.starts_with('.') && !entry.setup.maps.contains_key(&map.name));
-        free.filter_map(|map| {
-            let alike = |id: &&Id| {
-                self.maps.get(id).is_some_and(|old| old.name.as_str() == map.name && old.def == map.def)
-            };
-            old.iter().find(alike).copied()
-        })
-        .collect()
+    /// The maps that these programs name.
+    pub(super) fn maps_of<'p>(&self, programs: impl IntoIterator<Item = &'p Id>) -> BTreeSet<Id> {
+        let programs = programs.into_iter().filter_map(|id| self.programs.get(id));
+        programs.flat_map(|program| &program.maps).copied().collect()
     }
 
     /// What of a running program is not as a bundle wants it, in words.
