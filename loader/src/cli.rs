@@ -95,7 +95,7 @@ enum Noun {
     /// Verify every program of an object: accepted with its worst-case cost, or refused with the source line and a hint
     #[command(visible_alias = "v")]
     Verify(verify::Options),
-    /// Programs: dump, run, profile; on a host: load, show, unload
+    /// Programs: verify, dump, run, profile; on a host: load, show, unload
     #[command(subcommand, visible_alias = "p")]
     Prog(prog::Verb),
     /// Links of a host, which say where a loaded program runs: attach, show, replace, order, detach
@@ -356,7 +356,9 @@ fn dispatch(
     connect: &dyn Fn() -> Result<Client, Error>,
 ) -> Result<Printed, Error> {
     match noun {
-        Noun::Verify(options) => output.report(&verify::verify(&options)?),
+        Noun::Verify(options) | Noun::Prog(prog::Verb::Verify(options)) => {
+            output.report(&verify::verify(&options)?)
+        }
         Noun::Prog(prog::Verb::Dump(options)) => output.report(&prog::dump(&options)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
         Noun::Prog(prog::Verb::Profile(options)) => output.report(&run::profile(&options)?),

@@ -69,6 +69,16 @@ fn verify_says_what_was_accepted_and_what_it_may_do() {
 }
 
 #[test]
+fn verify_is_a_verb_of_programs_too() {
+    for args in [&[C, RUST][..], &["--explain", "TG0101"], &["--sarif", C], &["no-such-file.o"]] {
+        let [short, long] =
+            [&["verify"][..], &["prog", "verify"]].map(|verb| tidegate(&[verb, args].concat()));
+        assert_eq!((short.exit, short.out, short.err), (long.exit, long.out, long.err), "{args:?}");
+    }
+    assert_eq!(json(&tidegate(&["-j", "prog", "verify", C]))["accepted"], 3);
+}
+
+#[test]
 fn a_refused_program_is_shown_with_its_source_line_and_a_hint() {
     let object = broken("refused.o");
     let object = object.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! `tidegate prog dump`, `run` and `profile`; with a host `load`, `show` and `unload`.
+//! `tidegate prog verify`, `dump`, `run` and `profile`; with a host `load`, `show` and `unload`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tidegate_abi::{Hook, MapDef, ProgramType, limits};
 
 use tidegate_verifier::{Argument, Proven, Verified};
 
-use super::{Done, Report, live, stats};
+use super::{Done, Report, live, stats, verify};
 use crate::client::Client;
 use crate::disasm;
 use crate::error::{Error, Exit};
@@ -28,6 +28,8 @@ use crate::tally::Tally;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
+    /// Verify every program of an object, as `tidegate verify` does
+    Verify(verify::Options),
     /// Print the bytecode of the programs in an object, beside the source lines that it came from
     Dump(DumpOptions),
     /// Run the programs of an object over a capture and write what comes out as a capture

@@ -80,6 +80,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("prog show", &[of::<prog::Show>]),
     ("prog stats", &[of::<stats::Stats>]),
     ("prog unload", &[of::<Done>]),
+    ("prog verify", &[of::<verify::Said>]),
     ("proxy", &[of::<proxy::Line>, of::<proxy::Summary>]),
     ("rollback", &[of::<Plan>]),
     ("schema", &[of::<Schemas>]),

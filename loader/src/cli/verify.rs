@@ -1,4 +1,4 @@
-//! `tidegate verify FILE...`.
+//! `tidegate verify FILE...`, which is `tidegate prog verify FILE...` too.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
