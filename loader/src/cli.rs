@@ -14,6 +14,7 @@ mod completions;
 mod conform;
 mod doctor;
 mod driver;
+mod dump;
 mod event;
 mod feature;
 mod flow;
@@ -359,7 +360,7 @@ fn dispatch(
         Noun::Verify(options) | Noun::Prog(prog::Verb::Verify(options)) => {
             output.report(&verify::verify(&options)?)
         }
-        Noun::Prog(prog::Verb::Dump(options)) => output.report(&prog::dump(&options)?),
+        Noun::Prog(prog::Verb::Dump(options)) => output.report(&dump::dump(&options)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
         Noun::Prog(prog::Verb::Profile(options)) => output.report(&run::profile(&options)?),
         Noun::Prog(prog::Verb::Load(options)) => output.report(&prog::load(&mut connect()?, &options)?),

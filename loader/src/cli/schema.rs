@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Document, Done, Failed, Report, SCHEMA, abi, batch, btf, bundle, completions, doctor, driver, event,
-    feature, flow, link, man, map, prog, skeleton, stats, trace, verify, version,
+    Document, Done, Failed, Report, SCHEMA, abi, batch, btf, bundle, completions, doctor, driver, dump,
+    event, feature, flow, link, man, map, prog, skeleton, stats, trace, verify, version,
 };
 use crate::bundle::Plan;
 use crate::error::Error;
@@ -73,7 +73,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("map release", &[of::<Done>]),
     ("map show", &[of::<map::Maps>]),
     ("map update", &[of::<Done>]),
-    ("prog dump", &[of::<prog::Dump>]),
+    ("prog dump", &[of::<dump::Dump>]),
     ("prog load", &[of::<prog::Load>]),
     ("prog profile", &[of::<run::Profile>]),
     ("prog run", &[of::<run::Report>]),

@@ -8,8 +8,8 @@ use serde::Serialize;
 use tidegate_abi::control::{Id, MapInfoReply, ProgramInfoReply, RunInfo, RunRead, tag};
 use tidegate_abi::insn::{Insn, class, jmp};
 
+use super::dump::Source;
 use super::live;
-use super::prog::Source;
 use crate::bundle::Versions;
 use crate::error::Error;
 use crate::object::{self, Object};
