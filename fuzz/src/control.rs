@@ -96,6 +96,7 @@ impl Client {
         }
         for program in self.list(&ProgramList { after: 0 }, &mut state) {
             state.extend(self.ask(&ProgramInfo { program }));
+            state.extend(self.ask(&ProgramCode { program }));
         }
         for hook in Hook::ALL {
             for link in self.list(&LinkList { hook }, &mut state) {

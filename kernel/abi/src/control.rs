@@ -242,6 +242,10 @@ operations! {
         /// Ids greater than this.
         after: Id,
     } -> IdList; "Asks for the ids of the programs that exist."
+    24 ProgramCode {
+        /// The program.
+        program: Id,
+    } -> &'static [u8]; "Asks for the bytecode that a program was verified as: whole slots of eight bytes."
 
     30 LinkAttach {
         /// The program.
@@ -343,6 +347,7 @@ pub const fn changes(number: u16) -> bool {
             | MapList::NUMBER
             | ProgramInfo::NUMBER
             | ProgramList::NUMBER
+            | ProgramCode::NUMBER
             | LinkInfo::NUMBER
             | LinkList::NUMBER
             | FlowList::NUMBER

@@ -150,6 +150,7 @@ fn operations(all: &mut Fingerprint) {
     };
     all.operation(&ProgramInfo { program: 0x0607 }, &info);
     all.operation(&ProgramList { after: 140 }, &ids(&[141]));
+    all.operation(&ProgramCode { program: 0x0608 }, &value);
     let refusal = Refusal {
         code: "TG0104".try_into().expect("short"),
         insn: 200,

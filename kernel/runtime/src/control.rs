@@ -127,6 +127,10 @@ impl Runtime {
             Request::ProgramList(request) => apart(|| {
                 control::write(OK, &self.objects(|objects| objects.program_ids(request.after)), reply)
             }),
+            Request::ProgramCode(request) => apart(|| {
+                let program = self.objects(|objects| objects.program(request.program))?;
+                control::write(OK, program.code(), reply)
+            }),
 
             Request::LinkAttach(request) => apart(|| {
                 let id = self.new_id()?;

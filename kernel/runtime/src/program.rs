@@ -5,14 +5,14 @@ use core::fmt::{self, Write};
 use core::sync::atomic::AtomicU8;
 
 use tidegate_abi::control::{Id, Name, ProgramInfoReply, ProgramLoad, Refusal, Status, tag};
-use tidegate_abi::{Grants, MapDef, ProgramType};
+use tidegate_abi::{Grants, Insn, MapDef, ProgramType};
 use tidegate_verifier as verifier;
 use tidegate_vm::{CompileError, Executable, MapBinding, Shared};
 
 use crate::counters::Tally;
 use crate::dice::Dice;
 use crate::map::Map;
-use crate::memory::{push, room};
+use crate::memory::{push, room, vector};
 use crate::platform::Platform;
 
 /// A program that was verified, ready to run.
@@ -31,7 +31,8 @@ pub(crate) struct Program {
     pub(crate) dice: Dice,
     name: Name,
     tag: u64,
-    insns: u32,
+    /// As it was verified, for whoever asks; what runs is the executable.
+    code: Vec<u8>,
     capabilities: u32,
 }
 
@@ -92,6 +93,8 @@ impl Program {
             #[cfg(feature = "trace")]
             Kind::Traced => Executable::traced(&verified, &bindings),
         };
+        let mut bytes = request.code.iter();
+        let code = vector(request.code.len(), || bytes.next().copied().unwrap_or_default())?;
         let executable = made.map_err(|error| match error {
             CompileError::NoMemory => Status::NoMemory,
             // The verifier takes nothing that the machine does not: the two would disagree.
@@ -107,10 +110,14 @@ impl Program {
             dice: Dice::new(platform)?,
             name: request.name.clone(),
             tag: tag(request.program_type, request.code),
-            insns: verified.insns().len() as u32,
+            code,
             capabilities: verified.capabilities().0,
             maps,
         })
+    }
+
+    pub(crate) fn code(&self) -> &[u8] {
+        &self.code
     }
 
     pub(crate) fn info(&self) -> ProgramInfoReply {
@@ -123,7 +130,7 @@ impl Program {
             name: self.name.clone(),
             program_type: self.program_type,
             tag: self.tag,
-            insns: self.insns,
+            insns: (self.code.len() / Insn::SIZE) as u32,
             max_cost: self.max_cost,
             capabilities: self.capabilities,
             grants: self.grants,

@@ -59,6 +59,7 @@ fn messages() -> Vec<Vec<u8>> {
         message(&ProgramUnload { program: 4 }),
         message(&ProgramInfo { program: 4 }),
         message(&ProgramList { after: 0 }),
+        message(&ProgramCode { program: 4 }),
         message(&attach),
         message(&LinkDetach { link: 5 }),
         message(&LinkReplace { link: 5, program: 4 }),

@@ -44,6 +44,18 @@ fn a_released_map_stays_until_the_last_program_that_names_it_goes() {
 }
 
 #[test]
+fn a_program_gives_back_the_code_that_it_was_loaded_as() {
+    let runtime = runtime();
+    let code = returning(1);
+    let program = load(&runtime, ProgramType::Stream, &code, &[]).expect("accepted");
+    let given: Vec<u8> = code.iter().flat_map(|insn| insn.to_bytes()).collect();
+    assert_eq!(bytes(&runtime, &ProgramCode { program }), Ok(given.clone()));
+    let info = call(&runtime, &ProgramInfo { program }).expect("loaded");
+    assert_eq!((info.insns as usize * Insn::SIZE, info.tag), (given.len(), tag(ProgramType::Stream, &given)));
+    assert_eq!(bytes(&runtime, &ProgramCode { program: program + 1 }), Err(Status::NotFound));
+}
+
+#[test]
 fn a_program_that_a_link_runs_is_busy() {
     let runtime = runtime();
     let program = load(&runtime, ProgramType::Stream, &returning(1), &[]).expect("accepted");

@@ -214,7 +214,7 @@ fn code(dice: &mut Dice) -> u32 {
 /// A message: right, cut, lengthened, changed somewhere, random, or very long.
 fn request(dice: &mut Dice) -> Vec<u8> {
     let id = dice.below(40) as Id;
-    let mut bytes = match dice.below(13) {
+    let mut bytes = match dice.below(14) {
         0 => message(&Version {}),
         1 => message(&MapList { after: id }),
         2 => message(&ProgramList { after: id }),
@@ -227,6 +227,7 @@ fn request(dice: &mut Dice) -> Vec<u8> {
         9 => message(&control::FlowList { from: dice.roll() as u32 & 127 }),
         10 => message(&control::TraceBegin { link: 0, flow: 0, ends: 0, bytes: 1 << dice.below(25) }),
         11 => message(&control::TraceRead { trace: id, max: dice.roll() as u32 }),
+        12 => message(&control::ProgramCode { program: id }),
         _ => {
             let kind = MapKind::ALL[dice.below(MapKind::ALL.len())];
             let mut size = || dice.below(256) as u32;
