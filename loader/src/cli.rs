@@ -96,7 +96,7 @@ enum Noun {
     /// Verify every program of an object: accepted with its worst-case cost, or refused with the source line and a hint
     #[command(visible_alias = "v")]
     Verify(verify::Options),
-    /// Programs: verify, dump, run, profile; on a host: load, show, unload
+    /// Programs: verify, dump, run, profile; on a host: load, show, dump, stats, unload
     #[command(subcommand, visible_alias = "p")]
     Prog(prog::Verb),
     /// Links of a host, which say where a loaded program runs: attach, show, replace, order, detach
@@ -360,7 +360,7 @@ fn dispatch(
         Noun::Verify(options) | Noun::Prog(prog::Verb::Verify(options)) => {
             output.report(&verify::verify(&options)?)
         }
-        Noun::Prog(prog::Verb::Dump(options)) => output.report(&dump::dump(&options)?),
+        Noun::Prog(prog::Verb::Dump(options)) => output.report(&dump::dump(&options, host, connect)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),
         Noun::Prog(prog::Verb::Profile(options)) => output.report(&run::profile(&options)?),
         Noun::Prog(prog::Verb::Load(options)) => output.report(&prog::load(&mut connect()?, &options)?),
@@ -544,6 +544,41 @@ mod tests {
             assert_eq!(type_(&["prog", "unload", id]), Ok("done\n".into()));
         }
         assert_eq!(type_(&["prog", "show"]).unwrap(), "0 programs\n");
+    }
+
+    #[test]
+    fn a_program_of_the_host_is_dumped_as_it_runs() {
+        const FEATURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/features.o");
+        let mut type_ = typing();
+        type_(&["prog", "load", FEATURES, "--prog", "watch", "--name", "eye"]).unwrap();
+        let of_file = type_(&["prog", "dump", FEATURES, "opcodes", "--program", "watch"]).unwrap();
+        let of_host = type_(&["prog", "dump", "eye", "opcodes"]).unwrap();
+        // The host knows neither lines nor the names of functions, but all that runs.
+        let bytes = |text: &str| {
+            let is_byte = |word: &str| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let lines = text.lines().filter(|line| line.split_whitespace().all(is_byte));
+            lines.map(str::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(bytes(&of_host), bytes(&of_file));
+        assert!(of_host.contains("map counts") && of_host.contains("call function_"), "{of_host}");
+        assert!(!of_host.contains("features.c:"), "{of_host}");
+        let shown = type_(&["prog", "show"]).unwrap();
+        let id = shown.split(':').next().expect("an id");
+        let tag = shown.split("tag ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a tag");
+        for name in [id, tag] {
+            assert_eq!(type_(&["prog", "dump", name, "opcodes"]).unwrap(), of_host);
+        }
+        let with_lines = type_(&["prog", "dump", "eye", "--types", FEATURES]).unwrap();
+        assert!(
+            with_lines.contains("features.c:63") && with_lines.contains("call is_watched"),
+            "{with_lines}"
+        );
+        let with_lines = type_(&["prog", "dump", "eye", "--types", PROBES]).unwrap();
+        assert!(!with_lines.contains(".c:"), "another program's lines: {with_lines}");
+        assert!(type_(&["prog", "dump", "eye", "visual"]).unwrap().contains("[label=yes]"));
+        assert!(type_(&["prog", "dump", "eye", "proofs"]).unwrap().contains("in every run map = map counts"));
+        assert_eq!(type_(&["prog", "dump", "nobody"]), Err("not-found"));
+        assert_eq!(type_(&["prog", "dump", "nobody.o"]), Err("file-not-found"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod disasm;
 pub mod error;
 pub mod explain;
+pub mod graph;
 pub mod header;
 pub mod object;
 pub mod report;

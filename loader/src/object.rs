@@ -9,11 +9,13 @@ mod link;
 mod maps;
 mod places;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use tidegate_abi::insn::{call, class, jmp, mode, pseudo, size};
 use tidegate_abi::{API_VERSION, Insn, MapDef, ProgramType};
 
 use crate::btf::Shape;
@@ -134,6 +136,22 @@ impl Object {
         Ok(Self { programs, maps })
     }
 
+    /// The object of one program that was linked before, as a host has it: `code` names its `maps` by index. Its functions and
+    /// lines are those that are `known`; else it has functions where it calls some, and no lines.
+    pub fn linked(
+        name: &str,
+        program_type: ProgramType,
+        code: &[u8],
+        maps: Vec<Map>,
+        known: Option<(Vec<Function>, Vec<Line>)>,
+    ) -> Self {
+        let insns: Vec<_> = code.as_chunks().0.iter().map(|slot| Insn::from_bytes(*slot)).collect();
+        let (functions, lines) = known.unwrap_or_else(|| (called(name, &insns), Vec::new()));
+        let own = (0..maps.len()).collect();
+        let program = Program { name: name.into(), program_type, insns, maps: own, functions, lines };
+        Self { programs: vec![program], maps }
+    }
+
     /// The programs, in the order of their sections and of the functions there. There is at least one.
     pub fn programs(&self) -> &[Program] {
         &self.programs
@@ -179,6 +197,21 @@ pub fn read_btf(path: &Path) -> Result<Vec<u8>, Error> {
         None => Err(Error::usage("object-btf", format!("{}: the object has no BTF", path.display()))
             .with_help("compile with -g (clang) or -C debuginfo=2 (rustc)")),
     }
+}
+
+/// The functions of a program of which only the code is known: itself, and what it calls or takes the address of.
+fn called(name: &str, insns: &[Insn]) -> Vec<Function> {
+    let targets = insns.iter().enumerate().filter_map(|(slot, insn)| {
+        let calls = insn.opcode == class::JMP | jmp::CALL && insn.src() == call::LOCAL;
+        let takes = insn.opcode == class::LD | mode::IMM | size::DW && insn.src() == pseudo::FUNC;
+        (calls || takes).then(|| slot.checked_add_signed(insn.imm as isize)?.checked_add(1)).flatten()
+    });
+    let slots: BTreeSet<usize> = targets.filter(|slot| (1..insns.len()).contains(slot)).collect();
+    // There is no debug information that could count addresses.
+    let own = Function { name: name.into(), slot: 0, address: 0 };
+    let others =
+        slots.into_iter().map(|slot| Function { name: format!("function_{slot}"), slot, address: 0 });
+    [own].into_iter().chain(others).collect()
 }
 
 /// An object that was compiled against other tables would read its context in the wrong places. One that says nothing was

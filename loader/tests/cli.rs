@@ -120,6 +120,47 @@ fn a_dump_shows_the_source_the_names_and_on_request_the_bytes() {
 }
 
 #[test]
+fn a_dump_is_of_what_runs_and_opcodes_adds_the_bytes() {
+    let [plain, xlated, opcodes] = [&[][..], &["xlated"], &["opcodes"]]
+        .map(|detail| tidegate(&[&["prog", "dump", C], detail].concat()).out);
+    assert_eq!(plain, xlated);
+    assert_ne!(xlated, opcodes);
+    let without: Vec<_> = opcodes.lines().filter(|line| !line.starts_with("        ")).collect();
+    assert_eq!(without, xlated.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_visual_dump_is_a_graph_of_blocks_with_their_source() {
+    let ran = tidegate(&["prog", "dump", C, "visual"]);
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    assert!(ran.out.starts_with("digraph programs {") && ran.out.ends_with("}\n"), "{}", ran.out);
+    for part in [
+        "label=\"is_watched (stream of program watch)\"",
+        "call bpf_map_lookup_elem\\l",
+        "features.c:63  return tidegate_find(ctx, 0, \\\"needle\\\", 6) >= 0",
+        "&amp;.rodata.str1.1[0]",
+        " [label=yes];",
+        " [label=no, style=dashed];",
+    ] {
+        assert!(ran.out.contains(part), "{part:?} is missing in:\n{}", ran.out);
+    }
+    // A line is an edge, a box, or what opens and closes a frame: in each, quotes come in pairs.
+    for line in ran.out.lines() {
+        let plain = line.replace("\\\\", "").replace("\\\"", "");
+        assert_eq!(plain.matches('"').count() % 2, 0, "{line}");
+    }
+    let document = json(&tidegate(&["-j", "prog", "dump", C, "visual", "--program", "watch"]));
+    let blocks = document["programs"][0]["functions"][0]["blocks"].as_array().expect("blocks");
+    let next = blocks.iter().flat_map(|block| block["next"].as_array().expect("edges"));
+    assert!(
+        next.clone().any(|next| next["taken"] == true) && next.clone().any(|next| next["taken"] == false)
+    );
+    for next in next {
+        assert!(blocks.iter().any(|block| block["slot"] == next["slot"]), "{next}");
+    }
+}
+
+#[test]
 fn the_abi_dump_in_c_is_the_committed_header() {
     let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/include/tidegate.h");
     assert_eq!(tidegate(&["abi", "dump", "c"]).out, fs::read_to_string(header).unwrap());
@@ -144,6 +185,8 @@ fn errors_have_a_code_an_exit_and_a_way_out() {
     let (empty, cut) = (empty.to_str().unwrap(), cut.to_str().unwrap());
     for (args, exit, code) in [
         (["verify", "no-such-file.o"].as_slice(), 5, "file-not-found"),
+        (&["prog", "dump", "no_such_program"], 5, "file-not-found"),
+        (&["test", "--record", "no-such.pcap", "--name", ""], 1, "usage"),
         (&["verify", empty], 1, "object-elf"),
         (&["verify", cut], 1, "object-damaged"),
         (&["verify", env!("CARGO_MANIFEST_DIR")], 1, "file-io"),

@@ -66,6 +66,7 @@ fn what_is_said_of_objects() {
     prints("prog dump", &[&object], 0);
     prints("prog dump", &[&rust, "opcodes"], 0);
     prints("prog dump", &[&object, "proofs"], 0);
+    prints("prog dump", &[&object, "visual"], 0);
     for object in [&object, &rust] {
         prints("btf dump", &[object], 0);
     }

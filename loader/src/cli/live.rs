@@ -43,6 +43,11 @@ pub(super) fn name(named: Option<&Path>) -> String {
         .map_or_else(|| DRIVER.into(), |name| name.display().to_string())
 }
 
+/// Whether somebody named a host: else there need not be one.
+pub(super) fn is_named(named: Option<&Path>) -> bool {
+    named.is_some() || env::var_os(VARIABLE).is_some_and(|text| !text.is_empty())
+}
+
 /// Where the bundles that a host ran are kept: beside its socket, or where the system keeps data of services.
 pub(super) fn versions(named: Option<&Path>) -> PathBuf {
     let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);

@@ -1,7 +1,6 @@
 //! `tidegate prog`; on a host `load`, `show` and `unload`.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
@@ -27,7 +26,11 @@ use crate::tally::Tally;
 pub(super) enum Verb {
     /// Verify every program of an object, as `tidegate verify` does
     Verify(verify::Options),
-    /// Print the bytecode of the programs in an object, beside the source lines that it came from
+    /// Print the bytecode of the programs in an object, or of one that the host has, beside the source lines that it came from
+    #[command(after_help = "For example:\n  \
+        tidegate prog dump guard.o                              as it will run, with its source\n  \
+        tidegate prog dump guard.o visual | dot -Tsvg > guard.svg\n  \
+        tidegate prog dump 12 opcodes --types guard.o           what the host runs, with the lines of guard.o if that is the same")]
     Dump(dump::Options),
     /// Run the programs of an object over a capture and write what comes out as a capture
     Run(run::Options),

@@ -219,6 +219,8 @@ mod tests {
         let loaded = typed("prog load", &[probes, "--prog", "account"]);
         let program = loaded["programs"][0]["id"].to_string();
         typed("prog show", &[]);
+        typed("prog dump", &[&program]);
+        typed("prog dump", &["account", "visual", "--types", probes]);
         assert_eq!(typed("feature probe", &[])["answer"]["programs"], 1);
         let attached = typed("link attach", &[&program]);
         let link = attached["links"][0]["id"].to_string();

@@ -29,7 +29,7 @@ impl Objects {
     }
 
     /// The program that this one was made of, and its object.
-    fn program(&self, info: &ProgramInfoReply) -> Option<(&Object, &object::Program)> {
+    pub(super) fn program(&self, info: &ProgramInfoReply) -> Option<(&Object, &object::Program)> {
         let programs =
             self.0.iter().flat_map(|object| object.programs().iter().map(move |one| (object, one)));
         programs.into_iter().find(|(_, one)| {
