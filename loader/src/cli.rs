@@ -35,7 +35,7 @@ mod why;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -45,6 +45,7 @@ use serde::Serialize;
 
 use crate::client::Client;
 use crate::error::{Error, Exit};
+use crate::progress::Progress;
 #[cfg(target_os = "linux")]
 use crate::tun;
 use crate::{proxy, run, test};
@@ -89,6 +90,9 @@ struct Output {
     /// Print the JSON document with line breaks (implies -j)
     #[arg(short = 'p', long = "pretty", global = true)]
     pretty: bool,
+    /// Do not show on a terminal how far a command is that takes long
+    #[arg(short = 'q', long, global = true)]
+    quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -256,6 +260,19 @@ impl Output {
         self.json || self.pretty
     }
 
+    /// Who is told how far a command is: whoever looks at a terminal, and reads text there.
+    fn progress(self) -> Progress {
+        if self.shows_progress(io::stderr().is_terminal()) {
+            Progress::on_stderr()
+        } else {
+            Progress::default()
+        }
+    }
+
+    fn shows_progress(self, terminal: bool) -> bool {
+        terminal && !self.quiet && !self.json()
+    }
+
     fn report<R: Report>(self, report: &R) -> Result<Printed, Error> {
         let text = if self.json() { self.document(report)? } else { report.to_string() };
         Ok(Printed { text, exit: report.exit() })
@@ -393,12 +410,12 @@ fn dispatch(
         Noun::Trace(options) => {
             let live = Live(output);
             let summary = trace::trace(&mut connect()?, host, &options, |line| live.print(line))?;
-            Output { json: output.json(), pretty: false }.report(&summary)
+            Output { json: output.json(), pretty: false, ..output }.report(&summary)
         }
         Noun::Event(options) => {
             let live = Live(output);
             let summary = event::watch(&mut connect()?, &options, |line| live.print(line))?;
-            Output { json: output.json(), pretty: false }.report(&summary)
+            Output { json: output.json(), pretty: false, ..output }.report(&summary)
         }
         Noun::Apply(options) => output.report(&apply::apply(&mut connect()?, host, &options)?),
         Noun::Diff(options) => output.report(&apply::diff(&mut connect()?, host, &options)?),
@@ -410,20 +427,20 @@ fn dispatch(
             let live = Live(output);
             // What is done is done, whether or not somebody reads.
             let summary = batch::batch(output, &options, host, connect, |said| drop(live.print(said)))?;
-            Output { json: output.json(), pretty: false }.report(&summary)
+            Output { json: output.json(), pretty: false, ..output }.report(&summary)
         }
         Noun::Driver(verb) => output.report(&driver::run(&verb)?),
-        Noun::Test(options) => output.report(&test::run(&options)?),
+        Noun::Test(options) => output.report(&test::run_and_tell(&options, &output.progress())?),
         Noun::Proxy(options) => {
             let summary = proxy::run(&options, &mut Live(output))?;
-            Output { json: output.json(), pretty: false }.report(&summary)
+            Output { json: output.json(), pretty: false, ..output }.report(&summary)
         }
         #[cfg(target_os = "linux")]
         Noun::Tun(options) => {
             let live = Live(output);
             // Packets are carried all the same when nobody reads.
             let summary = tun::run(&options, |line| drop(live.print(line)))?;
-            Output { json: output.json(), pretty: false }.report(&summary)
+            Output { json: output.json(), pretty: false, ..output }.report(&summary)
         }
         Noun::Abi(abi::Verb::Dump(options)) => output.report(&abi::dump(&options)),
         Noun::Btf(btf::Verb::Dump(options)) => output.report(&btf::dump(&options)?),
@@ -449,7 +466,7 @@ fn usage(args: &[OsString], error: &clap::Error) -> ExitCode {
         let text = error.to_string();
         let message = text.strip_prefix("error: ").unwrap_or(&text).trim();
         return print(
-            &Output { json: true, pretty: false }.error(&Error::usage("usage", message)),
+            &Output { json: true, pretty: false, quiet: true }.error(&Error::usage("usage", message)),
             Exit::Usage,
         );
     }
@@ -699,6 +716,19 @@ mod tests {
         let rows = links.lines().filter(|line| line.contains("outbound-transport-v6"));
         let link = rows.filter_map(|line| line.split_once(':')).next().expect("a link").0;
         assert_eq!(type_(&["link", "replace", link, &id]), Err("not-granted"));
+    }
+
+    #[test]
+    fn how_far_a_command_is_goes_to_people_at_a_terminal_who_want_to_know() {
+        let shown = |words: &[&str], terminal| {
+            let cli = Cli::try_parse_from(["tidegate"].iter().chain(words)).expect("it parses");
+            cli.output.shows_progress(terminal)
+        };
+        assert!(shown(&["test", "programs"], true));
+        assert!(!shown(&["test", "programs"], false));
+        for words in [&["-q", "version"], &["version", "--quiet"], &["-j", "version"], &["version", "-p"]] {
+            assert!(!shown(words, true), "{words:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod filter;
 pub mod flows;
 pub mod grants;
 pub mod host;
+pub mod progress;
 pub mod proxy;
 pub mod run;
 pub mod sarif;

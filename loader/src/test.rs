@@ -28,6 +28,7 @@ use crate::error::{Error, Exit};
 use crate::flows::Direction;
 use crate::host::{self, Config, Machine, Sent, Setup};
 use crate::object::Object;
+use crate::progress::Progress;
 use crate::scenario::edit::{Became, Change};
 use crate::scenario::{Fate, PacketStep, Policy, Scenario, Stream, Traffic};
 use crate::tally::count;
@@ -286,6 +287,14 @@ impl Failure {
 /// # Errors
 /// A file that can't be used. A scenario that fails is no error but a result.
 pub fn run(options: &Options) -> Result<Report, Error> {
+    run_and_tell(options, &Progress::default())
+}
+
+/// Does it; `progress` is told how far it is.
+///
+/// # Errors
+/// As [`run`]'s.
+pub fn run_and_tell(options: &Options, progress: &Progress) -> Result<Report, Error> {
     let start = Instant::now();
     if let Some(capture) = &options.record.capture {
         let (recorded, scenarios) = record::record(options, capture)?;
@@ -327,8 +336,12 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             }
         }
     }
-    let mut scenarios =
-        if options.list { jobs.iter().map(Job::list).collect() } else { in_parallel(&jobs, Job::test) };
+    let mut scenarios = if options.list {
+        jobs.iter().map(Job::list).collect()
+    } else {
+        progress.expect(jobs.len());
+        in_parallel(&jobs, |job| progress.of(|| job.scenario.name.clone(), || job.test()))
+    };
     let blessed = if options.bless { bless::all(&jobs, &mut scenarios)? } else { Vec::new() };
     let coverage = if options.covers() { Some(coverage(&jobs, &seen)?) } else { None };
     Report { blessed, coverage, ..Report::new(options, start, scenarios) }.written(options)

@@ -227,3 +227,21 @@ fn completions_know_every_noun() {
         }
     }
 }
+#[cfg(target_os = "linux")]
+#[test]
+fn how_far_it_is_is_shown_on_a_terminal_and_nowhere_else() {
+    // `script` gives the command a terminal of its own.
+    let on_terminal = |args: &[&str]| {
+        let command = [&[env!("CARGO_BIN_EXE_tidegate")], args, &["verify", C, RUST]].concat().join(" ");
+        let output = Command::new("script").args(["-qec", &command, "/dev/null"]).output();
+        String::from_utf8(output.expect("`script` starts").stdout).expect("text")
+    };
+    let told = format!("0 of 2: {C}").chars().take(78).collect::<String>();
+    let ran = on_terminal(&[]);
+    assert!(ran.contains(&told) && ran.contains("4 accepted, 0 refused"), "{ran}");
+    for args in [&["-q"][..], &["--quiet"], &["-j"]] {
+        let ran = on_terminal(args);
+        assert!(!ran.contains("of 2:"), "{args:?}: {ran}");
+    }
+    assert_eq!(tidegate(&["verify", C, RUST]).err, "");
+}

@@ -146,7 +146,7 @@ impl File {
                 let text = error.to_string();
                 wrong("batch-line", text.strip_prefix("error: ").unwrap_or(&text).trim())
             })?;
-            if cli.host.is_some() || cli.output.json() {
+            if cli.host.is_some() || cli.output.json() || cli.output.quiet {
                 return Err(wrong("batch-line", "options for all lines stand in front of `batch`")
                     .with_help("as in `tidegate -j --host PATH batch FILE`"));
             }

@@ -264,7 +264,7 @@ mod tests {
             event::Line::Record { map: map(), data: vec![1, 2] },
             event::Line::Dropped { map: map(), dropped: 3 },
         ] {
-            let text = Output { json: true, pretty: false }.document(&line).expect("JSON");
+            let text = Output { json: true, pretty: false, quiet: true }.document(&line).expect("JSON");
             conforms("event", &serde_json::from_str(&text).expect("a document"));
         }
     }
