@@ -1,5 +1,7 @@
 //! A new policy: its source, what it is compiled against, how it is compiled, and its first scenarios.
 
+mod names;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,14 +32,14 @@ const SDK: [(&str, &str); 6] = [
 /// Writes a policy called `name` into `folder`, which is made. Returns the files that were written, the source first.
 ///
 /// # Errors
-/// The name is none for a function, or something of it is there already: nothing is written then.
+/// The name is none for a policy, or something of it is there already: nothing is written then.
 pub fn write(
     folder: &Path,
     name: &str,
     language: Language,
     kind: ProgramType,
 ) -> Result<Vec<PathBuf>, Error> {
-    check(name)?;
+    check(name, language)?;
     let files: Vec<(PathBuf, String)> =
         files(name, language, kind).into_iter().map(|(file, text)| (folder.join(file), text)).collect();
     if let Some((there, _)) = files.iter().find(|(file, _)| file.exists()) {
@@ -83,15 +85,22 @@ fn files(name: &str, language: Language, kind: ProgramType) -> Vec<(String, Stri
     }
 }
 
-/// A policy's name is a function's, in C and in Rust.
-fn check(name: &str) -> Result<(), Error> {
+/// A policy's name is a function's, a file's and a folder's.
+fn check(name: &str, language: Language) -> Result<(), Error> {
     let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    if letters && name.starts_with(|first: char| first.is_ascii_lowercase()) && name.len() <= limits::MAX_NAME
-    {
+    let is_name = letters
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.len() <= limits::MAX_NAME;
+    let (why, help) = if !is_name {
+        let rule = format!(
+            "a name has lower-case letters, digits and underscores, begins with a letter, and has at most {} of them",
+            limits::MAX_NAME
+        );
+        (String::new(), rule)
+    } else if let Some(why) = names::taken(name, language) {
+        (format!(": {why}"), format!("call it `{name}_policy`, or what it does: `no_telnet`"))
+    } else {
         return Ok(());
-    }
-    Err(Error::new("gen-name", Exit::Usage, format!("`{name}` is no name for a policy")).with_help(format!(
-        "a name has lower-case letters, digits and underscores, begins with a letter, and has at most {} of them",
-        limits::MAX_NAME
-    )))
+    };
+    Err(Error::new("gen-name", Exit::Usage, format!("`{name}` is no name for a policy{why}")).with_help(help))
 }

@@ -123,3 +123,49 @@ fn nothing_is_overwritten_and_a_name_is_a_functions() {
         assert!(said(&refused).contains("gen-name"), "{}", said(&refused));
     }
 }
+
+#[test]
+fn a_name_that_means_something_else_already_is_refused_with_why_and_another() {
+    let folder = folder("taken");
+    for (language, name, why) in [
+        ("c", "main", "compilers have a function of that name"),
+        ("c", "printf", "the C library"),
+        ("c", "ports", "something else in a new policy"),
+        ("c", "int", "a keyword of C"),
+        ("c", "tidegate_find", "a helper"),
+        ("rust", "match", "a keyword of Rust"),
+        ("rust", "self", "a keyword of Rust"),
+        ("rust", "judge", "something else in a new policy"),
+        ("rust", "nul", "on Windows it is a device"),
+    ] {
+        let refused = tidegate(&["gen", "skeleton", language, name], &folder);
+        let said = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{language} {name}: {said}");
+        assert!(said.contains("error[gen-name]") && said.contains(why), "{said}");
+        assert!(said.contains(&format!("help: call it `{name}_policy`")), "{said}");
+        assert!(!folder.join(name).exists());
+    }
+}
+
+/// clang takes none of them for the program's function: who is refused a name is refused it rightly.
+#[test]
+fn the_names_of_the_c_library_are_those_that_clang_refuses() {
+    let folder = folder("library");
+    assert!(tidegate(&["gen", "skeleton", "c", "mine"], &folder).status.success());
+    let names = include_str!("../src/skeleton/library.txt");
+    let names: Vec<_> = names.lines().skip(1).flat_map(str::split_whitespace).collect();
+    assert!(names.len() > 300, "{}", names.len());
+    let functions =
+        names.iter().map(|name| format!("int {name}(struct tidegate_stream *ctx) {{ return 0; }}\n"));
+    let source = String::from("#include \"tidegate.h\"\n") + &functions.collect::<String>();
+    fs::write(folder.join("mine/all.c"), source).expect("a file");
+    let clang = Command::new(std::env::var("CLANG").unwrap_or("clang-19".into()))
+        .args(["-target", "bpf", "-Wall", "-Werror", "-ferror-limit=0", "-fsyntax-only", "all.c"])
+        .current_dir(folder.join("mine"))
+        .output()
+        .expect("clang starts");
+    let said = said(&clang);
+    for (line, name) in (2..).zip(names) {
+        assert!(said.contains(&format!("all.c:{line}:")), "clang takes {name}");
+    }
+}
