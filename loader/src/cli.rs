@@ -291,13 +291,7 @@ impl Output {
     }
 
     fn error(self, error: &Error) -> String {
-        let fields = Fields {
-            code: error.code,
-            exit: error.exit as u8,
-            message: &error.message,
-            help: error.help.as_deref(),
-        };
-        self.document(&Failed { error: fields }).unwrap_or_else(|error| error.to_string())
+        self.document(&Failed { error: error.into() }).unwrap_or_else(|error| error.to_string())
     }
 }
 
@@ -312,20 +306,27 @@ struct Document<'a, T> {
 
 /// The document of a verb that did not succeed.
 #[derive(Serialize, JsonSchema)]
-struct Failed<'a> {
-    error: Fields<'a>,
+struct Failed {
+    error: Fields,
 }
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Error")]
-struct Fields<'a> {
+struct Fields {
     /// Stable name of the kind of error.
-    code: &'a str,
+    code: &'static str,
     /// Exit code of the process.
     exit: u8,
-    message: &'a str,
+    message: String,
     /// What to do about it.
-    help: Option<&'a str>,
+    help: Option<String>,
+}
+
+impl From<&Error> for Fields {
+    fn from(error: &Error) -> Self {
+        let Error { code, exit, message, help } = error.clone();
+        Self { code, exit: exit as u8, message, help }
+    }
 }
 
 /// Prints what a verb tells while it runs: a line of text, or with `-j` a document on a line of its own.
@@ -375,7 +376,7 @@ fn dispatch(
 ) -> Result<Printed, Error> {
     match noun {
         Noun::Verify(options) | Noun::Prog(prog::Verb::Verify(options)) => {
-            output.report(&verify::verify(&options)?)
+            output.report(&verify::verify(&options, output)?)
         }
         Noun::Prog(prog::Verb::Dump(options)) => output.report(&dump::dump(&options, host, connect)?),
         Noun::Prog(prog::Verb::Run(options)) => output.report(&run::run(&options)?),

@@ -3,13 +3,29 @@
 use serde_json::{Value, json};
 use tidegate_verifier::refusal::CODES;
 
+use crate::error::Error;
 use crate::report::{Diagnosis, Source};
 
-/// The log of one run of the verifier over `files`: each with what it was refused for.
-pub fn log<'d>(refusals: impl Iterator<Item = (&'d str, &'d Diagnosis)>) -> Value {
+/// The log of one run of the verifier: the files with what each was refused for, and why others could not be read.
+pub fn log<'d>(
+    refusals: impl Iterator<Item = (&'d str, &'d Diagnosis)>,
+    unread: impl Iterator<Item = &'d Error>,
+) -> Value {
     let rules =
         CODES.iter().map(|entry| rule(entry.text, entry.title, entry.explanation, entry.cure)).collect();
-    document(rules, refusals.map(|(object, diagnosis)| result(object, diagnosis)).collect())
+    let mut log = document(rules, refusals.map(|(object, diagnosis)| result(object, diagnosis)).collect());
+    let notes: Vec<_> = unread
+        .map(|error| {
+            json!({
+                "level": "error",
+                "descriptor": { "id": error.code },
+                "message": { "text": error.message },
+            })
+        })
+        .collect();
+    log["runs"][0]["invocations"] =
+        json!([{ "executionSuccessful": notes.is_empty(), "toolExecutionNotifications": notes }]);
+    log
 }
 
 /// What a result refers to: a kind of finding.

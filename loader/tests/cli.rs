@@ -69,6 +69,38 @@ fn verify_says_what_was_accepted_and_what_it_may_do() {
 }
 
 #[test]
+fn verify_tells_about_every_file_and_ends_with_the_highest_code() {
+    let (refused, empty) = (broken("several.o"), file("several-empty.o", b""));
+    let (refused, empty) = (refused.to_str().unwrap(), empty.to_str().unwrap());
+    let ran = tidegate(&["verify", refused, "nowhere.o", empty, RUST]);
+    assert_eq!((ran.exit, ran.err.as_str()), (5, ""), "{}", ran.out);
+    for part in [
+        "error[TG0101]",
+        "nowhere.o\nerror[file-not-found]: cannot read nowhere.o",
+        "error[object-elf]",
+        "watch (send): accepted",
+        "3 accepted, 1 refused; 2 files could not be read",
+    ] {
+        assert!(ran.out.contains(part), "{part:?} is missing in:\n{}", ran.out);
+    }
+    for (files, exit) in [([refused, empty], 2), ([empty, RUST], 1), ([C, RUST], 0)] {
+        assert_eq!(tidegate(&["verify", files[0], files[1]]).exit, exit, "{files:?}");
+    }
+    let document = json(&tidegate(&["-j", "verify", C, "nowhere.o"]));
+    assert_eq!((&document["accepted"], &document["unread"]), (&3.into(), &1.into()));
+    assert_eq!(document["objects"][1]["error"]["code"], "file-not-found");
+
+    let log: Value =
+        serde_json::from_str(&tidegate(&["verify", "--sarif", refused, "nowhere.o"]).out).unwrap();
+    let run = &log["runs"][0];
+    assert_eq!(run["results"].as_array().map(Vec::len), Some(1));
+    assert_eq!(run["invocations"][0]["executionSuccessful"], false);
+    assert_eq!(run["invocations"][0]["toolExecutionNotifications"][0]["descriptor"]["id"], "file-not-found");
+    let both = tidegate(&["-j", "verify", "--sarif", C]);
+    assert_eq!((both.exit, json(&both)["error"]["code"].as_str()), (1, Some("verify-sarif")));
+}
+
+#[test]
 fn verify_is_a_verb_of_programs_too() {
     for args in [&[C, RUST][..], &["--explain", "TG0101"], &["--sarif", C], &["no-such-file.o"]] {
         let [short, long] =

@@ -62,6 +62,8 @@ fn what_is_said_of_signed_bundles() {
 fn what_is_said_of_objects() {
     let (object, rust) = (fixture("features.o"), fixture("features-rs.o"));
     prints("verify", &[&object, &rust], 0);
+    prints("prog verify", &[&object], 0);
+    prints("verify", &[&object, "nowhere.o"], 5);
     prints("verify", &["--explain", "TG0301"], 0);
     prints("prog dump", &[&object], 0);
     prints("prog dump", &[&rust, "opcodes"], 0);

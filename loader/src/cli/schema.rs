@@ -122,7 +122,7 @@ pub(super) fn schema(options: &Options) -> Result<Schemas, Error> {
 fn documents(verb: &str, prints: &[Prints]) -> Value {
     let mut generator = SchemaSettings::default().for_serialize().into_generator();
     let any: Vec<_> =
-        prints.iter().chain(&[of::<Failed<'_>> as Prints]).map(|print| print(&mut generator)).collect();
+        prints.iter().chain(&[of::<Failed> as Prints]).map(|print| print(&mut generator)).collect();
     let mut whole = json_schema!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": format!("tidegate -j {verb}"),

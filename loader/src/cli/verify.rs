@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tidegate_abi::limits::DEFAULT_BUDGET;
 
-use super::Report;
+use super::{Fields, Output, Report};
 use crate::error::{Error, Exit};
 use crate::explain::{self, Explanation};
 use crate::object::{Object, Program};
 use crate::report::{Diagnosis, capabilities, prove};
 use crate::sarif;
+use crate::tally::count;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -24,7 +25,7 @@ pub(super) struct Options {
     /// What a code means, with a program that is refused with it and the same program mended
     #[arg(long, value_name = "CODE", conflicts_with = "files")]
     explain: Option<String>,
-    /// Print refusals as a SARIF 2.1.0 log, for editors and code hosts
+    /// Print refusals as a SARIF 2.1.0 log, for editors and code hosts; a JSON document of its own, so not with -j
     #[arg(long, conflicts_with = "explain")]
     sarif: bool,
 }
@@ -42,6 +43,8 @@ pub(super) enum Said {
 pub(super) struct Verification {
     accepted: usize,
     refused: usize,
+    /// Files that no object could be read from.
+    unread: usize,
     objects: Vec<Verified>,
     #[serde(skip)]
     look: Look,
@@ -59,6 +62,20 @@ enum Look {
 struct Verified {
     file: String,
     programs: Vec<Checked>,
+    /// Why nothing is known of its programs.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "fields")]
+    #[schemars(with = "Option<Fields>")]
+    error: Option<Error>,
+}
+
+fn fields<S: Serializer>(error: &Option<Error>, to: S) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(Fields::from).serialize(to)
+}
+
+impl Verified {
+    fn unread(file: &Path, error: Error) -> Self {
+        Self { file: file.display().to_string(), programs: Vec::new(), error: Some(error) }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -88,7 +105,7 @@ enum Outcome {
     Refused { diagnosis: Box<Diagnosis> },
 }
 
-pub(super) fn verify(options: &Options) -> Result<Said, Error> {
+pub(super) fn verify(options: &Options, output: Output) -> Result<Said, Error> {
     if let Some(code) = &options.explain {
         let found = explain::explain(code).ok_or_else(|| {
             let codes: Vec<_> = explain::all().map(|known| known.code).collect();
@@ -97,19 +114,38 @@ pub(super) fn verify(options: &Options) -> Result<Said, Error> {
         });
         return found.map(Said::Explanation);
     }
-    let objects = options.files.iter().map(|file| verify_file(file)).collect::<Result<Vec<_>, _>>()?;
+    if options.sarif && output.json() {
+        return Err(Error::usage(
+            "verify-sarif",
+            "a SARIF log is a JSON document of its own, and -j prints another",
+        )
+        .with_help("leave out -j, or --sarif"));
+    }
+    let progress = output.progress();
+    progress.expect(options.files.len());
+    let verified = |file: &PathBuf| progress.of(|| file.display().to_string(), || verify_file(file));
+    let objects = match &options.files[..] {
+        [file] => vec![verified(file)?],
+        // What is wrong with one says nothing of the others.
+        files => files
+            .iter()
+            .map(|file| verified(file).unwrap_or_else(|error| Verified::unread(file, error)))
+            .collect(),
+    };
     let programs = || objects.iter().flat_map(|object| &object.programs);
     let accepted = programs().filter(|program| matches!(program.outcome, Outcome::Accepted { .. })).count();
     let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let look = if color { Look::Color } else { Look::Plain };
+    let unread = objects.iter().filter(|object| object.error.is_some()).count();
     let look = if options.sarif { Look::Sarif } else { look };
-    Ok(Said::Verification(Verification { accepted, refused: programs().count() - accepted, objects, look }))
+    let refused = programs().count() - accepted;
+    Ok(Said::Verification(Verification { accepted, refused, unread, objects, look }))
 }
 
 fn verify_file(file: &Path) -> Result<Verified, Error> {
     let object = Object::read(file)?;
     let programs = object.programs().iter().map(|program| check(&object, program)).collect();
-    Ok(Verified { file: file.display().to_string(), programs })
+    Ok(Verified { file: file.display().to_string(), programs, error: None })
 }
 
 fn check(object: &Object, program: &Program) -> Checked {
@@ -141,11 +177,12 @@ fn check(object: &Object, program: &Program) -> Checked {
 }
 
 impl Report for Said {
+    /// The highest of what its files would end it with one by one.
     fn exit(&self) -> Exit {
-        match self {
-            Self::Verification(verification) if verification.refused > 0 => Exit::Refused,
-            _ => Exit::Ok,
-        }
+        let Self::Verification(verification) = self else { return Exit::Ok };
+        let refused = if verification.refused > 0 { Exit::Refused } else { Exit::Ok };
+        let unread = verification.objects.iter().filter_map(|object| Some(object.error.as_ref()?.exit));
+        unread.chain([refused]).max_by_key(|exit| *exit as u8).unwrap_or(Exit::Ok)
     }
 }
 
@@ -167,10 +204,14 @@ impl fmt::Display for Verification {
                     Outcome::Accepted { .. } => None,
                 })
             });
-            return writeln!(f, "{:#}", sarif::log(refused));
+            let unread = self.objects.iter().filter_map(|object| object.error.as_ref());
+            return writeln!(f, "{:#}", sarif::log(refused, unread));
         }
         for object in &self.objects {
             writeln!(f, "{}", object.file)?;
+            if let Some(error) = &object.error {
+                writeln!(f, "{error}\n")?;
+            }
             for program in &object.programs {
                 program.write(f, self.look == Look::Color)?;
             }
@@ -178,7 +219,11 @@ impl fmt::Display for Verification {
         if self.refused > 0 {
             writeln!(f, "tidegate verify --explain CODE tells more of a code.")?;
         }
-        writeln!(f, "{} accepted, {} refused", self.accepted, self.refused)
+        write!(f, "{} accepted, {} refused", self.accepted, self.refused)?;
+        match self.unread {
+            0 => writeln!(f),
+            unread => writeln!(f, "; {} could not be read", count(unread, "file")),
+        }
     }
 }
 
