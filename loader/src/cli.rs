@@ -225,7 +225,7 @@ enum Noun {
     Schema(schema::Options),
     /// Print a completion script: `tidegate completions bash > /etc/bash_completion.d/tidegate`
     Completions(completions::Options),
-    /// Versions of this command, of the ABI and of the documents that it prints
+    /// Versions of this command, its verifier, the ABI and the documents that it prints; and those of the host, if there is one
     Version,
 }
 
@@ -452,7 +452,7 @@ fn dispatch(
         Noun::Feature(feature::Verb::Probe) => output.report(&feature::probe(&mut connect()?, host)?),
         Noun::Schema(options) => output.report(&schema::schema(&options)?),
         Noun::Completions(options) => output.report(&completions::completions(&options)),
-        Noun::Version => output.report(&version::version()),
+        Noun::Version => output.report(&version::version(host, connect)),
     }
 }
 
@@ -658,6 +658,19 @@ mod tests {
         assert_eq!(type_(&["map", "update", "ports", "1", "1"]), Err("host-refused"), "it is frozen");
         type_(&["map", "release", "ports"]).unwrap();
         assert_eq!(type_(&["map", "show"]).unwrap(), "0 maps\n");
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_host_too() {
+        let mut type_ = typing();
+        let told = type_(&["-j", "version"]).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&told).expect("a document");
+        let host = &told["host"];
+        for part in ["version", "verifier", "abi"] {
+            assert_eq!(host[part], told[part], "{told}");
+        }
+        assert_eq!(host["kind"], "this process");
+        assert!(type_(&["version"]).unwrap().contains("\n  abi        "));
     }
 
     #[test]

@@ -136,6 +136,15 @@ impl Client {
         Self::of(End::Socket(socket))
     }
 
+    /// What answers, in words.
+    pub fn kind(&self) -> &'static str {
+        match self.end {
+            End::Host(_) => "this process",
+            End::Driver(_) => "driver",
+            End::Socket(_) => "process in user space",
+        }
+    }
+
     fn of(end: End) -> Self {
         Self { end, request: vec![0; ROOM], reply: vec![0; ROOM] }
     }

@@ -207,7 +207,18 @@ fn features_and_versions_come_from_the_tables() {
     assert_eq!(document["verdicts"].as_array().unwrap().len(), tidegate_abi::Verdict::ALL.len());
     let document = json(&tidegate(&["-j", "feature", "list", "maps"]));
     assert!(document.get("helpers").is_none() && document["maps"].is_array());
-    assert_eq!(json(&tidegate(&["-j", "version"]))["abi"], tidegate_abi::API_VERSION);
+    let document = json(&tidegate(&["-j", "version"]));
+    assert_eq!(document["abi"], tidegate_abi::API_VERSION);
+    assert!(document["host"].is_null(), "none is named: {document}");
+    let ran = tidegate(&["--host", "/nowhere/at-all", "version"]);
+    assert_ne!(ran.exit, 0, "what was named must answer");
+    assert!(
+        ran.out.starts_with("tidegate") && ran.out.contains("host         /nowhere/at-all\n  error["),
+        "{}",
+        ran.out
+    );
+    let document = json(&tidegate(&["-j", "--host", "/nowhere/at-all", "version"]));
+    assert!(document["host"]["error"]["code"].is_string(), "{document}");
 }
 
 #[test]

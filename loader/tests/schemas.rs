@@ -132,6 +132,7 @@ fn what_is_said_of_this_build_and_this_machine() {
     prints("schema", &["prog", "show"], 0);
     prints("schema", &["prog", "paint"], 1);
     prints("version", &[], 0);
+    prints("version", &["--host", "/nowhere/at-all"], 3);
     let folder = folder("skeleton");
     prints_in(&folder, "gen skeleton", &["c", "mine"], 0);
     let pages = prints_in(&folder, "gen man", &["man1"], 0);

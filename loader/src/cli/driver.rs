@@ -51,8 +51,8 @@ pub(super) struct Status {
 /// What a runtime says of itself.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Answer {
-    abi: u16,
-    release: String,
+    pub(super) abi: u16,
+    pub(super) release: String,
     processors: u32,
     filters: Traffic,
     programs: u32,

@@ -218,6 +218,7 @@ mod tests {
         let probes = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
         let loaded = typed("prog load", &[probes, "--prog", "account"]);
         let program = loaded["programs"][0]["id"].to_string();
+        typed("version", &[]);
         typed("prog show", &[]);
         typed("prog dump", &[&program]);
         typed("prog dump", &["account", "visual", "--types", probes]);
