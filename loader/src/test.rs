@@ -90,6 +90,10 @@ impl Options {
     fn covers(&self) -> bool {
         self.coverage || self.lcov.is_some() || self.html.is_some()
     }
+
+    fn chooses(&self, scenario: &Scenario) -> bool {
+        self.filter.as_ref().is_none_or(|text| scenario.name.contains(text.as_str()))
+    }
 }
 
 /// What came of it.
@@ -121,7 +125,8 @@ struct Tested {
     line: usize,
     object: PathBuf,
     scenario: String,
-    passed: bool,
+    /// Null where it was not run, but listed.
+    passed: Option<bool>,
     runs: usize,
     /// Time that its runs took.
     seconds: f64,
@@ -131,6 +136,12 @@ struct Tested {
     /// What its file expects now, so that it passes.
     #[serde(skip_serializing_if = "Option::is_none")]
     blessing: Option<Blessing>,
+}
+
+impl Tested {
+    fn passed(&self) -> bool {
+        self.passed == Some(true)
+    }
 }
 
 /// Why a scenario failed, in the smallest run that shows it.
@@ -175,8 +186,8 @@ impl fmt::Display for Report {
             }
             let word = match (&tested.blessing, tested.passed) {
                 (Some(_), _) => "now ",
-                (None, true) => "ok  ",
-                (None, false) => "FAIL",
+                (None, Some(false)) => "FAIL",
+                (None, _) => "ok  ",
             };
             write!(f, "  {word}  {}", tested.scenario)?;
             match &tested.tried {
@@ -313,15 +324,14 @@ pub fn run_and_tell(options: &Options, progress: &Progress) -> Result<Report, Er
             policies.push(Policy::read(&file, options.objects.as_deref())?);
         }
     }
+    check_filter(options, &policies)?;
     let objects = builds(&policies)?;
     let seen = Seen::default();
     let mut jobs = Vec::new();
     for policy in &policies {
         for object in &policy.objects {
-            let chosen = |scenario: &&Scenario| {
-                options.filter.as_ref().is_none_or(|text| scenario.name.contains(text.as_str()))
-            };
-            for (at, scenario) in policy.scenarios.iter().enumerate().filter(|(_, scenario)| chosen(scenario))
+            for (at, scenario) in
+                policy.scenarios.iter().enumerate().filter(|(_, scenario)| options.chooses(scenario))
             {
                 jobs.push(Job {
                     policy,
@@ -347,6 +357,19 @@ pub fn run_and_tell(options: &Options, progress: &Progress) -> Result<Report, Er
     Report { blessed, coverage, ..Report::new(options, start, scenarios) }.written(options)
 }
 
+/// That something is left to test: a filter with a mistake in it would pass whatever the policy does.
+fn check_filter(options: &Options, policies: &[Policy]) -> Result<(), Error> {
+    let mut scenarios = policies.iter().flat_map(|policy| &policy.scenarios);
+    match &options.filter {
+        Some(text) if !scenarios.any(|scenario| options.chooses(scenario)) => {
+            let message = format!("no scenario has `{text}` in its name");
+            Err(Error::new("test-none", Exit::NotFound, message)
+                .with_help("`tidegate test PATH --list` has their names"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The objects of policies, each read once.
 fn builds(policies: &[Policy]) -> Result<BTreeMap<&Path, Object>, Error> {
     let mut objects = BTreeMap::new();
@@ -360,10 +383,10 @@ fn builds(policies: &[Policy]) -> Result<BTreeMap<&Path, Object>, Error> {
 
 impl Report {
     fn new(options: &Options, start: Instant, scenarios: Vec<Tested>) -> Self {
-        let passed = scenarios.iter().filter(|tested| tested.passed).count();
+        let passed = scenarios.iter().filter(|tested| tested.passed()).count();
         Self {
             passed,
-            failed: scenarios.len() - passed,
+            failed: scenarios.iter().filter(|tested| tested.passed == Some(false)).count(),
             runs: scenarios.iter().map(|tested| tested.runs).sum(),
             seed: options.seed,
             seconds: start.elapsed().as_secs_f64(),
@@ -472,7 +495,7 @@ impl Job<'_> {
             line: self.scenario.line,
             object: self.path.into(),
             scenario: self.scenario.name.clone(),
-            passed: true,
+            passed: None,
             runs: 0,
             seconds: 0.0,
             tried: None,
@@ -491,9 +514,9 @@ impl Job<'_> {
             tested.failure = Some(Failure::new("", wrong, None));
         }
         tested.seconds = start.elapsed().as_secs_f64();
-        tested.passed = tested.failure.is_none();
+        tested.passed = Some(tested.failure.is_none());
         // Of what was planned, a scenario that failed has not done all.
-        tested.tried = tested.tried.filter(|_| tested.passed);
+        tested.tried = tested.tried.filter(|_| tested.passed());
         tested
     }
 

@@ -249,7 +249,15 @@ fn scenarios_are_chosen_and_listed_by_name() {
         test::run(&Options { filter: Some("wo".into()), ..options(path.clone()) }).expect("a report");
     let value = serde_json::to_value(&chosen).expect("JSON");
     assert_eq!((&value["passed"], &value["scenarios"][0]["scenario"]), (&1.into(), &"two".into()));
+    for list in [false, true] {
+        let none = test::run(&Options { filter: Some("zzz".into()), list, ..options(path.clone()) });
+        let none = none.expect_err("nothing was tested, and that is no success");
+        assert_eq!((none.code, none.exit), ("test-none", Exit::NotFound));
+    }
     let list = test::run(&Options { list: true, ..options(path) }).expect("a report");
+    let value = serde_json::to_value(&list).expect("JSON");
+    assert_eq!((&value["passed"], &value["failed"], &value["runs"]), (&0.into(), &0.into(), &0.into()));
+    assert!(value["scenarios"][0]["passed"].is_null(), "it was not run: {value}");
     assert!(
         list.to_string().contains("     3  one\n") && list.to_string().ends_with("2 scenarios\n"),
         "{list}"

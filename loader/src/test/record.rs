@@ -45,7 +45,7 @@ pub struct Wanted {
     #[arg(long, requires = "capture", conflicts_with = "local")]
     pub inbound: bool,
     /// Name of the scenario, instead of the capture's name and the connection's number
-    #[arg(long, value_name = "TEXT", requires = "capture")]
+    #[arg(long, value_name = "TEXT", requires = "capture", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub name: Option<String>,
 }
 
@@ -182,7 +182,7 @@ fn expected(
                 }
             }
         }
-        let passed = tested.iter().all(|tested| tested.passed);
+        let passed = tested.iter().all(Tested::passed);
         if let Some(now) = editor.as_ref().filter(|_| passed)
             && let Some((changed, results)) = witnessed(&jobs, now)?
         {
@@ -218,7 +218,7 @@ fn witnessed(builds: &[Job<'_>], editor: &Editor) -> Result<Option<(Editor, Vec<
         }
     }
     let results = test(&changed, None)?;
-    Ok(results.iter().all(|tested| tested.passed).then_some((changed, results)))
+    Ok(results.iter().all(Tested::passed).then_some((changed, results)))
 }
 
 /// The scenario file that is meant: itself, the only one of a folder, or the one beside an object.
