@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 use toml::Value;
 
-use crate::btf::Shape;
+use crate::btf::{Member, Shape};
 
 /// The bytes that `text` stands for: itself, or what its prefix (`text:`, `hex:`, `file:`, `fill:`, `dns:`, `dns-query:`)
 /// makes of it. Files are looked up in `folder`.
@@ -183,13 +183,38 @@ impl Tree {
                     _ => Self::Struct(
                         members
                             .iter()
-                            .map(|one| (one.name.clone(), member(one.offset as usize, &one.shape)))
+                            .map(|one| {
+                                let shown = member(one.offset as usize, &one.shape);
+                                (one.name.clone(), shown.as_address(one).unwrap_or(shown))
+                            })
                             .collect(),
                     ),
                 }
             }
             _ => Self::text(bytes, shape),
         }
+    }
+
+    /// What is shown of `member` as an address, where its name says that it is one: any bytes could be.
+    fn as_address(&self, member: &Member) -> Option<Self> {
+        let named =
+            |name| member.name.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'));
+        let is_bytes = matches!(&member.shape, Shape::Array { element, .. } if element.size() == 1);
+        let Self::List(items) = self else { return None };
+        if !is_bytes || !["addr", "address", "ip"].into_iter().any(named) {
+            return None;
+        }
+        let byte = |item: &Self| if let Self::Number(byte) = item { u8::try_from(*byte).ok() } else { None };
+        let bytes: Vec<u8> = items.iter().map(byte).collect::<Option<_>>()?;
+        let address = match <[u8; 16]>::try_from(bytes.as_slice()) {
+            // One of version 4 in a field for both.
+            Ok([a, b, c, d, rest @ ..]) if [a, b, c, d] != [0; 4] && rest == [0; 12] => [a, b, c, d].into(),
+            Ok(whole) => whole.into(),
+            Err(_) => IpAddr::from(<[u8; 4]>::try_from(bytes.as_slice()).ok()?),
+        };
+        let text = address.to_string();
+        let again = string(&text, bytes.len(), Some(&member.shape));
+        again.is_ok_and(|again| again == bytes).then_some(Self::Text(text))
     }
 
     /// `bytes` as a text where they are one.
@@ -637,6 +662,14 @@ mod tests {
         let wrapped = Shape::Struct { name: "Id".into(), size: 4, members: vec![member("__0", 0, int(4))] };
         let bytes_of = |count| Shape::Array { element: Box::new(int(1)), count };
         let one = Shape::Struct { name: "mark".into(), size: 8, members: vec![member("text", 0, text(8))] };
+        let only = |name: &str| Shape::Struct {
+            name: "s".into(),
+            size: 4,
+            members: vec![member(name, 0, bytes_of(4))],
+        };
+        let (short, skip) = (only("remote_addr"), only("skip"));
+        let members = vec![member("address", 0, bytes_of(16)), member("port", 16, int(2))];
+        let resolver = Shape::Struct { name: "resolver".into(), size: 18, members };
         for (bytes, shape, shown) in [
             (
                 &b"\xfe\xff\xff\xffab\"c\0\0\0\0\x01\0\x02\0"[..],
@@ -658,6 +691,19 @@ mod tests {
             (b"\\\0d\0i\0r\0 \0\xe4\0\0\0\0\0\0\0\0\0", &bytes_of(20), r#""utf16:\\dir ä""#),
             (b"example.org\0\0\0\0\0\0\0\0\0", &bytes_of(20), r#""example.org""#),
             (b"\x0a\0\0\x01", &bytes_of(4), "[10, 0, 0, 1]"),
+            (
+                b"\x0a\0\0\x09\0\0\0\0\0\0\0\0\0\0\0\0\x35\0",
+                &resolver,
+                r#"{ address = "10.0.0.9", port = 53 }"#,
+            ),
+            (
+                b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x35\0",
+                &resolver,
+                r#"{ address = "2001:db8::1", port = 53 }"#,
+            ),
+            (&[0; 18], &resolver, r#"{ address = "::", port = 0 }"#),
+            (b"\xc0\0\x02\x01", &short, r#"{ remote_addr = "192.0.2.1" }"#),
+            (b"\xc0\0\x02\x01", &skip, "{ skip = [192, 0, 2, 1] }"),
         ] {
             let tree = Tree::of(bytes, Some(shape));
             assert_eq!(tree.to_string(), shown);
