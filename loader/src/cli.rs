@@ -674,6 +674,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_there_or_can_not_go_is_said() {
+        let mut type_ = typing();
+        type_(&["prog", "load", PROBES, "--prog", "by_port", "--attach"]).unwrap();
+        let links = type_(&["link", "show"]).unwrap();
+        let ids: Vec<_> = links.lines().filter_map(|line| Some(line.split_once(": outbound")?.0)).collect();
+        assert_eq!(type_(&["link", "order", ids[0], "--before", "9999"]), Err("not-found"));
+        assert_eq!(type_(&["link", "order", "9999", "--after", ids[0]]), Err("not-found"));
+        assert_eq!(type_(&["link", "order", ids[0], "--after", ids[1]]), Err("link-hook"), "another hook's");
+
+        type_(&["map", "create", "fixed", "--kind", "array", "--value", "4", "--entries", "2"]).unwrap();
+        type_(&["map", "create", "ring", "--kind", "ringbuf", "--entries", "4096"]).unwrap();
+        for map in ["fixed", "ring"] {
+            assert_eq!(type_(&["map", "delete", map, "0"]), Err("map-kind"), "{map}");
+        }
+        assert_eq!(type_(&["map", "delete", "ports", "53"]), Err("not-found"), "those of others can be");
+    }
+
+    #[test]
     fn keys_and_values_are_read_and_written_by_the_types_of_an_object() {
         const GATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gate.o");
         let mut type_ = typing();

@@ -312,8 +312,12 @@ pub(super) fn moving(client: &mut Client, options: &Order) -> Result<(Hook, Vec<
     for id in client.call(&LinkList { hook }).map_err(refused)? {
         links.push((id, client.call(&LinkInfo { link: id }).map_err(refused)?.priority));
     }
-    let Some(other) = place.before.or(place.after).filter(|other| links.iter().any(|(id, _)| id == other))
-    else {
+    let wanted = place.before.or(place.after);
+    let Some(other) = wanted.filter(|other| links.iter().any(|(id, _)| id == other)) else {
+        // One that is not there runs nowhere.
+        if let Some(other) = wanted {
+            info(client, other)?;
+        }
         let message = format!("link {link} runs at {}, and the other one does not", hook.name());
         return Err(
             Error::usage("link-hook", message).with_help("`tidegate link show` lists links hook by hook")
@@ -379,7 +383,7 @@ pub(super) fn shown(links: &[(Id, Option<LinkFilter>)], ways: &[u8], ends: &Flow
 }
 
 fn info(client: &mut Client, link: Id) -> Result<LinkInfoReply, Error> {
-    client.call(&LinkInfo { link }).map_err(|refused| live::refused("show a link", &refused))
+    client.call(&LinkInfo { link }).map_err(|refused| live::refused(&format!("show link {link}"), &refused))
 }
 
 /// Why the program is not granted to run at `hook` within `budget`.

@@ -349,10 +349,24 @@ pub(super) fn update(client: &mut Client, options: &Update) -> Result<Done, Erro
 
 pub(super) fn delete(client: &mut Client, entry: &Entry) -> Result<Done, Error> {
     let form = Form::of(client, &entry.map, &entry.types)?;
+    deletable(&entry.map, form.info.def.kind)?;
     client
         .call(&MapDelete { map: form.map, key: &form.key(&entry.key)? })
         .map_err(|refused| live::refused(&format!("delete `{}`", entry.key), &refused))?;
     Ok(Done {})
+}
+
+/// That maps of this kind have entries that come and go.
+fn deletable(map: &str, kind: MapKind) -> Result<(), Error> {
+    let (what, help) = match kind {
+        MapKind::Array | MapKind::PerCpuArray => (
+            "an array: its entries are always there, and can't be deleted",
+            "set it to 0: `tidegate map update MAP KEY 0`",
+        ),
+        MapKind::RingBuf => ("a ring buffer: it has no entries", "`tidegate event` takes its records"),
+        _ => return Ok(()),
+    };
+    Err(Error::usage("map-kind", format!("map `{map}` is {what}")).with_help(help))
 }
 
 pub(super) fn freeze(client: &mut Client, text: &str) -> Result<Done, Error> {
