@@ -106,7 +106,7 @@ enum Noun {
     /// Links of a host, which say where a loaded program runs: attach, show, replace, order, detach
     #[command(subcommand, visible_alias = "l")]
     Link(link::Verb),
-    /// Maps of a host, by which programs and people exchange data: create, show, dump, lookup, update, delete, freeze, release
+    /// Maps of a host, by which programs and people exchange data: create, show, dump, lookup, getnext, update, delete, freeze, release
     #[command(subcommand, visible_alias = "m")]
     Map(map::Verb),
     /// Connections of a host: list, explain
@@ -689,6 +689,18 @@ mod tests {
             assert_eq!(type_(&["map", "delete", map, "0"]), Err("map-kind"), "{map}");
         }
         assert_eq!(type_(&["map", "delete", "ports", "53"]), Err("not-found"), "those of others can be");
+    }
+
+    #[test]
+    fn the_key_that_follows_another_is_printed() {
+        let mut type_ = typing();
+        type_(&["prog", "load", PROBES, "--prog", "by_port"]).unwrap();
+        type_(&["map", "create", "fixed", "--kind", "array", "--value", "4", "--entries", "2"]).unwrap();
+        assert_eq!(type_(&["map", "getnext", "ports"]), Err("not-found"), "it is empty");
+        type_(&["map", "update", "ports", "53", "1"]).unwrap();
+        assert_eq!(type_(&["map", "getnext", "ports", "--types", PROBES]), Ok("53\n".into()));
+        assert_eq!(type_(&["map", "getnext", "fixed", "0"]), Ok("hex:01000000\n".into()));
+        assert_eq!(type_(&["map", "getnext", "fixed", "1"]), Err("not-found"), "it was the last");
     }
 
     #[test]

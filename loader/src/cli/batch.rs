@@ -212,7 +212,10 @@ fn is_atomic(noun: &Noun) -> bool {
         Noun::Prog(verb) => matches!(verb, prog::Verb::Unload { .. }),
         Noun::Link(link::Verb::Replace(options)) => options.replaces().is_some(),
         Noun::Link(verb) => !matches!(verb, link::Verb::Show),
-        Noun::Map(verb) => !matches!(verb, map::Verb::Show | map::Verb::Dump(_) | map::Verb::Lookup(_)),
+        Noun::Map(verb) => !matches!(
+            verb,
+            map::Verb::Show | map::Verb::Dump(_) | map::Verb::Lookup(_) | map::Verb::Getnext(_)
+        ),
         _ => false,
     }
 }

@@ -1,4 +1,4 @@
-//! `tidegate map create|show|dump|lookup|update|delete|freeze|release`.
+//! `tidegate map create|show|dump|lookup|getnext|update|delete|freeze|release`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::control::{
-    Id, MapCreate, MapDelete, MapFreeze, MapInfo, MapInfoReply, MapList, MapLookup, MapRelease, MapUpdate,
-    Name, Status,
+    Id, MapCreate, MapDelete, MapFreeze, MapInfo, MapInfoReply, MapList, MapLookup, MapNextKey, MapRelease,
+    MapUpdate, Name, Status,
 };
 use tidegate_abi::map::RDONLY_PROG;
 use tidegate_abi::{MapDef, MapKind, limits};
@@ -34,6 +34,8 @@ pub(super) enum Verb {
     Dump(Dump),
     /// Print the value of one key
     Lookup(Entry),
+    /// Print the key that follows one, in the map's own order
+    Getnext(GetNext),
     /// Set the value of a key
     Update(Update),
     /// Delete a key
@@ -98,6 +100,16 @@ pub(super) struct Entry {
     map: String,
     /// The key, as in scenario files: a number, text, an address, cidr:10.0.0.0/8, hex:00ff, or member=value,member=value
     key: String,
+    #[command(flatten)]
+    types: Types,
+}
+
+#[derive(Args)]
+pub(super) struct GetNext {
+    /// The map, by its id or its name
+    map: String,
+    /// The key before, which need not be there any more; none: the first key is printed
+    key: Option<String>,
     #[command(flatten)]
     types: Types,
 }
@@ -177,6 +189,17 @@ struct Typed {
     key: Tree,
     #[schemars(with = "serde_json::Value")]
     value: Tree,
+}
+
+/// A key of a map.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Key {
+    map: Id,
+    key: Vec<u8>,
+    /// In the form of its type, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    typed: Option<Tree>,
 }
 
 /// How the keys and values of a map are read and written.
@@ -337,6 +360,24 @@ pub(super) fn lookup(client: &mut Client, entry: &Entry) -> Result<Entries, Erro
     Ok(Entries { map: form.map, entries: vec![form.pair(key, value)] })
 }
 
+pub(super) fn get_next(client: &mut Client, options: &GetNext) -> Result<Key, Error> {
+    let form = Form::of(client, &options.map, &options.types)?;
+    let before = options.key.as_deref().map(|key| form.key(key)).transpose()?;
+    let next = client.call_bytes(&MapNextKey { map: form.map, key: before.as_deref() });
+    let key = next.map_err(|refused| match refused.status {
+        Status::NotFound => {
+            let message = match &options.key {
+                Some(key) => format!("no key of map `{}` follows `{key}`", options.map),
+                None => format!("map `{}` has no keys", options.map),
+            };
+            Error::new("not-found", Exit::NotFound, message)
+        }
+        _ => live::refused(&format!("ask map `{}` for a key", options.map), &refused),
+    })?;
+    let typed = form.types.as_ref().map(|types| Tree::of(&key, types.key.as_ref()));
+    Ok(Key { map: form.map, key, typed })
+}
+
 pub(super) fn update(client: &mut Client, options: &Update) -> Result<Done, Error> {
     let Update { entry, value } = options;
     let form = Form::of(client, &entry.map, &entry.types)?;
@@ -434,6 +475,17 @@ impl fmt::Display for Maps {
             writeln!(f, "{}", if map.frozen { "  frozen" } else { "" })?;
         }
         writeln!(f, "{}", crate::tally::count(self.maps.len(), "map"))
+    }
+}
+
+impl Report for Key {}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.typed {
+            Some(key) => writeln!(f, "{key}"),
+            None => writeln!(f, "{}", literal::show(&self.key)),
+        }
     }
 }
 

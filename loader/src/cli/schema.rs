@@ -69,6 +69,7 @@ const VERBS: &[(&str, &[Prints])] = &[
     ("map delete", &[of::<Done>]),
     ("map dump", &[of::<map::Entries>]),
     ("map freeze", &[of::<Done>]),
+    ("map getnext", &[of::<map::Key>]),
     ("map lookup", &[of::<map::Entries>]),
     ("map release", &[of::<Done>]),
     ("map show", &[of::<map::Maps>]),
@@ -239,6 +240,8 @@ mod tests {
         typed("map show", &[]);
         typed("map update", &["bytes", "1", "2"]);
         typed("map lookup", &["bytes", "1"]);
+        typed("map getnext", &["bytes"]);
+        typed("map getnext", &["bytes", "--types", probes]);
         typed("map dump", &["bytes"]);
         typed("map dump", &["bytes", "--types", probes]);
         typed("map delete", &["bytes", "1"]);
