@@ -400,6 +400,7 @@ fn dispatch(
         Noun::Map(map::Verb::Create(options)) => output.report(&map::create(&mut connect()?, &options)?),
         Noun::Map(map::Verb::Dump(options)) => output.report(&map::dump(&mut connect()?, &options)?),
         Noun::Map(map::Verb::Lookup(entry)) => output.report(&map::lookup(&mut connect()?, &entry)?),
+        Noun::Map(map::Verb::Getnext(options)) => output.report(&map::get_next(&mut connect()?, &options)?),
         Noun::Map(map::Verb::Update(update)) => output.report(&map::update(&mut connect()?, &update)?),
         Noun::Map(map::Verb::Delete(entry)) => output.report(&map::delete(&mut connect()?, &entry)?),
         Noun::Map(map::Verb::Freeze { map }) => output.report(&map::freeze(&mut connect()?, &map)?),

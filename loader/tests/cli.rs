@@ -205,6 +205,11 @@ fn features_and_versions_come_from_the_tables() {
     let helpers = document["helpers"].as_array().unwrap();
     assert_eq!(helpers.len(), tidegate_abi::helper::HELPERS.len());
     assert_eq!(document["verdicts"].as_array().unwrap().len(), tidegate_abi::Verdict::ALL.len());
+    let document = json(&tidegate(&["-j", "feature", "list", "capabilities"]));
+    let rows = document["capabilities"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, tidegate_abi::helper::Capability::NAMED.map(|(_, name)| name));
+    assert!(rows[2]["helpers"].as_array().unwrap().contains(&"tidegate_stream_inject".into()), "{document}");
     let document = json(&tidegate(&["-j", "feature", "list", "maps"]));
     assert!(document.get("helpers").is_none() && document["maps"].is_array());
     let document = json(&tidegate(&["-j", "version"]));
@@ -270,6 +275,7 @@ fn completions_know_every_noun() {
         }
     }
 }
+
 #[cfg(target_os = "linux")]
 #[test]
 fn how_far_it_is_is_shown_on_a_terminal_and_nowhere_else() {

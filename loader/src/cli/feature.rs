@@ -19,7 +19,7 @@ use crate::{device, header};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// List the helpers, map kinds, hooks, verdicts and limits that programs can use
+    /// List the helpers, map kinds, hooks, verdicts, capabilities and limits that programs can use
     List(Options),
     /// Say what the host has: its version, whether traffic is shown to it, the hooks and the room at them, kinds of map, limits;
     /// and what the system says of the code that it lets run
@@ -42,6 +42,8 @@ enum Group {
     Hooks,
     /// What a program may return
     Verdicts,
+    /// What a program can be granted
+    Capabilities,
     /// Sizes and bounds
     Limits,
 }
@@ -56,6 +58,8 @@ pub(super) struct Features {
     hooks: Option<Vec<HookRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdicts: Option<Vec<VerdictRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<Vec<CapabilityRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Vec<LimitRow>>,
 }
@@ -90,6 +94,16 @@ struct VerdictRow {
     program_types: Vec<&'static str>,
 }
 
+/// What a program is granted by its name; the verifier proves what it uses.
+#[derive(Serialize, JsonSchema)]
+struct CapabilityRow {
+    /// Its bit.
+    number: u32,
+    name: &'static str,
+    /// Functions that need it.
+    helpers: Vec<&'static str>,
+}
+
 #[derive(Serialize, JsonSchema)]
 struct LimitRow {
     name: &'static str,
@@ -104,6 +118,7 @@ pub(super) fn list(options: &Options) -> Features {
         maps: wanted(Group::Maps).then(maps),
         hooks: wanted(Group::Hooks).then(hooks),
         verdicts: wanted(Group::Verdicts).then(verdicts),
+        capabilities: wanted(Group::Capabilities).then(capabilities),
         limits: wanted(Group::Limits).then(bounds),
     }
 }
@@ -140,6 +155,18 @@ fn verdicts() -> Vec<VerdictRow> {
         program_types: names(verdict.program_types()),
     };
     Verdict::ALL.into_iter().map(row).collect()
+}
+
+fn capabilities() -> Vec<CapabilityRow> {
+    let row = |(power, name): (Capability, &'static str)| {
+        let needs = |helper: &&helper::Helper| helper.capability.0 & power.0 != 0;
+        CapabilityRow {
+            number: power.0,
+            name,
+            helpers: helper::HELPERS.iter().filter(needs).map(|helper| helper.name).collect(),
+        }
+    };
+    Capability::NAMED.into_iter().map(row).collect()
 }
 
 /// Rows of limits, by the names of their constants.
@@ -339,6 +366,17 @@ impl fmt::Display for Features {
             writeln!(f, "verdicts")?;
             for row in verdicts {
                 writeln!(f, "  {:<8} {:<22} [{}]", row.number, row.name, row.program_types.join(", "))?;
+            }
+        }
+        if let Some(capabilities) = &self.capabilities {
+            writeln!(f, "capabilities")?;
+            for CapabilityRow { number, name, helpers } in capabilities {
+                let helpers = if helpers.is_empty() {
+                    "by what it returns or reads".into()
+                } else {
+                    helpers.join(", ")
+                };
+                writeln!(f, "  {number:<8} {name:<22} {helpers}")?;
             }
         }
         if let Some(limits) = &self.limits {
