@@ -73,8 +73,8 @@ pub const SCHEMA: u32 = 1;
 struct Cli {
     #[command(flatten)]
     output: Output,
-    /// Whom prog load|show|unload, link, map, flow, trace and event speak to: the path of a host's control socket, or `driver`, the
-    /// default on Windows. TIDEGATE_HOST in the environment says it for all
+    /// Whom prog load|show|dump|unload, link, map, flow, trace, event and version speak to: the path of a host's control socket, or
+    /// `driver`, the default on Windows. TIDEGATE_HOST in the environment says it for all
     #[arg(long, global = true, value_name = "HOST")]
     host: Option<PathBuf>,
     #[command(subcommand)]

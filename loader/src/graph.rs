@@ -89,7 +89,7 @@ fn after(program: &Program, instruction: &Instruction) -> Vec<Edge> {
     let behind = instruction.slot + instruction.slots;
     let Some((operation, insn)) = jump(program, instruction.slot) else {
         // A function begins: what runs off the end of the one before does not run on there.
-        let ends = program.functions.iter().any(|function| function.slot == behind);
+        let ends = program.functions.binary_search_by_key(&behind, |function| function.slot).is_ok();
         return if ends { Vec::new() } else { vec![Edge { to: behind, way: Way::Always }] };
     };
     let to = |distance: i64| usize::try_from(behind as i64 + distance).unwrap_or(usize::MAX);

@@ -176,6 +176,10 @@ fn a_visual_dump_is_a_graph_of_blocks_with_their_source() {
     ] {
         assert!(ran.out.contains(part), "{part:?} is missing in:\n{}", ran.out);
     }
+    let boxes = ran.out.lines().filter(|line| line.starts_with("    \"0_") || line.starts_with("    \"1_"));
+    for one in boxes {
+        assert!(one.contains("[label=\"; ./features.c:"), "each begins with its line: {one}");
+    }
     // A line is an edge, a box, or what opens and closes a frame: in each, quotes come in pairs.
     for line in ran.out.lines() {
         let plain = line.replace("\\\\", "").replace("\\\"", "");

@@ -100,7 +100,7 @@ struct Row {
     opcodes: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<Proof>,
-    /// Where it came from, when that is not where the instruction before it came from.
+    /// Where it came from, when that is not where the instruction before it came from, or a block begins with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<Source>,
 }
@@ -194,6 +194,7 @@ fn list(object: &Object, program: &Program, detail: Detail) -> Result<Listing, E
         })?),
         _ => None,
     };
+    let blocks = if detail == Detail::Visual { graph::blocks(object, program) } else { Vec::new() };
     let mut functions: Vec<Function> = Vec::new();
     let mut shown = None;
     for instruction in disasm::program(object, program) {
@@ -201,6 +202,10 @@ fn list(object: &Object, program: &Program, detail: Detail) -> Result<Listing, E
         if let Some(function) = program.function(slot).filter(|function| function.slot == slot) {
             let name = function.name.clone();
             functions.push(Function { name, slot, instructions: Vec::new(), blocks: None });
+            shown = None;
+        }
+        // A box of its own needs a line of its own.
+        if blocks.binary_search_by_key(&slot, graph::Block::slot).is_ok() {
             shown = None;
         }
         let line = program.line(slot).map(Source::of);
@@ -213,12 +218,10 @@ fn list(object: &Object, program: &Program, detail: Detail) -> Result<Listing, E
             function.instructions.push(Row { slot, text, opcodes, proof, source });
         }
     }
-    if detail == Detail::Visual {
-        for block in graph::blocks(object, program) {
-            let function = functions.iter_mut().rfind(|function| function.slot <= block.slot());
-            if let Some(function) = function {
-                function.blocks.get_or_insert_default().push(Block::from(&block));
-            }
+    for block in &blocks {
+        let function = functions.iter_mut().rfind(|function| function.slot <= block.slot());
+        if let Some(function) = function {
+            function.blocks.get_or_insert_default().push(Block::from(block));
         }
     }
     Ok(Listing {
@@ -325,10 +328,9 @@ impl Dump {
                 for (number, block) in blocks.iter().enumerate() {
                     let end = blocks.get(number + 1).map_or(usize::MAX, |next| next.slot);
                     write!(f, "    \"{at}_{}\" [label=\"", block.slot)?;
-                    for row in &function.instructions {
-                        if (block.slot..end).contains(&row.slot) {
-                            row.write_label(f)?;
-                        }
+                    let from = function.instructions.partition_point(|row| row.slot < block.slot);
+                    for row in function.instructions[from..].iter().take_while(|row| row.slot < end) {
+                        row.write_label(f)?;
                     }
                     writeln!(f, "\"];")?;
                 }
