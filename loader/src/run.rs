@@ -7,13 +7,15 @@ mod report;
 use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidegate_abi::ProgramType;
 
 use crate::capture::{Capture, Packet, Transport};
-use crate::error::Error;
+use crate::cli;
+use crate::error::{Error, Exit};
 use crate::flows::{self, Connection, Direction, Kind, Step};
 use crate::host::{self, Config, Flow, Machine, Session};
 use crate::object::Object;
@@ -40,6 +42,10 @@ pub struct Options {
     /// Address of this machine, instead of whoever opened a connection or spoke first
     #[arg(long, value_name = "ADDR")]
     pub local: Vec<IpAddr>,
+    /// Run the capture so many times, one after the other, or until a run fails; maps go on with what they hold. What is told and
+    /// written is of the last time
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub repeat: NonZeroU32,
 }
 
 /// Does it.
@@ -49,7 +55,15 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<Report, Error> {
     let object = Object::read(&options.policy.file)?;
     let mut machine = Machine::new(&object, &options.policy.setup()?)?;
-    over(&mut machine, options, None)
+    let start = Instant::now();
+    let mut report = over(&mut machine, options, None)?;
+    while report.times < options.repeat.get() && cli::Report::exit(&report) == Exit::Ok {
+        let times = report.times + 1;
+        report = over(&mut machine, options, None)?;
+        report.times = times;
+    }
+    report.seconds_each = start.elapsed().as_secs_f64() / f64::from(report.times);
+    Ok(report)
 }
 
 /// Runs `machine` over the capture of `options`; `watch` is told of each piece that was shown.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ fn options(program: &str, pcap: &Path, out: &Path) -> Options {
         pcap: pcap.into(),
         pcap_out: Some(out.into()),
         local: vec![],
+        repeat: NonZeroU32::MIN,
     }
 }
 
@@ -325,6 +327,21 @@ fn bytes_lost_to_a_capture_are_told_to_the_policy() {
     let missed: String =
         (lost.payload.len() as u64).to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(one["events"], serde_json::json!([{ "map": "losses", "data": missed }]));
+}
+
+#[test]
+fn a_capture_is_run_again_and_again_until_something_fails() {
+    let pcap = example("http-get.pcap");
+    let times = |program: &str, repeat| {
+        let (report, _) =
+            ran(program, &pcap, |options| options.repeat = NonZeroU32::new(repeat).expect("some"));
+        assert!(report["seconds_each"].as_f64() > Some(0.0), "{report}");
+        (report["times"].as_u64().expect("a count"), report["connections"].clone())
+    };
+    let (once, many) = (times("account", 1), times("account", 3));
+    assert_eq!((once.0, many.0), (1, 3));
+    assert_eq!(once.1, many.1, "what is told is of the last time alone");
+    assert_eq!(times("fails", 3).0, 1);
 }
 
 /// Where a probe spends its instructions over a capture, as JSON.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -110,7 +111,13 @@ pub fn profile(options: &ProfileOptions) -> Result<Profile, Error> {
     let mut scenarios = 0;
     match (&pcap, &scenario) {
         (Some(pcap), _) => {
-            let options = Options { policy: policy.clone(), pcap: pcap.clone(), pcap_out: None, local };
+            let options = Options {
+                policy: policy.clone(),
+                pcap: pcap.clone(),
+                pcap_out: None,
+                local,
+                repeat: NonZeroU32::MIN,
+            };
             let mut machine = Machine::traced(&object, &policy.setup()?)?;
             super::over(&mut machine, &options, Some(&mut watch))?;
             watch.end(&machine)?;

@@ -22,6 +22,10 @@ pub struct Report {
     object: PathBuf,
     capture: PathBuf,
     written: Option<PathBuf>,
+    /// How often it was run: what else is told is of the last time.
+    pub(super) times: u32,
+    /// What each took, with the reading of the capture and the machine around the programs.
+    pub(super) seconds_each: f64,
     pub(super) connections: Vec<ConnectionReport>,
     pub(super) packets: Vec<PacketReport>,
     /// Packets that were not shown, since the capture has only their start.
@@ -97,6 +101,8 @@ impl Report {
             object: options.policy.file.clone(),
             capture: options.pcap.clone(),
             written: options.pcap_out.clone(),
+            times: 1,
+            seconds_each: 0.0,
             connections: Vec::new(),
             packets: Vec::new(),
             cut_packets: 0,
@@ -232,6 +238,14 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f, "{} runs of programs, {} edited, {} failed", total.runs, total.edited, total.errors)?;
+        if self.times > 1 {
+            writeln!(
+                f,
+                "run {} times, {:.3} ms each; this is of the last",
+                self.times,
+                self.seconds_each * 1000.0
+            )?;
+        }
         if let Some(path) = &self.written {
             writeln!(f, "written: {}", path.display())?;
         }
