@@ -34,7 +34,7 @@ pub(super) struct Options {
     /// Print all counts as Prometheus reads them
     #[arg(long, conflicts_with = "watch")]
     prometheus: bool,
-    /// Answer Prometheus at this address (GET /metrics) until it is interrupted
+    /// Answer Prometheus at this address of this machine's own (GET /metrics on 127.0.0.1 or [::1]) until it is interrupted
     #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["watch", "prometheus"])]
     listen: Option<SocketAddr>,
 }
@@ -318,6 +318,12 @@ impl Write for Until<'_> {
 
 /// Answers who asks for the counts, one after the other.
 fn serve(client: &mut Client, address: SocketAddr) -> Result<Stats, Error> {
+    if !address.ip().to_canonical().is_loopback() {
+        let message = format!("{address} is not of this machine alone, and whoever asks would be answered");
+        return Err(Error::usage("stats-loopback", message).with_help(
+            "listen on 127.0.0.1 or [::1], and have an agent or a proxy that you trust pass it on",
+        ));
+    }
     let cannot = |error: io::Error| {
         let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Denied } else { Exit::Usage };
         Error::new("stats-listen", exit, format!("cannot listen on {address}: {error}"))
@@ -412,6 +418,20 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
         assert!(text.ends_with("# EOF\n"), "OpenMetrics says where its text ends: {text}");
+    }
+
+    #[test]
+    fn counts_are_told_to_nobody_beyond_this_machine() {
+        let mut client = Client::new(host::runtime().expect("a runtime"));
+        // Nobody has these but documentation: they can't be listened on by mistake.
+        for address in ["192.0.2.1:9", "[2001:db8::1]:9", "[::ffff:192.0.2.1]:9"] {
+            let refused = serve(&mut client, address.parse().expect("an address")).err().expect(address);
+            assert_eq!((refused.code, refused.exit), ("stats-loopback", Exit::Usage), "{refused}");
+        }
+        let taken = TcpListener::bind("[::ffff:127.0.0.1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0"));
+        let address = taken.and_then(|taken| Ok((taken.local_addr()?, taken))).expect("a free port");
+        let refused = serve(&mut client, address.0).err().expect("it is taken");
+        assert_eq!(refused.code, "stats-listen", "loopback it is: {refused}");
     }
 
     #[test]
