@@ -104,6 +104,9 @@ impl Refused {
                 "`tidegate verify OBJECT` says what a run costs at most: give the link that much, --budget N"
             }
             Status::ReadOnly => "a frozen map stays as it is: load the program anew, with other contents",
+            Status::NoTraffic => {
+                "`tidegate feature probe` says what the host is shown: `tidegate proxy` streams, `tidegate tun` packets"
+            }
             Status::NotGranted => "`tidegate prog show` says what a program is granted",
         }
     }

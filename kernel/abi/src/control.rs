@@ -104,6 +104,7 @@ statuses! {
     12 OverBudget "The worst case of one run costs more than the link's budget."
     13 ReadOnly "The map is frozen."
     14 NotGranted "The program may not do this: its grants don't cover what it uses, the hook or the budget."
+    15 NoTraffic "The host is never shown traffic of this hook: a link there would not run."
 }
 
 /// What a link does with the data when its program can't be run to its end, or an edit or injection fails.
@@ -479,6 +480,9 @@ pub enum Filters {
         /// They outlive the driver and a restart.
         persistent: bool,
     },
+    /// There is none to be told: a process shows the links the traffic that passes through it, which programs of one type decide
+    /// about. At the hooks of others nothing can be attached.
+    Only(ProgramType),
 }
 
 /// Reply to [`MapInfo`].

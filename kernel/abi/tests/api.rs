@@ -105,8 +105,11 @@ fn operations(all: &mut Fingerprint) {
 
     all.operation(&Version {}, &VersionReply { api: 1, processors: 300 });
     let standing = [false, true].map(|persistent| Filters::Standing { persistent });
-    for filters in
-        [Filters::None, Filters::Waiting, Filters::Refused(-1_073_741_790)].into_iter().chain(standing)
+    let only = ProgramType::ALL.map(Filters::Only);
+    for filters in [Filters::None, Filters::Waiting, Filters::Refused(-1_073_741_790)]
+        .into_iter()
+        .chain(standing)
+        .chain(only)
     {
         let release = "0.1.0".try_into().expect("short");
         all.operation(&State {}, &StateReply { release, filters, maps: 200, programs: 201, links: 202 });

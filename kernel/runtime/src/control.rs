@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use tidegate_abi::control::{
-    self, Events, Flows, HEADER_SIZE, Id, Loaded, ProgramLoad, Request, StateReply, Status, Traced,
-    VersionReply,
+    self, Change, Events, Filters, Flows, HEADER_SIZE, Id, LinkAttach, Loaded, ProgramLoad, Request,
+    StateReply, Status, Traced, VersionReply,
 };
-use tidegate_abi::limits;
+use tidegate_abi::{Hook, limits};
 use tidegate_vm::Shared;
 
 use crate::Runtime;
@@ -133,6 +133,7 @@ impl Runtime {
             }),
 
             Request::LinkAttach(request) => apart(|| {
+                self.is_shown(request.hook)?;
                 let id = self.new_id()?;
                 drop(self.objects(|objects| objects.attach(id, request, &self.chains, &self.platform))?);
                 self.changed();
@@ -157,6 +158,13 @@ impl Runtime {
                 control::write(OK, &(), reply)
             }),
             Request::LinkCommit(request) => apart(|| {
+                let mut rest = request.changes;
+                while let Ok((change, next)) = Change::take(rest) {
+                    if let Change::Attach(LinkAttach { hook, .. }) = change {
+                        self.is_shown(hook)?;
+                    }
+                    rest = next;
+                }
                 let (committed, removed) = self.objects(|objects| {
                     let done = objects.commit(request.changes, &self.chains, &self.platform);
                     self.newest.store(objects.newest(), Ordering::Relaxed);
@@ -223,6 +231,14 @@ impl Runtime {
                 self.watch();
                 control::write(OK, &(), reply)
             }),
+        }
+    }
+
+    /// Whether traffic of this hook ever comes here.
+    fn is_shown(&self, hook: Hook) -> Result<(), Status> {
+        match self.filters() {
+            Filters::Only(kind) if kind != hook.program_type() => Err(Status::NoTraffic),
+            _ => Ok(()),
         }
     }
 

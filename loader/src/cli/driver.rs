@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tidegate_abi::ProgramType;
 use tidegate_abi::control::{self, Filters, Version};
 
 use super::Report;
@@ -66,8 +67,23 @@ pub(super) struct Answer {
 enum Traffic {
     None,
     Waiting,
-    Refused { status: String },
-    Standing { persistent: bool },
+    Refused {
+        status: String,
+    },
+    Standing {
+        persistent: bool,
+    },
+    /// A process shows its traffic, and none but that of programs of this type.
+    Only {
+        program_type: &'static str,
+    },
+}
+
+impl Answer {
+    /// Whether traffic of hooks of this type is ever shown.
+    pub(super) fn shows(&self, kind: ProgramType) -> bool {
+        !matches!(self.filters, Traffic::Only { program_type } if program_type != kind.name())
+    }
 }
 
 pub(super) fn run(verb: &Verb) -> Result<Status, Error> {
@@ -118,6 +134,7 @@ pub(super) fn ask(client: &mut Client) -> Result<Answer, Refused> {
         Filters::Waiting => Traffic::Waiting,
         Filters::Refused(status) => Traffic::Refused { status: format!("{status:#010x}") },
         Filters::Standing { persistent } => Traffic::Standing { persistent },
+        Filters::Only(kind) => Traffic::Only { program_type: kind.name() },
     };
     Ok(Answer {
         abi: version.api,
@@ -166,6 +183,12 @@ impl fmt::Display for Answer {
             Traffic::Standing { persistent: true } => {
                 writeln!(f, "callouts and filters stand; they outlive the driver")?;
             }
+            Traffic::Only { program_type } => {
+                writeln!(
+                    f,
+                    "a process in user space, which shows programs of type {program_type} what passes it"
+                )?;
+            }
         }
         let [programs, links, maps] = [(programs, "program"), (links, "link"), (maps, "map")]
             .map(|(count, what)| crate::tally::count(*count as usize, what));
@@ -193,5 +216,6 @@ mod tests {
         assert!(told(Filters::Waiting).contains("bfe"));
         assert!(told(Filters::Refused(0xc000_0022_u32 as i32)).contains("0xc0000022"));
         assert!(told(Filters::Standing { persistent: true }).contains("outlive"));
+        assert!(told(Filters::Only(ProgramType::Send)).contains("of type send"));
     }
 }

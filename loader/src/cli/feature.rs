@@ -225,6 +225,8 @@ pub(super) struct Probe {
 struct Room {
     hook: &'static str,
     program_type: &'static str,
+    /// Whether this host ever shows it traffic.
+    shown: bool,
     links: usize,
     /// Links that it can have.
     of: usize,
@@ -283,6 +285,7 @@ pub(super) fn probe(client: &mut Client, host: Option<&Path>) -> Result<Probe, E
         hooks.push(Room {
             hook: hook.name(),
             program_type: hook.program_type().name(),
+            shown: answer.shows(hook.program_type()),
             links: client.call(&LinkList { hook }).map_err(refused)?.len(),
             of: limits::MAX_LINKS,
         });
@@ -311,8 +314,9 @@ impl fmt::Display for Probe {
             "system {os} {architecture}: code integrity {code_integrity}, HVCI {hvci}, test signing {test_signing}"
         )?;
         writeln!(f, "hooks")?;
-        for Room { hook, program_type, links, of } in hooks {
-            writeln!(f, "  {hook:<22} {program_type:<8} {links} of {of} links")?;
+        for Room { hook, program_type, shown, links, of } in hooks {
+            let shown = if *shown { "" } else { ", is never shown traffic here" };
+            writeln!(f, "  {hook:<22} {program_type:<8} {links} of {of} links{shown}")?;
         }
         writeln!(f, "maps {}", maps.join(", "))?;
         writeln!(f, "helpers {helpers} (`tidegate feature list helpers`)")?;

@@ -119,3 +119,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_is_attached_where_no_traffic_is_ever_shown() {
+    let runtime = runtime();
+    let stream = load(&runtime, ProgramType::Stream, &returning(1), &[]).expect("accepted");
+    let send = load(&runtime, ProgramType::Send, &returning(1), &[]).expect("accepted");
+    runtime.set_filters(Filters::Only(ProgramType::Send));
+    let before = dump(&runtime);
+    let attach = |program, hook| LinkAttach {
+        program,
+        hook,
+        priority: 0,
+        on_error: OnError::Block,
+        budget: limits::DEFAULT_BUDGET,
+        snapshot: false,
+        filter: None,
+    };
+    let (seen, unseen) = (attach(send, Hook::OutboundTransportV6), attach(stream, Hook::StreamV4));
+    assert_eq!(call(&runtime, &unseen), Err(Status::NoTraffic));
+    let both = [Change::Attach(seen.clone()), Change::Attach(unseen)];
+    assert_eq!(commit(&runtime, &both), Err(Status::NoTraffic));
+    assert_eq!(dump(&runtime), before, "nothing was changed");
+    assert!(call(&runtime, &seen).is_ok());
+}

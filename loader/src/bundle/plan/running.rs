@@ -30,6 +30,7 @@ pub(super) fn failed(doing: &str, refused: &Refused) -> Error {
         Status::Version => Exit::Driver,
         Status::Refused | Status::OverBudget => Exit::Refused,
         Status::NotGranted => Exit::Denied,
+        Status::NoTraffic => Exit::Usage,
         _ => Exit::Partial,
     };
     Error::new("apply", exit, format!("cannot {doing}: {refused}")).with_help(refused.help())
