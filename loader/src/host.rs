@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fwps_sim::{Filter, FlowId, FlowSpec, FlowState, Packet, SendId, Simulator};
 use fwps_sys::{FWP_ACTION, FWPS_STREAM_FLAG};
-use tidegate_abi::control::{self, Header, Id, LinkInfo, LinkList, Status};
+use tidegate_abi::control::{self, Filters, Header, Id, LinkInfo, LinkList, Status};
 use tidegate_abi::{Hook, ProgramType};
 use tidegate_callout::{Callouts, NOTICES, Objects, Options, filter_action, key, layer_of};
 use tidegate_runtime::{Runtime, Shared};
@@ -32,6 +32,8 @@ pub struct Machine {
     runtime: Shared<Runtime>,
     client: Client,
     loaded: Loaded,
+    /// Others whose programs run behind those of the policy: nothing more is asked about them than what they do.
+    behind: Vec<Loaded>,
     /// The links that run, and what they had counted when they were last asked.
     counted: BTreeMap<Id, Tally>,
 }
@@ -75,7 +77,7 @@ impl Machine {
         let mut client = Client::new(Shared::clone(&runtime));
         let loaded = Loaded::new(&mut client, object, setup)?;
         let counted = loaded.links().iter().map(|link| (link.id(), Tally::default())).collect();
-        Ok(Self { runtime, client, loaded, counted })
+        Ok(Self { runtime, client, loaded, behind: Vec::new(), counted })
     }
 
     /// A machine without programs.
@@ -85,7 +87,27 @@ impl Machine {
     pub fn empty() -> Result<Self, Error> {
         let runtime = runtime()?;
         let client = Client::new(Shared::clone(&runtime));
-        Ok(Self { runtime, client, loaded: Loaded::default(), counted: BTreeMap::new() })
+        Ok(Self { runtime, client, loaded: Loaded::default(), behind: Vec::new(), counted: BTreeMap::new() })
+    }
+
+    /// Adds the programs of another object behind those that are there.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new)'s.
+    pub fn add(&mut self, object: &Object, setup: &Setup) -> Result<(), Error> {
+        let others = u16::try_from(self.links().count()).unwrap_or(u16::MAX);
+        let loaded = Loaded::behind(&mut self.client, object, setup, others)?;
+        self.behind.push(loaded);
+        self.relinked()
+    }
+
+    /// The objects, in the order that their programs run.
+    fn all(&self) -> impl Iterator<Item = &Loaded> {
+        std::iter::once(&self.loaded).chain(&self.behind)
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.all().flat_map(Loaded::links)
     }
 
     /// What control messages may be put to by any thread, as long as they change nothing that runs.
@@ -98,8 +120,7 @@ impl Machine {
     /// # Errors
     /// It is not.
     pub fn visits(&self) -> Result<Vec<(String, Vec<Visits>)>, Error> {
-        let mut programs: Vec<_> =
-            self.loaded.links().iter().map(|link| (link.loaded, &link.program)).collect();
+        let mut programs: Vec<_> = self.links().map(|link| (link.loaded, &link.program)).collect();
         // A program is at the hooks of both address families.
         programs.sort_by_key(|(id, _)| *id);
         programs.dedup_by_key(|(id, _)| *id);
@@ -112,7 +133,13 @@ impl Machine {
 
     /// Whether a program runs at hooks of this type.
     pub fn runs(&self, kind: ProgramType) -> bool {
-        self.loaded.links().iter().any(|link| link.hook.program_type() == kind)
+        self.links().any(|link| link.hook.program_type() == kind)
+    }
+
+    /// A program that runs at a hook of another type, if there is one.
+    pub fn runs_beside(&self, kind: ProgramType) -> Option<&str> {
+        let other = self.links().find(|link| link.hook.program_type() != kind);
+        other.map(|link| link.program.as_str())
     }
 
     /// Puts the maps back to what they were when the policy was loaded, and starts the machine's clock anew.
@@ -180,25 +207,31 @@ impl Machine {
         Ok(())
     }
 
-    /// Where a new version of the policy is made ready, by any thread, while this machine works on.
-    pub fn stage(&self) -> Stage {
-        Stage { client: Client::new(Shared::clone(&self.runtime)), loaded: self.loaded.clone() }
+    /// Where a new version of the object that runs `at` this place of those that run one behind the other is made ready, by any
+    /// thread, while this machine works on.
+    pub fn stage(&self, at: usize) -> Stage {
+        let loaded = self.all().nth(at).cloned().unwrap_or_default();
+        Stage { client: Client::new(Shared::clone(&self.runtime)), loaded }
     }
 
-    /// Puts a new version of the policy in the place of the one that runs.
+    /// Puts a new version in the place of the one that runs `at` this place.
     ///
     /// # Errors
     /// The runtime refuses; the old version runs on.
-    pub fn commit(&mut self, staged: Staged) -> Result<(), Error> {
-        self.loaded.commit(&mut self.client, staged)
+    pub fn commit(&mut self, at: usize, staged: Staged) -> Result<(), Error> {
+        let Self { loaded, behind, client, .. } = self;
+        let loaded = std::iter::once(loaded).chain(behind).nth(at);
+        loaded.ok_or_else(|| broken("nothing runs there"))?.commit(client, staged)
     }
 
-    /// A filter engine for real traffic: it keeps no account of what happens in it, and its clock runs.
+    /// A filter engine for real traffic of which only programs of this type are shown anything: others are attached nowhere any
+    /// more. It keeps no account of what happens in it, and its clock runs.
     ///
     /// # Errors
     /// As [`session`](Self::session)'s.
-    pub fn live(&mut self) -> Result<Session<'_>, Error> {
+    pub fn live(&mut self, kind: ProgramType) -> Result<Session<'_>, Error> {
         platform::run_clock();
+        self.runtime.set_filters(Filters::Only(kind));
         self.session(Config { trace_length: 0, ..Config::default() })
     }
 
@@ -429,16 +462,16 @@ impl Session<'_> {
     }
 
     /// See [`Machine::stage`].
-    pub fn stage(&self) -> Stage {
-        self.machine.stage()
+    pub fn stage(&self, at: usize) -> Stage {
+        self.machine.stage(at)
     }
 
     /// See [`Machine::commit`].
     ///
     /// # Errors
     /// The runtime refuses; the old version runs on.
-    pub fn commit(&mut self, staged: Staged) -> Result<(), Error> {
-        self.machine.commit(staged)
+    pub fn commit(&mut self, at: usize, staged: Staged) -> Result<(), Error> {
+        self.machine.commit(at, staged)
     }
 
     /// Answers a control message of someone else.

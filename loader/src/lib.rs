@@ -33,6 +33,9 @@ pub mod tally;
 pub mod test;
 #[cfg(target_os = "linux")]
 pub mod tun;
+
+mod control;
+mod signals;
 mod wire;
 
 pub use error::{Error, Exit};

@@ -5,7 +5,6 @@
 //! half-closes, its resets, and its pace: nothing more is read from an end than the other end takes.
 
 mod connection;
-mod control;
 mod engine;
 mod recording;
 mod report;
@@ -23,13 +22,14 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::control::Control;
 use crate::error::{Error, Exit};
 use crate::flows::Direction;
 use crate::host::Machine;
 use crate::object::Object;
-use crate::run::Policy;
+use crate::run::{Chain, Policy};
+use crate::signals;
 use connection::Closed;
-use control::Control;
 use engine::Engine;
 use recording::Recording;
 use report::Report;
@@ -46,11 +46,10 @@ const LINES: usize = 4096;
 
 /// What `tidegate proxy` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
-#[command(mut_arg("file", |arg| arg.required(false)))]
 pub struct Options {
-    /// The object, and how its programs are set up; with --control there need be none
+    /// The objects, and how their programs are set up; with --control there need be none
     #[command(flatten)]
-    pub policy: Option<Policy>,
+    pub chain: Chain,
     /// Where to accept connections; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
@@ -63,10 +62,11 @@ pub struct Options {
     /// Show programs a server's view: the client is the remote end and opened the connection
     #[arg(long)]
     pub inbound: bool,
-    /// Put a new version into place when the object file changes; connections go on, and so do their maps
+    /// Put a new version into place when the file of an object changes; connections go on, and so do their maps
     #[arg(long)]
     pub watch: bool,
-    /// Be a host: answer `tidegate --host PATH` on this socket, which only its owner may open (Unix only)
+    /// Be a host: answer `tidegate --host PATH` on this socket, which only its owner may open; `vm` is the one to which verbs speak
+    /// that name no host (Unix only)
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
     /// Write what both ends send into a capture as it comes, from which `tidegate test --record` makes scenarios
@@ -77,31 +77,35 @@ pub struct Options {
     pub connections: Option<u64>,
 }
 
-/// Relays until it is interrupted, or until so many connections are over as were asked for. Each thing worth telling goes to
+/// Relays until it is interrupted or terminated, or until so many connections are over as were asked for. Each thing worth telling goes to
 /// `output` when it happens; what it does not take in time is lost, and counted.
 ///
 /// # Errors
 /// The policy does not fit, or the address can't be listened on. What goes wrong with one connection ends that connection.
 pub fn run(options: &Options, output: &mut dyn Output) -> Result<Summary, Error> {
-    let policy = match &options.policy {
-        Some(policy) => Some((Object::read(&policy.file)?, policy.setup()?)),
-        None if options.control.is_some() => None,
-        None => {
-            return Err(Error::usage("proxy-policy", "there is no object, and nobody could bring one")
-                .with_help("name an object, or a socket to which they are brought: --control PATH"));
-        }
-    };
+    let mut chain = Vec::new();
+    for policy in &options.chain.0 {
+        chain.push((Object::read(&policy.file)?, policy.setup()?));
+    }
+    if chain.is_empty() && options.control.is_none() {
+        return Err(Error::usage("proxy-policy", "there is no object, and nobody could bring one")
+            .with_help("name an object, or a socket to which they are brought: --control PATH"));
+    }
     // The machine stays with the thread that made it: its clock and its random numbers are that thread's.
     let recording = options.record.as_deref().map(Recording::begin).transpose()?;
     let (engine, worker) = Engine::start(recording, move || {
-        let Some((object, setup)) = policy else { return Machine::empty() };
-        let machine = Machine::new(&object, &setup)?;
-        if machine.runs(ProgramType::Stream) {
-            return Ok(machine);
+        let Some(((object, setup), behind)) = chain.split_first() else { return Machine::empty() };
+        let mut machine = Machine::new(object, setup)?;
+        behind.iter().try_for_each(|(object, setup)| machine.add(object, setup))?;
+        match machine.runs_beside(ProgramType::Stream) {
+            None => Ok(machine),
+            Some(program) => {
+                let message = format!("`{program}` is no program for streams: a proxy would never run it");
+                Err(Error::usage("proxy-program", message).with_help(
+                    "a proxy relays TCP streams: programs in the section tidegate/stream decide about them",
+                ))
+            }
         }
-        Err(Error::usage("proxy-program", "the object has no program for streams").with_help(
-            "a proxy relays TCP streams: programs in the section tidegate/stream decide about them",
-        ))
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -128,19 +132,24 @@ async fn serve(options: &Options, engine: &Engine, report: &mut Report) -> Resul
     let listener = TcpListener::bind(options.listen).await.map_err(|error| cannot_listen(options, &error))?;
     let listen = listener.local_addr().map_err(|error| cannot_listen(options, &error))?;
     if let Some(path) = &options.control {
-        tokio::spawn(Control::bind(path)?.serve(engine.clone()));
+        tokio::spawn(Control::bind(path)?.serve(engine.messages()));
     }
+    // One for all turns of the loop: a signal that comes while a turn is busy is there in the next.
+    let mut ending = pin!(signals::ending().map_err(|error| Error::new(
+        "proxy-signal",
+        Exit::Partial,
+        error.to_string()
+    ))?);
     report.line(Line::Listening { listen, upstream: options.upstream });
 
     let mut summary = Summary::default();
     let mut tasks: JoinSet<Closed> = JoinSet::new();
     let (told, mut changes) = mpsc::channel(1);
-    if let Some(policy) = options.policy.as_ref().filter(|_| options.watch) {
-        tokio::spawn(watch(policy.clone(), engine.clone(), told));
+    for (at, policy) in options.chain.0.iter().enumerate().filter(|_| options.watch) {
+        tokio::spawn(watch(at, policy.clone(), engine.clone(), told.clone()));
     }
+    drop(told);
     let mut number = 0;
-    // One for all turns of the loop: a signal that comes while a turn is busy is there in the next.
-    let mut interrupted = pin!(tokio::signal::ctrl_c());
     loop {
         let enough = options.connections.is_some_and(|wanted| number >= wanted);
         if enough && tasks.is_empty() {
@@ -170,10 +179,7 @@ async fn serve(options: &Options, engine: &Engine, report: &mut Report) -> Resul
                 summary.replaced += u64::from(matches!(line, Line::Replaced { .. }));
                 report.line(line);
             }
-            interrupted = &mut interrupted => {
-                interrupted.map_err(|error| Error::new("proxy-signal", Exit::Partial, error.to_string()))?;
-                break;
-            }
+            () = &mut ending => break,
         }
     }
     // Connections that are at their end come to it; the others are cut.
@@ -208,9 +214,9 @@ fn cannot_listen(options: &Options, error: &io::Error) -> Error {
     Error::new("proxy-listen", exit, format!("cannot listen on {}: {error}", options.listen))
 }
 
-/// Puts the object into place whenever its file is another one, and has stayed that for one look: compilers write in pieces.
+/// Puts the object `at` this place of the chain there whenever its file is another one, and has stayed that for one look: compilers write in pieces.
 /// What came of it goes to `told`.
-async fn watch(policy: Policy, engine: Engine, told: mpsc::Sender<Line>) {
+async fn watch(at: usize, policy: Policy, engine: Engine, told: mpsc::Sender<Line>) {
     let state = |file: &PathBuf| -> Option<(SystemTime, u64)> {
         let data = fs::metadata(file).ok()?;
         Some((data.modified().ok()?, data.len()))
@@ -223,7 +229,7 @@ async fn watch(policy: Policy, engine: Engine, told: mpsc::Sender<Line>) {
         if now.is_some() && now == seen && now != runs {
             runs = now;
             let file = policy.file.clone();
-            let line = match replace(&policy, &engine).await {
+            let line = match replace(at, &policy, &engine).await {
                 Ok(()) => Line::Replaced { file },
                 Err(error) => Line::NotReplaced { file, reason: error.to_string() },
             };
@@ -235,6 +241,6 @@ async fn watch(policy: Policy, engine: Engine, told: mpsc::Sender<Line>) {
     }
 }
 
-async fn replace(policy: &Policy, engine: &Engine) -> Result<(), Error> {
-    engine.replace(Object::read(&policy.file)?, policy.setup()?).await
+async fn replace(at: usize, policy: &Policy, engine: &Engine) -> Result<(), Error> {
+    engine.replace(at, Object::read(&policy.file)?, policy.setup()?).await
 }

@@ -21,7 +21,7 @@ use crate::host::{self, Config, Flow, Machine, Session};
 use crate::object::Object;
 use crate::wire::{self, Wire, WireFlow};
 
-pub use policy::{OnErrorArg, Policy};
+pub use policy::{Chain, OnErrorArg, Policy};
 use profile::Watch;
 pub use profile::{Profile, ProfileOptions, profile};
 pub use report::Report;

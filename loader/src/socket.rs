@@ -1,11 +1,14 @@
 //! A host in another process: control messages go over a socket of the file system, which only its owner may open.
 //!
 //! On the socket stand requests and replies one after the other, each as long as its header says.
+//!
+//! One socket has a name, `vm`: a user's own, where verbs look that name no host. Its folder is the user's alone, so that nobody else can
+//! put a host of theirs there.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 #[cfg(unix)]
-use std::{cell::RefCell, path::PathBuf};
+use std::{cell::RefCell, env, fs};
 
 #[cfg(unix)]
 use tidegate_abi::control::{self, HEADER_SIZE, Header};
@@ -13,7 +16,61 @@ use tidegate_abi::control::{self, HEADER_SIZE, Header};
 use crate::error::{Error, Exit};
 
 #[cfg(unix)]
+use nix::unistd::geteuid;
+#[cfg(unix)]
 use std::os::unix::net::UnixStream as Stream;
+
+/// What the host in user space is called that is at the user's own socket.
+pub const VM: &str = "vm";
+
+/// Where `vm` is: in the folder that the system gives each user for such things, else in one of the user's own among temporary files.
+#[cfg(unix)]
+pub(crate) fn own() -> PathBuf {
+    let given = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let made = || env::temp_dir().join(format!("tidegate-{}", geteuid()));
+    given.unwrap_or_else(made).join("tidegate.sock")
+}
+
+/// The path of the socket at which a host is to listen that was told `path`, which may be `vm`. There is a folder for it then.
+///
+/// # Errors
+/// Others may write to the folder of `vm`, or it can't be made.
+#[cfg(unix)]
+pub(crate) fn to_listen(path: &Path) -> Result<PathBuf, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    if path.as_os_str() != VM {
+        return Ok(path.into());
+    }
+    let socket = own();
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    // One that is there is looked at: somebody else may have made it.
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::file("make", folder, &error));
+        }
+        _ => is_own(folder)?,
+    }
+    Ok(socket)
+}
+
+/// Whether `folder` is this user's, and nobody else can put anything there. One that is not there is nobody's.
+#[cfg(unix)]
+fn is_own(folder: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::MetadataExt;
+
+    match fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(data) if data.is_dir() && data.uid() == geteuid().as_raw() && data.mode() & 0o022 == 0 => Ok(()),
+        _ => {
+            let message = format!("{} is not yours alone: others could put a host there", folder.display());
+            Err(Error::new("host-folder", Exit::Denied, message).with_help(
+                "let it be a folder of yours that nobody else may write to (chmod 700), or name the socket: --control PATH \
+                 where a host is started, --host PATH where it is spoken to",
+            ))
+        }
+    }
+}
 
 /// A connection to a host.
 #[cfg(unix)]
@@ -25,6 +82,22 @@ pub struct Socket {
 
 #[cfg(unix)]
 impl Socket {
+    /// Connects to the user's own host, `vm`.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect)'s, or others may write to the folder of its socket.
+    pub fn connect_own() -> Result<Self, Error> {
+        let path = own();
+        path.parent().map_or(Ok(()), is_own)?;
+        Self::connect(&path).map_err(|error| match error.code {
+            "host-none" => error.with_help(
+                "start one: `tidegate proxy --control vm ...` or `tidegate tun --control vm ...`; or name another one: --host PATH, or \
+                 TIDEGATE_HOST=PATH in the environment",
+            ),
+            _ => error,
+        })
+    }
+
     /// Connects to the host that listens at `path`.
     ///
     /// # Errors
@@ -37,7 +110,7 @@ impl Socket {
                 io::ErrorKind::PermissionDenied => Error::new("host-denied", Exit::Denied, message)
                     .with_help("a host's socket is its owner's alone: run this as the same user"),
                 _ => Error::new("host-none", Exit::Driver, message)
-                    .with_help("`tidegate proxy --control PATH ...` is a host, for as long as it runs"),
+                    .with_help("`tidegate proxy --control PATH ...` is a host, and so is `tidegate tun`, for as long as it runs"),
             }
         })
     }
@@ -85,6 +158,12 @@ pub(crate) fn hung_up(error: &io::Error) -> bool {
     matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
+/// Nowhere.
+#[cfg(not(unix))]
+pub(crate) fn own() -> PathBuf {
+    VM.into()
+}
+
 /// There are none.
 #[cfg(not(unix))]
 #[derive(Debug)]
@@ -97,6 +176,14 @@ pub struct Socket(Stream);
 
 #[cfg(not(unix))]
 impl Socket {
+    /// Fails: see the error.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn connect_own() -> Result<Self, Error> {
+        Self::connect(Path::new(VM))
+    }
+
     /// Fails: see the error.
     ///
     /// # Errors

@@ -8,19 +8,23 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_abi::ProgramType;
+use tokio::sync::mpsc;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
 use crate::capture::{self, Found, Hop, LINK_RAW, Transport};
 use crate::cli;
+use crate::control::{Control, Messages, Request};
 use crate::error::{Error, Exit};
 use crate::host::{self, Machine, Session};
 use crate::object::Object;
 use crate::run::Policy;
+use crate::signals;
 use crate::tally::{Tally, count};
 
 /// Bytes of the largest IP packet.
@@ -28,10 +32,11 @@ const LARGEST: usize = 65_535;
 
 /// What `tidegate tun` was asked to do.
 #[derive(clap::Args, Clone, Debug)]
+#[command(mut_arg("file", |arg| arg.required(false)))]
 pub struct Options {
-    /// The object, and how its programs are set up
+    /// The object, and how its programs are set up; with --control there need be none
     #[command(flatten)]
-    pub policy: Policy,
+    pub policy: Option<Policy>,
     /// The device that packets are routed into
     #[arg(long, value_name = "NAME", default_value = "tg-in")]
     pub inside: String,
@@ -42,6 +47,10 @@ pub struct Options {
     /// lengths that contradict each other
     #[arg(long, value_enum, default_value = "permit", value_name = "FATE")]
     pub unseen: Unseen,
+    /// Be a host: answer `tidegate --host PATH` on this socket, which only its owner may open; `vm` is the one to which verbs speak
+    /// that name no host
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// End after so many packets from inside
     #[arg(long, value_name = "N")]
     pub packets: Option<u64>,
@@ -93,26 +102,39 @@ pub struct Summary {
     pub broken: Vec<String>,
 }
 
-/// Carries packets until it is interrupted, or until so many came from inside as were asked for. `tell` hears what happens.
+/// Carries packets until it is interrupted or terminated, or until so many came from inside as were asked for. `tell` hears what happens.
 ///
 /// # Errors
 /// The policy does not fit, or the devices can't be made.
 pub fn run(options: &Options, tell: impl FnOnce(&Line)) -> Result<Summary, Error> {
-    let object = Object::read(&options.policy.file)?;
-    let mut machine = Machine::new(&object, &options.policy.setup()?)?;
-    if !machine.runs(ProgramType::Send) {
-        return Err(Error::usage("tun-program", "the object has no program for packets").with_help(
+    let mut machine = match &options.policy {
+        Some(policy) => Machine::new(&Object::read(&policy.file)?, &policy.setup()?)?,
+        None if options.control.is_some() => Machine::empty()?,
+        None => {
+            return Err(Error::usage("tun-policy", "there is no object, and nobody could bring one")
+                .with_help("name an object, or a socket to which they are brought: --control PATH"));
+        }
+    };
+    if let Some(program) = machine.runs_beside(ProgramType::Send) {
+        let message = format!("`{program}` is no program for packets: a tunnel would never run it");
+        return Err(Error::usage("tun-program", message).with_help(
             "programs in the section tidegate/send decide about packets; `tidegate proxy` runs those about streams",
         ));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new("tun-runtime", Exit::Partial, error.to_string()))?;
-    runtime.block_on(async {
+    let tasks = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tasks = tasks.map_err(|error| Error::new("tun-runtime", Exit::Partial, error.to_string()))?;
+    tasks.block_on(async {
         let (inside, outside) = (device(&options.inside)?, device(&options.outside)?);
+        let (asks, asked) = mpsc::unbounded_channel();
+        if let Some(path) = &options.control {
+            tokio::spawn(Control::bind(path)?.serve(Messages::new(asks, machine.runtime())));
+        }
+        let ending = signals::ending();
+        let ending = ending.map_err(|error| Error::new("tun-signal", Exit::Partial, error.to_string()))?;
+        let session = machine.live(ProgramType::Send)?;
         tell(&Line::Up { inside: options.inside.clone(), outside: options.outside.clone() });
-        let session = machine.live()?;
         let mut carrier = Carrier::new(session, options.unseen);
-        carrier.carry(&inside, &outside, options.packets).await?;
+        carrier.carry(&inside, &outside, asked, ending, options.packets).await?;
         carrier.summary.broken = carrier.session.end();
         Ok(carrier.summary)
     })
@@ -145,11 +167,13 @@ impl<'m> Carrier<'m> {
         &mut self,
         inside: &AsyncDevice,
         outside: &AsyncDevice,
+        mut asked: mpsc::UnboundedReceiver<Request>,
+        ending: impl Future<Output = ()>,
         packets: Option<u64>,
     ) -> Result<(), Error> {
         let (mut going, mut coming) = (vec![0; LARGEST], vec![0; LARGEST]);
         // One for all packets: a signal that comes while one is shown is there before the next.
-        let mut interrupted = pin!(tokio::signal::ctrl_c());
+        let mut ending = pin!(ending);
         while packets.is_none_or(|packets| self.summary.shown + self.summary.unseen < packets) {
             tokio::select! {
                 length = inside.recv(&mut going) => {
@@ -163,10 +187,12 @@ impl<'m> Carrier<'m> {
                     self.summary.returned += 1;
                     self.summary.failed += u64::from(inside.send(packet).await.is_err());
                 }
-                interrupted = &mut interrupted => {
-                    interrupted.map_err(|error| Error::new("tun-signal", Exit::Partial, error.to_string()))?;
-                    break;
+                // Without a socket there is nobody who asks.
+                Some(Request { message, answer }) = asked.recv() => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.session.control(&message));
                 }
+                () = &mut ending => break,
             }
         }
         Ok(())
@@ -301,7 +327,7 @@ mod tests {
         };
         let object = Object::read(&policy.file).expect("the fixture");
         let mut machine = Machine::new(&object, &policy.setup().expect("it fits")).expect("it is accepted");
-        let session = machine.live().expect("an engine");
+        let session = machine.live(ProgramType::Send).expect("an engine");
         let mut carrier = Carrier::new(session, unseen);
         let done = work(&mut carrier);
         assert_eq!(carrier.session.end(), Vec::<String>::new());

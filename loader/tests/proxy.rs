@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use tidegate::error::{Error, Exit};
 use tidegate::proxy::{self, Line, Options, Output, Summary};
-use tidegate::run::{OnErrorArg, Policy};
+use tidegate::run::{Chain, OnErrorArg, Policy};
 
 const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
 
@@ -31,14 +31,14 @@ struct Proxy {
 
 fn options(program: &str, upstream: SocketAddr, connections: u64) -> Options {
     Options {
-        policy: Some(Policy {
+        chain: Chain(vec![Policy {
             file: PROBES.into(),
             programs: vec![program.into()],
             maps: vec![],
             map_file: None,
             globals: vec![],
             on_error: OnErrorArg::Block,
-        }),
+        }]),
         listen: "127.0.0.1:0".parse().unwrap(),
         upstream,
         remote: None,
@@ -51,7 +51,7 @@ fn options(program: &str, upstream: SocketAddr, connections: u64) -> Options {
 }
 
 fn policy(options: &mut Options) -> &mut Policy {
-    options.policy.as_mut().expect("there is one")
+    options.chain.0.first_mut().expect("there is one")
 }
 
 impl Proxy {
@@ -249,6 +249,70 @@ fn a_new_version_takes_over_in_the_middle_of_a_connection() {
     served.join().expect("served");
     let summary = proxy.end();
     assert_eq!((summary.connections, summary.replaced), (1, 1));
+}
+
+/// A copy of the gate for one test, which cuts what has a q, as a policy.
+fn cutting() -> Policy {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gate.o").into();
+    let mut options = options("cut", "127.0.0.1:9".parse().unwrap(), 1);
+    Policy { file, maps: vec!["cuts.113=0".into()], ..policy(&mut options).clone() }
+}
+
+#[test]
+fn objects_run_one_behind_the_other_in_the_order_that_they_are_named() {
+    let (sender, arrived) = mpsc::channel();
+    let (address, served) = upstream(2, move |mut stream| {
+        let mut all = String::new();
+        let whole = stream.read_to_string(&mut all).is_ok();
+        sender.send(whole.then_some(all)).expect("the test waits");
+    });
+    // What the one puts its mark on has been decided on: the other one, which cuts, is not asked about it.
+    let mut mark = options("mark", address, 1);
+    let marking = policy(&mut mark).clone();
+    let chains = [(vec![marking.clone(), cutting()], Some("[mark]quit")), (vec![cutting(), marking], None)];
+    for (chain, expected) in chains {
+        let proxy = Proxy::start(Options { chain: Chain(chain), ..mark.clone() });
+        let mut client = proxy.connect();
+        client.write_all(b"quit").expect("connected");
+        // It may be reset by now.
+        let _ = client.shutdown(Shutdown::Write);
+        assert_eq!(arrived.recv().expect("what arrived").as_deref(), expected);
+        drop(client);
+        proxy.end();
+    }
+    served.join().expect("served");
+}
+
+#[test]
+fn each_object_of_a_chain_is_replaced_in_its_place() {
+    let (address, served) = upstream(1, |mut stream| {
+        let mut buffer = [0; 64];
+        loop {
+            match stream.read(&mut buffer).expect("the client's bytes") {
+                0 => return,
+                length => stream.write_all(&buffer[..length]).expect("the client reads"),
+            }
+        }
+    });
+    let mut options = options("mark", address, 1);
+    policy(&mut options).file = marking("proxy-chain.o", b"<one1>");
+    options.chain.0.insert(0, cutting());
+    options.watch = true;
+    let proxy = Proxy::start(options);
+    let mut client = proxy.connect();
+    let mut say = |text: &[u8], expected: &[u8]| {
+        client.write_all(text).expect("connected");
+        let mut answer = vec![0; expected.len()];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(expected));
+    };
+    say(b"a", b"<one1>a");
+    marking("proxy-chain.o", b"<two2>");
+    assert!(matches!(proxy.lines.recv(), Ok(Line::Replaced { .. })));
+    say(b"b", b"<two2>b");
+    drop(client);
+    served.join().expect("served");
+    assert_eq!(proxy.end().replaced, 1);
 }
 
 #[test]

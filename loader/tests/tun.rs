@@ -14,9 +14,10 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::sockopt::{IpRecvTos, Ipv6RecvTClass};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
-use nix::unistd::{gettid, getuid};
+use nix::unistd::{Pid, gettid, getuid};
 use serde_json::Value;
 
 /// Set for the run of a test that is in a network namespace of its own.
@@ -80,20 +81,25 @@ fn remote(
         unshare(CloneFlags::CLONE_NEWNET).expect("a namespace");
         ready.send(gettid().to_string()).expect("the test waits");
         moved.recv().expect("the device is here");
+        // Up first: an address that a device has when it comes up is of use a moment later only.
+        ip("link set tg-out up");
         ip("addr add 10.7.0.2/24 dev tg-out");
         ip("addr add fd00:7::2/64 dev tg-out nodad");
-        ip("link set tg-out up");
         let sockets: Vec<_> = addresses
             .into_iter()
-            .map(|address| UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}")))
-            .collect();
-        ready.send(String::new()).expect("the test waits");
-        let serve = |socket: UdpSocket| {
-            thread::spawn(move || {
+            .map(|address| {
+                let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+                // Before anybody sends: what came earlier would be told without it.
                 match socket.local_addr().expect("it is bound") {
                     SocketAddr::V4(_) => setsockopt(&socket, IpRecvTos, &true).expect("an option"),
                     SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvTClass, &true).expect("an option"),
                 }
+                socket
+            })
+            .collect();
+        ready.send(String::new()).expect("the test waits");
+        let serve = |socket: UdpSocket| {
+            thread::spawn(move || {
                 loop {
                     let (bytes, from, tos) = taken(&socket);
                     let answer = [format!("got {tos} ").as_bytes(), &bytes].concat();
@@ -142,18 +148,21 @@ impl Between {
         let remote = remote(addresses, ready, is_moved);
         let thread = is_ready.recv().expect("the namespace");
         ip(&format!("link set tg-out netns {thread}"));
+        ip("link set tg-in up");
         ip("addr add 10.7.0.1/24 dev tg-in");
         ip("addr add fd00:7::1/64 dev tg-in nodad");
-        ip("link set tg-in up");
         moved.send(()).expect("it waits");
         is_ready.recv().expect("the sockets");
         Self { tun, told, remote }
     }
 
     /// Interrupts it. What it says in the end.
-    fn end(mut self) -> Value {
-        let interrupted = Command::new("kill").args(["-INT", &self.tun.id().to_string()]).status();
-        assert!(interrupted.expect("kill starts").success());
+    fn end(self) -> Value {
+        self.end_by(Signal::SIGINT)
+    }
+
+    fn end_by(mut self, signal: Signal) -> Value {
+        kill(Pid::from_raw(self.tun.id().try_into().expect("a number")), signal).expect("it runs");
         let mut rest = String::new();
         self.told.read_to_string(&mut rest).expect("the summary");
         assert!(self.tun.wait().expect("it ends").success(), "{rest}");
@@ -251,6 +260,73 @@ fn who_takes_an_answer_from_anyone_gets_that_of_the_resolver_that_is_pinned_and_
 
     let summary = between.end();
     assert_eq!((&summary["changed"], &summary["failed"]), (&2.into(), &0.into()), "{summary}");
+}
+
+#[test]
+fn a_tunnel_is_a_host_whose_policies_come_and_go_while_packets_pass() {
+    if !is_inside("a_tunnel_is_a_host_whose_policies_come_and_go_while_packets_pass") {
+        return;
+    }
+    let socket = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tun-control");
+    let path = socket.to_str().expect("a path");
+    let between = Between::start(&["--control", path], vec!["10.7.0.2:53"]);
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = command.args(["-j", "--host", path]).args(words).output().expect("it starts");
+        let document = serde_json::from_slice::<Value>(&output.stdout);
+        (output.status.code(), document.unwrap_or_else(|_| panic!("{output:?}")))
+    };
+    let ok = |words: &[&str]| {
+        let (exit, document) = run(words);
+        assert_eq!(exit, Some(0), "{words:?}: {document}");
+        document
+    };
+    let ask = || {
+        asked("10.7.0.1:0", "10.7.0.2:53", b"longer")
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    assert_eq!(ask().as_deref(), Some("got 0 longer"), "nothing is loaded");
+
+    ok(&["prog", "load", PROBES, "--prog", "by_port", "--map", "ports.53=2"]);
+    let attached = ok(&["link", "attach", "by_port", "outbound-transport-v4"]);
+    assert_eq!(ask().as_deref(), Some("got 0 !!!onger"));
+    ok(&["map", "delete", "ports", "53"]);
+    assert_eq!(ask().as_deref(), Some("got 0 longer"), "the map says so");
+    let stats = ok(&["prog", "stats"]);
+    let row = &stats["links"][0];
+    assert_eq!((&row["counted"]["runs"], &row["counted"]["edited"]), (&2.into(), &1.into()), "{stats}");
+    let time =
+        row["times"].as_array().expect("times").iter().find(|time| time["timed"] != 0).expect("a time");
+    conform::conforms("prog stats", &stats);
+    assert!(time["sum_ns"].as_u64() > Some(0), "runs take time: {time}");
+
+    let (exit, refused) = run(&["prog", "load", PROBES, "--prog", "mark", "--attach"]);
+    assert_eq!((exit, &refused["error"]["code"]), (Some(1), &"hook-unshown".into()), "{refused}");
+    assert_eq!(ok(&["feature", "probe"])["answer"]["filters"]["program_type"], "send");
+
+    // A trace is told of packets too.
+    let (sender, done) = mpsc::channel();
+    let traced = thread::scope(|scope| {
+        let tracing = scope.spawn(|| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+            let output = command.args(["-j", "--host", path, "trace", "--count", "1"]).output();
+            sender.send(()).expect("the test waits");
+            output.expect("it starts")
+        });
+        while done.try_recv().is_err() {
+            ask();
+        }
+        tracing.join().expect("no panic")
+    });
+    let traced = String::from_utf8(traced.stdout).expect("text");
+    assert!(traced.contains(r#""name":"by_port""#), "{traced}");
+
+    ok(&["link", "detach", &attached["links"][0]["id"].to_string()]);
+    ok(&["map", "update", "ports", "53", "2"]);
+    assert_eq!(ask().as_deref(), Some("got 0 longer"), "it runs no more");
+    let summary = between.end_by(Signal::SIGTERM);
+    assert_eq!((&summary["changed"], &summary["blocked"]), (&1.into(), &0.into()), "{summary}");
+    assert!(!socket.exists(), "its socket goes with it");
 }
 
 #[test]

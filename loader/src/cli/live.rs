@@ -8,7 +8,7 @@ use tidegate_abi::control::{Id, Status};
 use crate::client::{Client, Refused};
 use crate::device::Device;
 use crate::error::{Error, Exit};
-use crate::socket::Socket;
+use crate::socket::{self, Socket, VM};
 
 /// The environment variable that names the host when `--host` does not.
 const VARIABLE: &str = "TIDEGATE_HOST";
@@ -19,28 +19,43 @@ const TRUST: &str = "TIDEGATE_TRUST";
 /// What the driver is called where a host is named.
 const DRIVER: &str = "driver";
 
-/// A client of the host that is `named`, or else of the one that the environment names, or else of the driver where one can be.
-pub(super) fn connect(named: Option<&Path>) -> Result<Client, Error> {
+/// Where a host is.
+enum Place {
+    Driver,
+    /// In user space, at the user's own socket.
+    Vm,
+    /// In user space, at this socket.
+    Path(PathBuf),
+}
+
+/// The place that is `named`, or else the one that the environment names, or else the driver where one can be, and `vm` where none can.
+fn place(named: Option<&Path>) -> Place {
     let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
     match named.map(PathBuf::from).or_else(environment) {
-        Some(name) if name.as_os_str() == DRIVER => Device::open().map(Client::driver),
-        Some(path) => Socket::connect(&path).map(Client::socket),
-        None if cfg!(windows) => Device::open().map(Client::driver),
-        None => Err(Error::new("host-none", Exit::Driver, "no host is named, and the driver runs on Windows only")
-            .with_help(format!(
-                "start one with `tidegate proxy --control PATH ...` and name it: --host PATH, or {VARIABLE}=PATH in the \
-                 environment"
-            ))),
+        Some(name) if name.as_os_str() == DRIVER => Place::Driver,
+        Some(name) if name.as_os_str() == VM => Place::Vm,
+        Some(path) => Place::Path(path),
+        None if cfg!(windows) => Place::Driver,
+        None => Place::Vm,
+    }
+}
+
+/// A client of the host that is meant by `named`.
+pub(super) fn connect(named: Option<&Path>) -> Result<Client, Error> {
+    match place(named) {
+        Place::Driver => Device::open().map(Client::driver),
+        Place::Vm => Socket::connect_own().map(Client::socket),
+        Place::Path(path) => Socket::connect(&path).map(Client::socket),
     }
 }
 
 /// What the host is called that [`connect`] speaks to.
 pub(super) fn name(named: Option<&Path>) -> String {
-    let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
-    named
-        .map(PathBuf::from)
-        .or_else(environment)
-        .map_or_else(|| DRIVER.into(), |name| name.display().to_string())
+    match place(named) {
+        Place::Driver => DRIVER.into(),
+        Place::Vm => VM.into(),
+        Place::Path(path) => path.display().to_string(),
+    }
 }
 
 /// Whether somebody named a host: else there need not be one.
@@ -50,14 +65,16 @@ pub(super) fn is_named(named: Option<&Path>) -> bool {
 
 /// Where the bundles that a host ran are kept: beside its socket, or where the system keeps data of services.
 pub(super) fn versions(named: Option<&Path>) -> PathBuf {
-    let environment = || env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
-    match named.map(PathBuf::from).or_else(environment) {
-        Some(mut path) if path.as_os_str() != DRIVER => {
-            path.as_mut_os_string().push(".bundles");
-            path
+    let mut socket = match place(named) {
+        Place::Driver => {
+            let data = env::var_os("ProgramData").map_or_else(|| "/var/lib".into(), PathBuf::from);
+            return data.join("tidegate");
         }
-        _ => env::var_os("ProgramData").map_or_else(|| "/var/lib".into(), PathBuf::from).join("tidegate"),
-    }
+        Place::Vm => socket::own(),
+        Place::Path(path) => path,
+    };
+    socket.as_mut_os_string().push(".bundles");
+    socket
 }
 
 /// The trust file that is `named`, or that the environment names, or that lies where the bundles of the host are kept.
@@ -73,6 +90,7 @@ pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
         _ if refused.system.is_some() => ("host-io", Exit::Driver),
         Status::Version => ("host-version", Exit::Driver),
         Status::NotFound => ("not-found", Exit::NotFound),
+        Status::NoTraffic => ("hook-unshown", Exit::Usage),
         Status::NotGranted => ("not-granted", Exit::Denied),
         Status::Refused | Status::OverBudget => ("program-refused", Exit::Refused),
         _ => ("host-refused", Exit::Usage),

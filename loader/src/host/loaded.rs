@@ -157,7 +157,15 @@ impl Loaded {
     /// # Errors
     /// The setup does not fit the object, or the runtime refuses: then the error has the exit code of a refused program.
     pub fn new(client: &mut Client, object: &Object, setup: &Setup) -> Result<Self, Error> {
-        Staged::new(client, object, setup)?.attach(client, setup.on_error)
+        Self::behind(client, object, setup, 0)
+    }
+
+    /// The same behind so many other programs.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new)'s.
+    pub fn behind(client: &mut Client, object: &Object, setup: &Setup, others: u16) -> Result<Self, Error> {
+        Staged::new(client, object, setup)?.attach_behind(client, setup.on_error, others)
     }
 
     /// Takes everything out of the runtime again: links, programs, maps.
@@ -535,8 +543,13 @@ impl Staged {
     /// # Errors
     /// The runtime refuses: nothing is left then.
     pub fn attach(self, client: &mut Client, on_error: OnError) -> Result<Loaded, Error> {
+        self.attach_behind(client, on_error, 0)
+    }
+
+    fn attach_behind(self, client: &mut Client, on_error: OnError, others: u16) -> Result<Loaded, Error> {
         let mut loaded = Loaded { maps: Vec::new(), links: Vec::new() };
-        for request in self.links(on_error) {
+        for mut request in self.links(on_error) {
+            request.priority = request.priority.saturating_add(others);
             let Some(place) = self.programs.iter().position(|(_, id)| *id == request.program) else {
                 continue;
             };
@@ -555,6 +568,10 @@ impl Staged {
                     return Err(match refused.status {
                         Status::NotGranted => {
                             grants::not_linked(&program.name, self.grants, request.hook, request.budget)
+                        }
+                        Status::NoTraffic => {
+                            let message = format!("program `{}` can't be attached: {refused}", program.name);
+                            Error::usage("hook-unshown", message).with_help(refused.help())
                         }
                         _ => refusal(program, &refused),
                     });

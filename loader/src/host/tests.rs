@@ -216,7 +216,7 @@ fn the_clock_only_runs_forward() {
 fn under_live_traffic_the_clock_runs_until_the_next_start() {
     let now = platform().now_ns;
     let mut machine = probe("constant");
-    let session = machine.live().expect("session");
+    let session = machine.live(ProgramType::Stream).expect("session");
     let then = now();
     while now() == then {}
     pass_time(Duration::from_secs(1));

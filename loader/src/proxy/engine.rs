@@ -5,18 +5,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task;
 
-use tidegate_abi::control::{self, EventRead, Header, Operation, ProgramLoad};
-#[cfg(doc)]
-use tidegate_abi::limits;
-use tidegate_runtime::{Runtime, Shared};
+use tidegate_abi::ProgramType;
+use tidegate_abi::control::{self, EventRead, Operation};
 
-use crate::client;
+use crate::control::{Messages, Request, number};
 use crate::error::{Error, Exit};
 use crate::flows::{Direction, Step};
 use crate::host::{Flow, Machine, Session, Setup, Stage, Staged};
@@ -30,9 +27,7 @@ use super::recording::Recording;
 #[derive(Clone)]
 pub(super) struct Engine {
     asks: mpsc::UnboundedSender<Ask>,
-    runtime: Shared<Runtime>,
-    /// Who verifies a program at the moment: each takes a processor and up to [`limits::MAX_VERIFY_MEMORY`].
-    verifying: Arc<Semaphore>,
+    messages: Messages<Ask>,
 }
 
 /// What became of a connection.
@@ -44,7 +39,7 @@ pub(super) struct Fate {
     pub(super) dropped: bool,
 }
 
-enum Ask {
+pub(super) enum Ask {
     Open {
         local: SocketAddr,
         remote: SocketAddr,
@@ -62,19 +57,24 @@ enum Ask {
         answer: oneshot::Sender<Fate>,
     },
     Stage {
+        at: usize,
         answer: oneshot::Sender<Stage>,
     },
     Commit {
+        at: usize,
         staged: Staged,
         answer: oneshot::Sender<Result<(), Error>>,
     },
-    Control {
-        request: Vec<u8>,
-        answer: oneshot::Sender<Vec<u8>>,
-    },
+    Control(Request),
     Tally {
         answer: oneshot::Sender<Result<Tally, Error>>,
     },
+}
+
+impl From<Request> for Ask {
+    fn from(request: Request) -> Self {
+        Self::Control(request)
+    }
 }
 
 impl Engine {
@@ -89,7 +89,7 @@ impl Engine {
         let body = move || match make() {
             Ok(mut machine) => {
                 let runtime = machine.runtime();
-                match machine.live() {
+                match machine.live(ProgramType::Stream) {
                     Ok(session) => {
                         let _ = ready.send(Ok(runtime));
                         Worker::new(session, recording).run(asked)
@@ -110,7 +110,8 @@ impl Engine {
             .spawn(body)
             .map_err(|error| Error::new("proxy-runtime", Exit::Partial, format!("cannot start: {error}")))?;
         let runtime = is_ready.blocking_recv().unwrap_or_else(|_| Err(gone()))?;
-        Ok((Self { asks, runtime, verifying: Arc::new(Semaphore::new(1)) }, worker))
+        let messages = Messages::new(asks.clone(), runtime);
+        Ok((Self { asks, messages }, worker))
     }
 
     /// Opens a connection whose bytes go to `out`, one outbox for each of [`Direction::ALL`].
@@ -135,28 +136,18 @@ impl Engine {
         self.ask(|answer| Ask::Close { flow, answer }).await
     }
 
-    /// Puts a new version of the policy into place. It is verified beside the thread of the machine, which works on.
-    pub(super) async fn replace(&self, object: Object, setup: Setup) -> Result<(), Error> {
-        let stage = self.ask(|answer| Ask::Stage { answer }).await?;
+    /// Puts a new version of the object `at` this place of the chain there. It is verified beside the thread of the machine, which
+    /// works on.
+    pub(super) async fn replace(&self, at: usize, object: Object, setup: Setup) -> Result<(), Error> {
+        let stage = self.ask(|answer| Ask::Stage { at, answer }).await?;
         let staged =
             task::spawn_blocking(move || stage.load(&object, &setup)).await.map_err(|_| gone())??;
-        self.ask(|answer| Ask::Commit { staged, answer }).await?
+        self.ask(|answer| Ask::Commit { at, staged, answer }).await?
     }
 
-    /// Answers a control message. A program is verified beside the thread of the machine, as for [`replace`](Self::replace), and
-    /// one after the other.
-    pub(super) async fn control(&self, request: Vec<u8>) -> Result<Vec<u8>, Error> {
-        if number(&request) == Some(ProgramLoad::NUMBER) {
-            let turn = Arc::clone(&self.verifying).acquire_owned().await.map_err(|_| gone())?;
-            let runtime = Shared::clone(&self.runtime);
-            let verify = move || {
-                // Whoever asked may be gone meanwhile: it is at work all the same.
-                let _turn = turn;
-                client::answer(&runtime, &request)
-            };
-            return task::spawn_blocking(verify).await.map_err(|_| gone());
-        }
-        self.ask(|answer| Ask::Control { request, answer }).await
+    /// By which it is asked what control messages ask.
+    pub(super) fn messages(&self) -> Messages<Ask> {
+        self.messages.clone()
     }
 
     /// What the policy did since the start.
@@ -202,11 +193,6 @@ impl Relayed {
     }
 }
 
-/// The operation that a well-formed request asks for.
-fn number(request: &[u8]) -> Option<u16> {
-    Header::parse(request).ok().map(|(header, _)| header.code)
-}
-
 impl<'m> Worker<'m> {
     fn new(session: Session<'m>, recording: Option<Recording>) -> Self {
         let (relayed, total) = (HashMap::new(), Tally::default());
@@ -237,14 +223,14 @@ impl<'m> Worker<'m> {
                     }
                     let _ = answer.send(fate);
                 }
-                Ask::Stage { answer } => {
-                    let _ = answer.send(self.session.stage());
+                Ask::Stage { at, answer } => {
+                    let _ = answer.send(self.session.stage(at));
                 }
-                Ask::Commit { staged, answer } => {
-                    let _ = answer.send(self.session.commit(staged));
+                Ask::Commit { at, staged, answer } => {
+                    let _ = answer.send(self.session.commit(at, staged));
                 }
-                Ask::Control { request, answer } => {
-                    let _ = answer.send(self.control(&request));
+                Ask::Control(Request { message, answer }) => {
+                    let _ = answer.send(self.control(&message));
                 }
                 Ask::Tally { answer } => {
                     let _ = answer.send(self.tally().map(|_| self.total));
@@ -287,42 +273,5 @@ impl<'m> Worker<'m> {
         let last = self.session.tally()?;
         self.total.add(&last);
         Ok(last)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tidegate_abi::control::{MapList, Status};
-
-    use super::*;
-
-    #[test]
-    fn a_program_waits_until_the_one_before_it_is_verified_and_nothing_else_does() {
-        let (engine, worker) = Engine::start(None, Machine::empty).expect("a machine");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async {
-            let request = |number: u16| {
-                let header =
-                    Header { version: tidegate_abi::API_VERSION, code: number, length: 0, reserved: 0 };
-                header.to_bytes().to_vec()
-            };
-            let other = Arc::clone(&engine.verifying).acquire_owned().await.expect("nobody has it");
-            let loading = {
-                let (engine, request) = (engine.clone(), request(ProgramLoad::NUMBER));
-                tokio::spawn(async move { engine.control(request).await })
-            };
-            let mut list = [0; 64];
-            let length = control::write_request(&MapList { after: 0 }, &mut list).expect("it is short");
-            for _ in 0..10 {
-                let reply = engine.control(list[..length].to_vec()).await.expect("an answer");
-                assert_eq!(number(&reply), Some(Status::Ok as u16));
-            }
-            assert!(!loading.is_finished(), "it waits");
-            drop(other);
-            let reply = loading.await.expect("no panic").expect("an answer");
-            assert_eq!(number(&reply), Some(Status::Malformed as u16), "it was looked at");
-        });
-        drop(engine);
-        assert_eq!(worker.join().expect("no panic"), Vec::<String>::new());
     }
 }

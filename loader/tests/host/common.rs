@@ -8,13 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 pub(crate) const GATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gate.o");
 
 pub(crate) fn tidegate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.env_remove("TIDEGATE_HOST").env_remove("TIDEGATE_TRUST");
+    command.env_remove("TIDEGATE_HOST").env_remove("TIDEGATE_TRUST").env_remove("XDG_RUNTIME_DIR");
     command
 }
 
@@ -78,12 +80,23 @@ impl Host {
         Self::start_by(shell, folder)
     }
 
-    fn start_by(mut command: Command, folder: &Path) -> Self {
+    /// One that is told to listen at `vm`, with these variables in its environment; that is at `socket` then.
+    pub(crate) fn start_vm(socket: PathBuf, variables: &[(&str, &Path)]) -> Self {
+        let mut command = tidegate();
+        command.envs(variables.iter().copied());
+        Self::start_at(command, Path::new("vm"), socket)
+    }
+
+    fn start_by(command: Command, folder: &Path) -> Self {
         let socket = folder.join("host");
+        Self::start_at(command, &socket.clone(), socket)
+    }
+
+    fn start_at(mut command: Command, told: &Path, socket: PathBuf) -> Self {
         let mut process = command
             .args(["-j", "proxy", "--listen", "127.0.0.1:0", "--upstream", &echo().to_string()])
             .arg("--control")
-            .arg(&socket)
+            .arg(told)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the command starts");
@@ -122,6 +135,13 @@ impl Host {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Asks it to terminate, waits until it has, and gives its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let pid = Pid::from_raw(self.process.id().try_into().expect("a number"));
+        kill(pid, Signal::SIGTERM).expect("it runs");
+        self.process.wait().expect("it ends").code()
     }
 
     /// Ends it hard: it tidies nothing up.

@@ -225,7 +225,8 @@ fn a_refused_program_is_refused_by_the_host_and_leaves_nothing() {
 
 #[test]
 fn who_names_no_host_or_one_that_is_not_there_is_told_what_to_do() {
-    let nowhere = folder("host-none").join("nobody");
+    let folder_of_none = folder("host-none");
+    let nowhere = folder_of_none.join("nobody");
     let nowhere = nowhere.to_str().unwrap();
     for (variable, words) in [
         (None, &["-j", "prog", "show"][..]),
@@ -233,7 +234,9 @@ fn who_names_no_host_or_one_that_is_not_there_is_told_what_to_do() {
         (None, &["-j", "link", "show", "--host", nowhere]),
         (Some(nowhere), &["-j", "map", "show"]),
     ] {
-        let ran = Ran::of(tidegate().args(words).envs(variable.map(|name| ("TIDEGATE_HOST", name))));
+        let mut command = tidegate();
+        command.args(words).env("XDG_RUNTIME_DIR", &folder_of_none);
+        let ran = Ran::of(command.envs(variable.map(|name| ("TIDEGATE_HOST", name))));
         let error = &ran.json()["error"];
         assert_eq!((ran.exit, &error["code"]), (3, &"host-none".into()), "{words:?}");
         assert!(error["help"].as_str().unwrap().contains("tidegate proxy --control"), "{error}");
@@ -241,6 +244,81 @@ fn who_names_no_host_or_one_that_is_not_there_is_told_what_to_do() {
     let host = Host::start(&folder("host-variable"));
     let ran = Ran::of(tidegate().args(["prog", "show"]).env("TIDEGATE_HOST", &host.socket));
     assert_eq!(ran.ok(), "0 programs\n");
+}
+
+#[test]
+fn who_names_no_host_speaks_to_the_users_own() {
+    let folder = folder("host-vm");
+    let run = |variable: &str, words: &[&str]| Ran::of(tidegate().env(variable, &folder).args(words));
+    let given = folder.join("tidegate.sock");
+    let made = folder.join(format!("tidegate-{}", nix::unistd::geteuid())).join("tidegate.sock");
+    // Without the variable of the first in the environment it is among temporary files, in a folder that is made.
+    for (variable, socket) in [("XDG_RUNTIME_DIR", given), ("TMPDIR", made)] {
+        let none = run(variable, &["-j", "prog", "show"]);
+        let help = none.json()["error"]["help"].as_str().expect("help").to_string();
+        assert_eq!((none.exit, help.contains("--control vm")), (3, true), "{help}");
+        let mut host = Host::start_vm(socket.clone(), &[(variable, &folder)]);
+        host.run(&["prog", "load", GATE, "--prog", "cut"]).ok();
+        for words in [&["prog", "show"][..], &["--host", "vm", "prog", "show"]] {
+            assert!(run(variable, words).ok().contains("cut"), "{words:?}");
+        }
+        assert_eq!(run(variable, &["-j", "feature", "probe"]).json()["host"], "vm");
+        let ends = ["-j", "proxy", "--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:9", "--control", "vm"];
+        assert_eq!(run(variable, &ends).json()["error"]["code"], "control-taken", "one user has one");
+
+        let own = socket.parent().expect("a folder");
+        assert_eq!(fs::metadata(own).expect("it is there").permissions().mode() & 0o022, 0);
+        fs::set_permissions(own, fs::Permissions::from_mode(0o777)).expect("it is ours");
+        for words in [&["-j", "prog", "show"][..], &ends] {
+            let refused = run(variable, words);
+            assert_eq!((refused.exit, &refused.json()["error"]["code"]), (4, &"host-folder".into()));
+        }
+        fs::set_permissions(own, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        assert_eq!(host.terminate(), Some(0));
+    }
+}
+
+#[test]
+fn who_is_asked_to_terminate_says_what_it_came_to_and_leaves_nothing() {
+    let mut host = Host::start(&folder("host-terminate"));
+    assert_eq!(host.say(&mut host.connect(), "hello", 5).as_deref(), Some("hello"));
+    assert_eq!(host.terminate(), Some(0));
+    let closed: Value = serde_json::from_str(&host.line()).expect("a document");
+    assert_eq!(closed["event"], "closed");
+    let summary: Value = serde_json::from_str(&host.line()).expect("a document");
+    assert_eq!(summary["connections"], 1, "{summary}");
+    assert!(!host.socket.exists());
+}
+
+#[test]
+fn nothing_is_attached_where_a_proxy_shows_no_traffic() {
+    const PROBES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes.o");
+    let folder = folder("host-unshown");
+    let host = Host::start(&folder);
+    let load = ["-j", "prog", "load", PROBES, "--prog", "by_port"];
+    host.run(&load).ok();
+    let batch = folder.join("batch");
+    fs::write(&batch, "link attach by_port\n").expect("a file");
+    let batch = batch.to_str().expect("a path");
+    for words in [
+        &["-j", "link", "attach", "by_port"][..],
+        &["-j", "link", "attach", "by_port", "outbound-transport-v6"],
+        &["-j", "batch", batch, "--atomic"],
+        &[&load[..], &["--attach"]].concat(),
+    ] {
+        let ran = host.run(words);
+        let error = ran.out.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
+        let error = &error.expect("a document")["error"];
+        assert_eq!((ran.exit, &error["code"]), (1, &"hook-unshown".into()), "{words:?}: {error}");
+        assert!(error["help"].as_str().is_some_and(|help| help.contains("feature probe")), "{error}");
+    }
+    assert_eq!(host.run(&["link", "show"]).ok(), "0 links\n");
+    let probe = host.run(&["-j", "feature", "probe"]).json();
+    crate::conform::conforms("feature probe", &probe);
+    for hook in probe["hooks"].as_array().expect("hooks") {
+        assert_eq!(hook["shown"], hook["program_type"] == "stream", "{hook}");
+    }
+    assert!(host.run(&["feature", "probe"]).ok().contains("is never shown traffic here"));
 }
 
 #[test]

@@ -1,35 +1,93 @@
-//! The control end of a proxy: a socket of the file system over which the verbs that speak to a host reach its machine.
+//! The control end of a host under live traffic: a socket of the file system over which the verbs that speak to a host reach its
+//! machine.
 //!
 //! What arrives is data of a stranger until the runtime has judged it: here only the length in a header is looked at. Whoever may
 //! open the socket may take up so much of the host and no more: clients are counted, few of them may send much at a time, and who
 //! stops in the middle of something is left.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use super::engine::Engine;
+use tidegate_abi::control::{Header, Operation, ProgramLoad};
+#[cfg(doc)]
+use tidegate_abi::limits;
+use tidegate_runtime::{Runtime, Shared};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task;
+
+use crate::client;
 use crate::error::{Error, Exit};
 
 #[cfg(unix)]
-pub(super) use unix::Control;
+pub(crate) use unix::Control;
+
+/// A control message for the thread that owns the machine, and where its answer goes.
+pub(crate) struct Request {
+    pub(crate) message: Vec<u8>,
+    pub(crate) answer: oneshot::Sender<Vec<u8>>,
+}
+
+/// Puts control messages to a machine, whose thread takes them among what else it is asked. Cheap to clone.
+pub(crate) struct Messages<Ask> {
+    asks: mpsc::UnboundedSender<Ask>,
+    runtime: Shared<Runtime>,
+    /// Who verifies a program at the moment: each takes a processor and up to [`limits::MAX_VERIFY_MEMORY`].
+    verifying: Arc<Semaphore>,
+}
+
+impl<Ask> Clone for Messages<Ask> {
+    fn clone(&self) -> Self {
+        let (asks, runtime) = (self.asks.clone(), Shared::clone(&self.runtime));
+        Self { asks, runtime, verifying: Arc::clone(&self.verifying) }
+    }
+}
+
+impl<Ask: From<Request>> Messages<Ask> {
+    pub(crate) fn new(asks: mpsc::UnboundedSender<Ask>, runtime: Shared<Runtime>) -> Self {
+        Self { asks, runtime, verifying: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Answers a message; `None` when the machine is gone. A program is verified beside the machine's thread, which works on, and
+    /// one after the other.
+    pub(crate) async fn answer(&self, message: Vec<u8>) -> Option<Vec<u8>> {
+        if number(&message) == Some(ProgramLoad::NUMBER) {
+            let turn = Arc::clone(&self.verifying).acquire_owned().await.ok()?;
+            let runtime = Shared::clone(&self.runtime);
+            let verify = move || {
+                // Whoever asked may be gone meanwhile: it is at work all the same.
+                let _turn = turn;
+                client::answer(&runtime, &message)
+            };
+            return task::spawn_blocking(verify).await.ok();
+        }
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Request { message, answer }.into()).ok()?;
+        answered.await.ok()
+    }
+}
+
+/// The operation that a well-formed request asks for.
+pub(crate) fn number(request: &[u8]) -> Option<u16> {
+    Header::parse(request).ok().map(|(header, _)| header.code)
+}
 
 #[cfg(unix)]
 mod unix {
     use std::fs::{self, DirBuilder, Permissions};
     use std::io;
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    use std::sync::Arc;
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use tidegate_abi::control::{self, HEADER_SIZE, Status};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{UnixListener, UnixStream};
-    use tokio::sync::Semaphore;
     use tokio::task::AbortHandle;
     use tokio::time::timeout;
 
     use super::*;
-    use crate::socket::message_length;
+    use crate::socket::{self, message_length};
 
     /// Clients at a time. One that comes when there are as many takes the place of the one that was heard of longest ago.
     const CLIENTS: usize = 64;
@@ -44,14 +102,15 @@ mod unix {
     const LARGE: usize = 4;
 
     /// A socket that is listened on. Its file goes with it.
-    pub(in crate::proxy) struct Control {
+    pub(crate) struct Control {
         listener: UnixListener,
         path: PathBuf,
     }
 
     impl Control {
-        /// Listens at `path`. A socket that a host left there which has ended is replaced.
-        pub(in crate::proxy) fn bind(path: &Path) -> Result<Self, Error> {
+        /// Listens at `path`, or where `vm` listens. A socket that a host left there which has ended is replaced.
+        pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
+            let path = &socket::to_listen(path)?;
             let cannot = |error: io::Error| {
                 let exit = match error.kind() {
                     io::ErrorKind::PermissionDenied => Exit::Denied,
@@ -92,7 +151,7 @@ mod unix {
         }
 
         /// Answers whoever connects, until it is dropped.
-        pub(in crate::proxy) async fn serve(self, engine: Engine) {
+        pub(crate) async fn serve<Ask: From<Request> + Send + 'static>(self, messages: Messages<Ask>) {
             let room = Arc::new(Semaphore::new(LARGE));
             let time = Arc::new(AtomicU64::new(0));
             let mut clients: Vec<Known> = Vec::new();
@@ -108,7 +167,7 @@ mod unix {
                         let heard = Heard { last: Arc::default(), time: Arc::clone(&time) };
                         heard.now();
                         let client = Client { stream, heard: heard.clone(), room: Arc::clone(&room) };
-                        let task = tokio::spawn(client.answer(engine.clone())).abort_handle();
+                        let task = tokio::spawn(client.answer(messages.clone())).abort_handle();
                         clients.push(Known { heard, task });
                     }
                     // No more descriptors: later there may be.
@@ -167,7 +226,7 @@ mod unix {
 
     impl Client {
         /// Answers message by message, until it goes or stops in the middle of something.
-        async fn answer(mut self, engine: Engine) -> io::Result<()> {
+        async fn answer<Ask: From<Request>>(mut self, messages: Messages<Ask>) -> io::Result<()> {
             let stream = &mut self.stream;
             loop {
                 let mut head = [0; HEADER_SIZE];
@@ -191,7 +250,7 @@ mod unix {
                     return Ok(());
                 }
                 self.heard.at_work();
-                let reply = engine.control(request).await.map_err(io::Error::other)?;
+                let reply = messages.answer(request).await.ok_or(io::ErrorKind::NotConnected)?;
                 self.heard.now();
                 timeout(PATIENCE, stream.write_all(&reply)).await??;
             }
@@ -200,16 +259,56 @@ mod unix {
 }
 
 #[cfg(not(unix))]
-pub(super) enum Control {}
+pub(crate) enum Control {}
 
 #[cfg(not(unix))]
 impl Control {
-    pub(super) fn bind(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
         let message = format!("cannot listen at {}: a control socket is there on Unix only", path.display());
         Err(Error::new("control-unix", Exit::Usage, message).with_help("the driver is the host on Windows"))
     }
 
-    pub(super) async fn serve(self, _: Engine) {
+    pub(crate) async fn serve<Ask>(self, _: Messages<Ask>) {
         match self {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_abi::control::{self, MapList, Status};
+
+    use super::*;
+    use crate::host;
+
+    #[test]
+    fn a_program_waits_until_the_one_before_it_is_verified_and_nothing_else_does() {
+        let runtime = host::runtime().expect("a runtime");
+        let (asks, mut asked) = mpsc::unbounded_channel::<Request>();
+        let messages = Messages::new(asks, Shared::clone(&runtime));
+        let tasks = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        tasks.block_on(async {
+            tokio::spawn(async move {
+                while let Some(Request { message, answer }) = asked.recv().await {
+                    answer.send(client::answer(&runtime, &message)).expect("it waits");
+                }
+            });
+            let other = Arc::clone(&messages.verifying).acquire_owned().await.expect("nobody has it");
+            let loading = {
+                let (version, code) = (tidegate_abi::API_VERSION, ProgramLoad::NUMBER);
+                let message = Header { version, code, length: 0, reserved: 0 }.to_bytes().to_vec();
+                let messages = messages.clone();
+                tokio::spawn(async move { messages.answer(message).await })
+            };
+            let mut list = [0; 64];
+            let length = control::write_request(&MapList { after: 0 }, &mut list).expect("it is short");
+            for _ in 0..10 {
+                let reply = messages.answer(list[..length].to_vec()).await.expect("an answer");
+                assert_eq!(number(&reply), Some(Status::Ok as u16));
+            }
+            assert!(!loading.is_finished(), "it waits");
+            drop(other);
+            let reply = loading.await.expect("no panic").expect("an answer");
+            assert_eq!(number(&reply), Some(Status::Malformed as u16), "it was looked at");
+        });
     }
 }
