@@ -16,6 +16,8 @@ mod doctor;
 mod driver;
 mod dump;
 mod event;
+#[cfg(test)]
+mod examples;
 mod feature;
 mod flow;
 mod link;
@@ -73,8 +75,9 @@ pub const SCHEMA: u32 = 1;
 struct Cli {
     #[command(flatten)]
     output: Output,
-    /// Whom prog load|show|dump|unload, link, map, flow, trace, event and version speak to: the path of a host's control socket, or
-    /// `driver`, the default on Windows. TIDEGATE_HOST in the environment says it for all
+    /// Whom the verbs that need a host speak to: `driver`, the default on Windows; `vm`, the default elsewhere, which is a proxy or a
+    /// tunnel in user space with `--control vm`, at $XDG_RUNTIME_DIR/tidegate.sock (without that variable in a folder tidegate-UID among
+    /// temporary files); or the path of another control socket. TIDEGATE_HOST in the environment says it for all
     #[arg(long, global = true, value_name = "HOST")]
     host: Option<PathBuf>,
     #[command(subcommand)]
@@ -184,28 +187,36 @@ enum Noun {
         that is refused are never blessed: they fail as before, and it is said why. --record\n\
         expects what came out in the same way. Captures are those of tcpdump, Wireshark and `tidegate proxy --record`.")]
     Test(test::Options),
-    /// Relay real TCP connections through the programs of an object, on any machine
+    /// Relay real TCP connections through the programs of objects, on any machine
     #[command(after_help = "For example, with a web server on port 8080:\n  \
         tidegate proxy http_hdr_rewrite.o --map 'header.0=X-Via: tidegate' \\\n      \
         --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080 --remote 127.0.0.1:80\n  \
         curl http://127.0.0.1:8000/\n\n\
+        Several objects run one behind the other; what is said behind an object is about it:\n  \
+        tidegate proxy tls_sni_allow.o --map 'allowed.good.example=1' exfil_cap.o --map 'cap.0=1000000' \\\n      \
+        --listen 127.0.0.1:8443 --upstream 127.0.0.1:443\n\n\
         With --control it is a host, whose policies come and go while connections pass; no object need be named then:\n  \
-        tidegate proxy --control /tmp/gate --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \
-        tidegate --host /tmp/gate prog load tls_sni_allow.o --attach\n  \
-        tidegate --host /tmp/gate link show\n\n\
+        tidegate proxy --control vm --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \
+        tidegate prog load tls_sni_allow.o --attach\n  \
+        tidegate link show\n\n\
+        `vm` is where verbs look that name no host. With a path in its place several hosts run beside each other, and `--host PATH` says\n\
+        which of them is meant.\n\n\
         What a policy did wrong in the field becomes a scenario of it:\n  \
         tidegate proxy my_policy.o --record field.pcap --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \
         tidegate test my_policy --record field.pcap\n\n\
-        With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
+        With -j every line is a JSON document; the last one is the summary. Ctrl-C or SIGTERM ends it.")]
     Proxy(proxy::Options),
     /// Run the programs of an object on the packets that this machine sends, through TUN devices (Linux)
     #[cfg(target_os = "linux")]
     #[command(after_help = "For example, in a network namespace of its own:\n  \
         unshare --map-root-user --net\n  \
-        tidegate tun dns_filter.o --map 'blocked.example.com=1' &\n  \
+        tidegate tun dns_filter.o --map 'rules.example.com={action = 1}' &\n  \
         ip addr add 10.7.0.1/24 dev tg-in && ip link set tg-in up && ip link set tg-out up\n\n\
         What is routed into the inside device comes out of the outside one, which may be moved into another namespace, or\n\
-        routed on. With -j every line is a JSON document; the last one is the summary. Ctrl-C ends it.")]
+        routed on. With --control it is a host, as `tidegate proxy` is, and no object need be named:\n  \
+        tidegate tun --control vm &\n  \
+        tidegate prog load dns_filter.o --map 'rules.example.com={action = 1}' --attach\n\n\
+        With -j every line is a JSON document; the last one is the summary. Ctrl-C or SIGTERM ends it.")]
     Tun(tun::Options),
     /// What programs, loader and kernel agree on
     #[command(subcommand)]

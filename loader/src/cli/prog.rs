@@ -56,7 +56,7 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct LoadOptions {
     #[command(flatten)]
-    policy: run::Policy,
+    pub(super) policy: run::Policy,
     /// What the program is called in the host, if not as in the object
     #[arg(long)]
     name: Option<String>,
