@@ -62,7 +62,8 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         report = over(&mut machine, options, None)?;
         report.times = times;
     }
-    report.seconds_each = start.elapsed().as_secs_f64() / f64::from(report.times);
+    // Once is always the same, whatever the machine is busy with.
+    report.seconds_each = (report.times > 1).then(|| start.elapsed().as_secs_f64() / f64::from(report.times));
     Ok(report)
 }
 

@@ -24,8 +24,9 @@ pub struct Report {
     written: Option<PathBuf>,
     /// How often it was run: what else is told is of the last time.
     pub(super) times: u32,
-    /// What each took, with the reading of the capture and the machine around the programs.
-    pub(super) seconds_each: f64,
+    /// Of several times: what each took, with the reading of the capture and the machine around the programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seconds_each: Option<f64>,
     pub(super) connections: Vec<ConnectionReport>,
     pub(super) packets: Vec<PacketReport>,
     /// Packets that were not shown, since the capture has only their start.
@@ -102,7 +103,7 @@ impl Report {
             capture: options.pcap.clone(),
             written: options.pcap_out.clone(),
             times: 1,
-            seconds_each: 0.0,
+            seconds_each: None,
             connections: Vec::new(),
             packets: Vec::new(),
             cut_packets: 0,
@@ -238,13 +239,8 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f, "{} runs of programs, {} edited, {} failed", total.runs, total.edited, total.errors)?;
-        if self.times > 1 {
-            writeln!(
-                f,
-                "run {} times, {:.3} ms each; this is of the last",
-                self.times,
-                self.seconds_each * 1000.0
-            )?;
+        if let Some(seconds) = self.seconds_each {
+            writeln!(f, "run {} times, {:.3} ms each; this is of the last", self.times, seconds * 1000.0)?;
         }
         if let Some(path) = &self.written {
             writeln!(f, "written: {}", path.display())?;
