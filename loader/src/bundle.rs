@@ -17,11 +17,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tidegate_abi::control::{Id, LinkAttach, LinkInfoReply, OnError};
-use tidegate_abi::{Grants, Hook, limits};
+use tidegate_abi::{Grants, Hook, LinkFilter, limits};
 use toml::{Spanned, Table};
 
 use self::instance::{Instance, Instances};
 use crate::error::Error;
+use crate::filter;
 use crate::grants;
 use crate::object::Object;
 use crate::report::prove;
@@ -74,6 +75,7 @@ struct Rules {
     on_error: OnError,
     budget: u32,
     snapshot: bool,
+    filter: Option<LinkFilter>,
 }
 
 /// A bundle file at work, and how its mistakes are told.
@@ -102,6 +104,7 @@ struct Link {
     budget: Option<u32>,
     #[serde(default)]
     snapshot: bool,
+    filter: Option<Spanned<String>>,
     #[serde(default)]
     maps: BTreeMap<String, Table>,
     #[serde(default)]
@@ -280,6 +283,13 @@ impl Entry {
             Some(hooks) => Some(hooks.iter().map(|hook| source.hook(hook)).collect::<Result<_, _>>()?),
             None => None,
         };
+        let filter = match &link.filter {
+            Some(text) => Some(
+                filter::parse(text.as_ref())
+                    .map_err(|error| source.malformed(text.span().start, &format!("the filter: {error}")))?,
+            ),
+            None => None,
+        };
         let instance = instances.at(number);
         let chosen = match &link.program {
             Some(name) => vec![instance.find(name, path)?],
@@ -288,9 +298,15 @@ impl Entry {
         let mut places = Vec::new();
         for at in chosen {
             let kind = instance.object.programs()[at].program_type;
-            let at_hooks: Vec<_> = match &hooks {
-                Some(hooks) => hooks.iter().copied().filter(|hook| hook.program_type() == kind).collect(),
-                None => kind.hooks().to_vec(),
+            let said: Vec<_> =
+                hooks.iter().flatten().copied().filter(|hook| hook.program_type() == kind).collect();
+            let at_hooks = if hooks.is_some() && said.is_empty() {
+                said
+            } else {
+                filter::hooks(&said, kind, filter.as_ref()).map_err(|error| Error {
+                    help: error.help,
+                    ..source.error(error.code, start, &error.message)
+                })?
             };
             // What runs nowhere is not loaded.
             if !at_hooks.is_empty() {
@@ -312,27 +328,27 @@ impl Entry {
             },
             budget: link.budget.unwrap_or(limits::DEFAULT_BUDGET),
             snapshot: link.snapshot,
+            filter,
         };
         Ok(Self { name, instance: number, places, priority: link.priority, rules })
     }
 
     /// The message that makes a link of it.
     fn attach(&self, program: Id, hook: Hook) -> LinkAttach {
-        let Rules { on_error, budget, snapshot } = self.rules;
-        LinkAttach { program, hook, priority: self.priority, on_error, budget, snapshot, filter: None }
+        let Rules { on_error, budget, snapshot, filter } = self.rules;
+        LinkAttach { program, hook, priority: self.priority, on_error, budget, snapshot, filter }
     }
 }
 
 impl Rules {
     /// What of a running link is not as these say, in words. Another link has to take its place then.
     fn differences(&self, link: &LinkInfoReply) -> Vec<String> {
-        let Self { on_error, budget, snapshot } = self;
+        let Self { on_error, budget, snapshot, filter } = self;
         let differ = [
             (link.on_error != *on_error, "on_error"),
             (link.budget != *budget, "budget"),
             (link.snapshot != *snapshot, "snapshot"),
-            // One that was typed: a bundle's links are shown all that their hook sees.
-            (link.filter.is_some(), "filter"),
+            (link.filter != *filter, "filter"),
         ];
         differ.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.into()).collect()
     }

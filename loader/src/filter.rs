@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use tidegate_abi::LinkFilter;
 use tidegate_abi::filter::{EndFilter, Net, Ports, TCP, UDP};
 use tidegate_abi::limits::MAX_PORT_RANGES;
+use tidegate_abi::{Hook, LinkFilter, ProgramType};
+
+use crate::error::Error;
 
 /// What a filter may say, for help texts.
 pub const HELP: &str = "What the link is shown, as conditions that must all hold:\n  \
@@ -132,6 +134,29 @@ fn set_net(end: &mut EndFilter, word: &str, text: &str) -> Result<(), String> {
         return Err(format!("`{text}` has bits behind its prefix; the network is {}", show_net(net)));
     }
     once(&mut end.net, "the address", net)
+}
+
+/// Where a program of this type runs with this filter: at these hooks, or where nobody says at which at those of both families,
+/// or of the one that the filter names.
+///
+/// # Errors
+/// It never holds at one of them.
+pub fn hooks(said: &[Hook], kind: ProgramType, filter: Option<&LinkFilter>) -> Result<Vec<Hook>, Error> {
+    let Some(filter) = filter else {
+        return Ok(if said.is_empty() { kind.hooks().to_vec() } else { said.to_vec() });
+    };
+    let fits = |hook: &Hook| filter.check(*hook).is_ok();
+    let family = filter.family();
+    let all = kind.hooks().into_iter().filter(|hook| family.is_none_or(|family| hook.family() == family));
+    let hooks = if said.is_empty() { all.collect() } else { said.to_vec() };
+    match hooks.iter().find(|hook| !fits(hook)) {
+        None => Ok(hooks),
+        Some(hook) => {
+            let message = format!("`{}` never holds at {}", show(filter), hook.name());
+            Err(Error::usage("link-filter", message)
+                .with_help("streams are TCP, packets are outbound, and a hook has addresses of one family"))
+        }
+    }
 }
 
 /// A filter as it is written: what is shown can be typed again.

@@ -9,7 +9,7 @@ use tidegate_abi::control::{
     Change, Detached, FlowEnds, Id, LinkAttach, LinkInfo, LinkInfoReply, LinkList, LinkReplace, LinkTry,
     OnError, ProgramInfo, Status, Trial, TrialMode,
 };
-use tidegate_abi::{Hook, LinkFilter, ProgramType, limits};
+use tidegate_abi::{Hook, LinkFilter, limits};
 
 use super::{Report, live, prog, trial};
 use crate::client::{Client, Refused};
@@ -192,7 +192,7 @@ pub(super) fn not_attached(
 /// The changes that an attach is: one for each hook.
 pub(super) fn attaching(client: &mut Client, options: &Attach) -> Result<Vec<Change>, Error> {
     let (program, kind) = prog::find(client, &options.program)?;
-    let hooks = hooks(options.hook.as_slice(), kind, options.filter.as_ref())?;
+    let hooks = filter::hooks(options.hook.as_slice(), kind, options.filter.as_ref())?;
     let attach = |hook| LinkAttach {
         program,
         hook,
@@ -203,30 +203,6 @@ pub(super) fn attaching(client: &mut Client, options: &Attach) -> Result<Vec<Cha
         filter: options.filter,
     };
     Ok(hooks.into_iter().map(attach).map(Change::Attach).collect())
-}
-
-/// Where a program of this type runs with this filter: at these hooks, or where nobody says at which at those of both families,
-/// or of the one that the filter names.
-pub(super) fn hooks(
-    said: &[Hook],
-    kind: ProgramType,
-    filter: Option<&LinkFilter>,
-) -> Result<Vec<Hook>, Error> {
-    let Some(filter) = filter else {
-        return Ok(if said.is_empty() { kind.hooks().to_vec() } else { said.to_vec() });
-    };
-    let fits = |hook: &Hook| filter.check(*hook).is_ok();
-    let family = filter.family();
-    let all = kind.hooks().into_iter().filter(|hook| family.is_none_or(|family| hook.family() == family));
-    let hooks = if said.is_empty() { all.collect() } else { said.to_vec() };
-    match hooks.iter().find(|hook| !fits(hook)) {
-        None => Ok(hooks),
-        Some(hook) => {
-            let message = format!("`{}` never holds at {}", filter::show(filter), hook.name());
-            Err(Error::usage("link-filter", message)
-                .with_help("streams are TCP, packets are outbound, and a hook has addresses of one family"))
-        }
-    }
 }
 
 /// The links of these ids.

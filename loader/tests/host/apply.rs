@@ -220,6 +220,36 @@ fn a_link_with_a_filter_that_the_bundle_does_not_have_is_another_one() {
     assert_eq!(behaviour(&host), old());
 }
 
+#[test]
+fn a_link_of_a_bundle_is_shown_what_fits_its_filter() {
+    let folder = folder("apply-filtered");
+    let host = Host::start(&folder);
+    let bundle = bundle(&folder, "bundle.toml", "<first_>", 'q', "");
+    let path = bundle.to_str().unwrap();
+    let all = fs::read_to_string(&bundle).expect("the bundle");
+    let write = |filter: &str| {
+        let text = all.replace("program = \"cut\"\n", &format!("program = \"cut\"\nfilter = \"{filter}\"\n"));
+        assert_ne!(text, all);
+        fs::write(&bundle, text).expect("a bundle");
+    };
+    write("remote net 10.0.0.0/8");
+    host.run(&["apply", path]).ok();
+    assert_eq!(behaviour(&host).1, [], "it is shown nothing");
+    let again = host.run(&["-j", "apply", path]).json();
+    assert_eq!(again["steps"].as_array().map(Vec::len), Some(0), "{again}");
+    write("host 127.0.0.1");
+    host.run(&["apply", path]).ok();
+    assert_eq!(behaviour(&host), old());
+    for (filter, code) in [("port 80 or tcp", "bundle-malformed"), ("udp", "link-filter")] {
+        write(filter);
+        let ran = host.run(&["-j", "apply", path]);
+        let error = ran.json()["error"].clone();
+        assert_eq!((ran.exit, &error["code"]), (1, &code.into()), "{filter}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains("bundle.toml:")), "{error}");
+    }
+    assert_eq!(behaviour(&host), old());
+}
+
 /// Ids and names of the programs and maps that a host has.
 fn things(host: &Host) -> BTreeSet<(String, u64, String)> {
     let mut things = BTreeSet::new();
