@@ -19,10 +19,10 @@ fn typed(help: &str) -> Vec<Vec<String>> {
         while let Some(begun) = line.strip_suffix('\\') {
             line = format!("{} {}", begun.trim(), lines.next().unwrap_or_default());
         }
-        // A description stands behind at least two spaces, an ampersand or a redirection behind the words.
+        // A description stands behind at least two spaces, an ampersand, a pipe or a redirection behind the words.
         let words = shlex::split(line.split("  ").next().unwrap_or_default()).unwrap_or_default();
         let words: Vec<_> =
-            words.into_iter().take_while(|word| !matches!(&word[..], "&" | ">>" | ">")).collect();
+            words.into_iter().take_while(|word| !matches!(&word[..], "&" | "|" | ">>" | ">")).collect();
         match words.first().map(String::as_str) {
             Some("END") => in_batch = false,
             _ if in_batch => commands.push([vec!["tidegate".into()], words].concat()),
