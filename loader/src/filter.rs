@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tidegate_abi::filter::{EndFilter, Net, Ports, TCP, UDP};
+use tidegate_abi::filter::{EndFilter, ICMP, ICMP_V6, Net, Ports, TCP, UDP};
 use tidegate_abi::limits::MAX_PORT_RANGES;
 use tidegate_abi::{Hook, LinkFilter, ProgramType};
 
@@ -17,7 +17,7 @@ pub const HELP: &str = "What the link is shown, as conditions that must all hold
     local ..., remote ...                 the same of this machine's end, or of the other one\n\
     For example 'tcp port 443', or 'outbound and remote port 80,443 and remote net 192.0.2.0/24'.";
 
-const PROTOCOLS: [(&str, u8); 4] = [("tcp", TCP), ("udp", UDP), ("icmp", 1), ("icmp6", 58)];
+const PROTOCOLS: [(&str, u8); 4] = [("tcp", TCP), ("udp", UDP), ("icmp", ICMP), ("icmp6", ICMP_V6)];
 const DIRECTIONS: [(&str, u8); 2] = [("outbound", 0), ("inbound", 1)];
 
 /// Reads a filter.
@@ -146,7 +146,11 @@ pub fn hooks(said: &[Hook], kind: ProgramType, filter: Option<&LinkFilter>) -> R
         return Ok(if said.is_empty() { kind.hooks().to_vec() } else { said.to_vec() });
     };
     let fits = |hook: &Hook| filter.check(*hook).is_ok();
-    let family = filter.family();
+    let family = filter.family().or(match filter.protocol {
+        Some(ICMP) => Some(4),
+        Some(ICMP_V6) => Some(6),
+        _ => None,
+    });
     let all = kind.hooks().into_iter().filter(|hook| family.is_none_or(|family| hook.family() == family));
     let hooks = if said.is_empty() { all.collect() } else { said.to_vec() };
     match hooks.iter().find(|hook| !fits(hook)) {
@@ -154,7 +158,7 @@ pub fn hooks(said: &[Hook], kind: ProgramType, filter: Option<&LinkFilter>) -> R
         Some(hook) => {
             let message = format!("`{}` never holds at {}", show(filter), hook.name());
             Err(Error::usage("link-filter", message)
-                .with_help("streams are TCP, packets are outbound, and a hook has addresses of one family"))
+                .with_help("streams are TCP, packets are outbound, only TCP and UDP have ports, and a hook has addresses of one family"))
         }
     }
 }

@@ -262,8 +262,7 @@ operations! {
         /// The bytes that the hook's links judge are the bytes that are sent, whatever the sender does to its memory
         /// meanwhile. Costs a copy of everything that passes.
         snapshot: bool,
-        /// What of the hook's data it is shown; none: all. On bytes of a stream that can be shown to no link its on_error
-        /// decides, whatever its filter.
+        /// What of the hook's data it is shown; none: all.
         filter: Option<LinkFilter>,
     } -> Id; "Runs a program at a hook from now on."
     31 LinkDetach {

@@ -11,6 +11,11 @@ pub const TCP: u8 = 6;
 /// IP protocol number.
 pub const UDP: u8 = 17;
 
+/// IP protocol number.
+pub const ICMP: u8 = 1;
+/// IP protocol number.
+pub const ICMP_V6: u8 = 58;
+
 /// Conditions on data. All of them must hold; the default has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkFilter {
@@ -74,10 +79,17 @@ impl LinkFilter {
         let nets = [self.local.net, self.remote.net, self.either.net].into_iter().flatten();
         let ports = [self.local.ports, self.remote.ports, self.either.ports];
         let mut ports = ports.as_flattened().iter().flatten();
+        let may_be = |protocol| match protocol {
+            _ if is_stream => protocol == TCP,
+            ICMP => hook.family() == 4,
+            ICMP_V6 => hook.family() == 6,
+            _ => true,
+        };
+        let may_have_ports = self.protocol.is_none_or(|protocol| matches!(protocol, TCP | UDP));
         let holds = self.direction.is_none_or(|direction| direction <= u8::from(is_stream))
-            && self.protocol.is_none_or(|protocol| protocol == TCP || !is_stream)
+            && self.protocol.is_none_or(may_be)
             && nets.clone().all(|net| net.family == hook.family() && net.prefix <= net.width())
-            && ports.all(|ports| ports.first <= ports.last);
+            && ports.all(|ports| may_have_ports && ports.first <= ports.last);
         if holds { Ok(()) } else { Err(Status::Invalid) }
     }
 
@@ -251,6 +263,13 @@ mod tests {
         assert_eq!(check(LinkFilter { local: net([1; 4], 32), ..NONE }), [true, false, true]);
         assert_eq!(check(LinkFilter { remote: net([1; 4], 33), ..NONE }), [false; 3]);
         assert_eq!(check(LinkFilter { either: port(2, 1), ..NONE }), [false; 3]);
+        assert_eq!(check(LinkFilter { protocol: Some(ICMP), ..NONE }), [false, false, true]);
+        assert_eq!(check(LinkFilter { protocol: Some(ICMP_V6), ..NONE }), [false; 3]);
+        let six =
+            |protocol| LinkFilter { protocol: Some(protocol), ..NONE }.check(Hook::DatagramDataV6).is_ok();
+        assert_eq!([ICMP, ICMP_V6].map(six), [false, true]);
+        let with_ports = |protocol| check(LinkFilter { protocol: Some(protocol), local: port(1, 2), ..NONE });
+        assert_eq!([UDP, ICMP].map(with_ports), [[false, false, true], [false; 3]]);
         let beyond = Net { family: 6, prefix: 129, address: [0; 16] };
         let end = EndFilter { net: Some(beyond), ..EndFilter::default() };
         assert_eq!(check(LinkFilter { local: end, ..NONE }), [false; 3]);

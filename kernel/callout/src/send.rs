@@ -129,8 +129,7 @@ pub(crate) fn classify(
     } else {
         Editable::Yes
     };
-    let snapshot = chain.is_snapshot();
-    let sealed = links.iter().any(|link| link.is_snapshot() && link.on_error() == OnError::Block);
+    let (snapshot, sealed) = if chain.is_snapshot() { copied(links, &context) } else { (false, false) };
     let send = Send { engine, processor, incoming, protocol, editable, foreign, snapshot, sealed, context };
     let mut views = packets.views();
     match (views.next(), views.next()) {
@@ -150,6 +149,14 @@ fn flow_of(context: &SendContext) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// Whether a link that is to see the packet wants what is judged to be what is sent, and whether it must be.
+#[cold]
+#[inline(never)]
+fn copied(links: &[Shared<Link>], context: &SendContext) -> (bool, bool) {
+    let mut copying = links.iter().filter(|link| link.is_snapshot() && !link.is_blind(0, || context.into()));
+    (copying.clone().next().is_some(), copying.any(|link| link.on_error() == OnError::Block))
 }
 
 /// Counts an error of every link that is to see the packet, since it can be shown to none. True when it must not pass.
@@ -464,7 +471,9 @@ impl Send<'_> {
                 Fate::Replace(copy, Else { on_error, rest: &[] })
             }
             Err(_) if self.sealed => {
-                links.iter().filter(|link| link.is_snapshot()).for_each(|link| link.count_error());
+                let copying = links.iter().filter(|link| link.is_snapshot());
+                let copying = copying.filter(|link| !link.is_blind(0, || (&self.context).into()));
+                copying.for_each(|link| link.count_error());
                 Fate::Drop
             }
             Err(_) => Fate::Pass,

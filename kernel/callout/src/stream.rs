@@ -169,7 +169,7 @@ fn before<'k>(
             if chain.is_empty() || engine.is_closing() {
                 return Err(pass);
             }
-            let flow = meet(engine, indication).map_err(|_| unseen(chain.links(), pass))?;
+            let flow = meet(engine, indication).map_err(|_| unseen(chain.links().iter(), pass))?;
             met.insert(flow).lend()
         }
     };
@@ -328,17 +328,19 @@ fn decide(
     if links.is_empty() {
         return StreamOutcome::Permit(len);
     }
-    let (shown, may_wait) = match extent(engine, indication, links) {
+    let (shown, may_wait) = match extent(engine, indication, &flow, links) {
         Ok(extent) => extent,
         Err(outcome) => return outcome,
     };
+    let unshown = |why| unshown(why, indication, &flow, links);
     let Some(mut desk) = engine.scratch.take(processor) else {
-        return unshown(&engine.counters.no_desk, links, len);
+        return unshown(&engine.counters.no_desk);
     };
     let Desk { window, stack, changes, .. } = &mut *desk;
-    let snapshot = chain.is_snapshot();
+    let snapshot =
+        chain.is_snapshot() && links.iter().any(|link| link.is_snapshot() && sees(link, indication, &flow));
     let Ok(window) = data.anywhere(shown, snapshot, window) else {
-        return unshown(&engine.counters.unreadable, links, len);
+        return unshown(&engine.counters.unreadable);
     };
     let kept = if snapshot { Kept::Copied } else { Kept::Shared(data) };
     let ask = indication.ask(flow, window, kept, holder);
@@ -372,6 +374,7 @@ fn answer(
 fn extent(
     engine: Lent<'_, Engine>,
     indication: &Indication<'_>,
+    flow: &Flow,
     links: &[Shared<Link>],
 ) -> Result<(usize, bool), StreamOutcome> {
     let len = indication.data.dataLength;
@@ -384,23 +387,36 @@ fn extent(
     }
     let whole = indication.out.flags.has(FWPS_CLASSIFY_OUT_FLAG::BUFFER_LIMIT_REACHED);
     if whole && len > MAX_WINDOW {
-        return Err(unshown(&engine.counters.oversized, links, len));
+        return Err(unshown(&engine.counters.oversized, indication, flow, links));
     }
     Ok((MAX_WINDOW, false))
 }
 
-/// The outcome when no link could be shown the bytes: it is counted, and every link's `on_error` counts.
+/// The outcome when no link could be shown the bytes: it is counted, and the `on_error` of every link that was to see them
+/// counts.
 #[cold]
 #[inline(never)]
-fn unshown(why: &Count, links: &[Shared<Link>], len: usize) -> StreamOutcome {
+fn unshown(why: &Count, indication: &Indication<'_>, flow: &Flow, links: &[Shared<Link>]) -> StreamOutcome {
     why.add();
-    unseen(links, StreamOutcome::Permit(len))
+    let pass = StreamOutcome::Permit(indication.data.dataLength);
+    unseen(links.iter().filter(|link| sees(link, indication, flow)), pass)
 }
 
-/// The same where it is counted elsewhere.
-fn unseen(links: &[Shared<Link>], pass: StreamOutcome) -> StreamOutcome {
-    links.iter().for_each(|link| link.count_error());
-    if links.iter().any(|link| link.on_error() == OnError::Block) { StreamOutcome::Drop } else { pass }
+/// The same where it is counted elsewhere, of links that were to see the bytes.
+fn unseen<'l>(links: impl Iterator<Item = &'l Shared<Link>>, pass: StreamOutcome) -> StreamOutcome {
+    let mut outcome = pass;
+    for link in links {
+        link.count_error();
+        if link.on_error() == OnError::Block {
+            outcome = StreamOutcome::Drop;
+        }
+    }
+    outcome
+}
+
+/// Whether a link is shown bytes of this direction of a connection.
+fn sees(link: &Link, indication: &Indication<'_>, flow: &Flow) -> bool {
+    !link.is_blind(indication.direction() as u8, || (&flow.context).into())
 }
 
 /// The answer for any decision.
@@ -413,7 +429,7 @@ fn carry_out(
     by: Option<&Shared<Link>>,
 ) -> StreamOutcome {
     let (engine, flow, len, direction) = (ask.engine(), ask.flow, ask.len, ask.direction());
-    let (links, snapshot) = (chain.links(), chain.is_snapshot());
+    let (links, snapshot) = (chain.links(), matches!(ask.kept, Kept::Copied));
     match decision {
         Decision::Next(cover) | Decision::Permit(cover) => {
             if snapshot {
@@ -465,17 +481,19 @@ fn carry_out(
 
 /// Lets bytes pass as they were judged, whatever has become of the original.
 fn sealed(ask: &Ask<'_>, links: &[Shared<Link>], cover: usize) -> StreamOutcome {
+    let (way, context) = (ask.direction() as u8, &ask.flow.get().context);
+    let seen = links.iter().filter(|link| !link.is_blind(way, || context.into()));
     if cover == 0 || (ask.ends() && cover == ask.len) {
         // The end that comes together with bytes can't be kept when they are taken out.
         return if cover == 0 {
             StreamOutcome::Permit(0)
         } else {
-            unseen(links, StreamOutcome::Permit(cover))
+            unseen(seen, StreamOutcome::Permit(cover))
         };
     }
     match ask.pass(cover) {
         Ok(()) => StreamOutcome::Block(cover),
-        Err(_) => unseen(links, StreamOutcome::Permit(cover)),
+        Err(_) => unseen(seen, StreamOutcome::Permit(cover)),
     }
 }
 

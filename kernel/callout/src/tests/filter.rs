@@ -5,6 +5,7 @@ use std::vec;
 use std::vec::Vec;
 
 use fwps_sim::{Config, Direction, FlowState, Packet, SendOutcome};
+use fwps_sys::FWPS_STREAM_FLAG;
 use proptest::collection;
 use proptest::prelude::*;
 use tidegate_abi::control::{Change, Counters, LinkReplace, OnError, TrialMode, parse_reply};
@@ -77,10 +78,11 @@ proptest! {
         seed: u64,
         hook in prop::sample::select(&STREAMS[..]),
         program in 0..programs().len(),
+        snapshot: bool,
         pieces in collection::vec((any::<bool>(), "[abx]{1,12}".prop_map(String::into_bytes)), 1..10),
     ) {
         let code = &programs()[program][..];
-        let with = |filter| play(seed, hook, Some((code, filter, false)), &pieces);
+        let with = |filter| play(seed, hook, Some((code, filter, snapshot)), &pieces);
         prop_assert_eq!(with(Some(port(THEIRS))), with(None));
         prop_assert_eq!(with(Some(port(ANOTHER))), play(seed, hook, None, &pieces));
     }
@@ -177,6 +179,29 @@ fn addresses_are_those_of_the_data() {
         let flow = bench.flow(STREAM);
         bench.sim.indicate(flow, OUT, b"x");
         assert_eq!(bench.counters(link).runs, runs, "{address:?}/{prefix}");
+        bench.finish();
+    }
+}
+
+#[test]
+fn a_link_that_is_kept_from_data_has_it_neither_copied_nor_blocked_for_want_of_a_copy() {
+    // The end of a direction that comes together with bytes, and a packet that nothing may take the place of: neither can be copied.
+    for (filter, passes) in [(port(ANOTHER), true), (port(THEIRS), false)] {
+        let bench = Bench::new(Config::default());
+        let link = bench.shown(STREAM, &asm::verdict(Verdict::Permit), OnError::Block, Some(filter), true);
+        let flow = bench.flow(STREAM);
+        bench.sim.indicate_with(flow, OUT, b"last", FWPS_STREAM_FLAG::SEND_DISCONNECT);
+        assert_eq!(bench.out(flow, OUT) == b"last", passes);
+        assert_eq!(bench.counters(link).errors, u64::from(!passes));
+        bench.finish();
+
+        let bench = Bench::new(Config::default());
+        let hook = SENDS[0];
+        let link = bench.shown(hook, &asm::verdict(Verdict::Permit), OnError::Block, Some(filter), true);
+        let (local, remote) = ends(hook);
+        let list = Packet { segment: 1, ..Packet::udp(local, remote, b"x") };
+        assert_eq!(bench.send(&list).0 == SendOutcome::Permitted, passes);
+        assert_eq!(bench.counters(link).errors, u64::from(!passes));
         bench.finish();
     }
 }
