@@ -16,7 +16,7 @@ use tidegate_runtime::{Runtime, Shared};
 
 use crate::device::Device;
 use crate::error::{Error, Exit};
-use crate::socket::{Socket, hung_up};
+use crate::socket::{NOT_OWN, NOT_OWN_HELP, Socket, hung_up};
 
 /// Speaks to a runtime: of this process, of the driver, or of a host that has a control socket.
 pub struct Client {
@@ -55,8 +55,8 @@ impl End {
 pub struct Refused {
     /// Why; when `system` says something, the request was not answered at all.
     pub status: Status,
-    /// What the system said in place of an answer.
-    pub system: Option<String>,
+    /// Why there is no answer.
+    pub system: Option<Box<Error>>,
     /// What the verifier said, when it was the one that refused.
     pub refusal: Option<Box<Refusal>>,
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Refused {
             (Some(refusal), _) => {
                 write!(f, "{} at instruction {}: {}", refusal.code, refusal.insn, refusal.reason)
             }
-            (None, Some(system)) => write!(f, "the host does not answer: {system}"),
+            (None, Some(system)) => write!(f, "the host does not answer: {}", system.message),
             (None, None) => f.write_str(self.status.text()),
         }
     }
@@ -78,13 +78,16 @@ impl std::error::Error for Refused {}
 impl Refused {
     /// The error that there was no answer, if that is it: it says nothing of what was asked for.
     pub fn silent(&self) -> Option<Error> {
-        let error = Error::new("host-io", Exit::Driver, self.to_string()).with_help(self.help());
-        self.system.as_ref().map(|_| error)
+        let system = self.system.as_ref()?;
+        Some(Error::new(system.code, system.exit, self.to_string()).with_help(self.help()))
     }
 
     /// What to do about it. Whoever knows more of the request says more.
     pub fn help(&self) -> &'static str {
-        if self.system.is_some() {
+        if let Some(system) = &self.system {
+            if system.code == NOT_OWN {
+                return NOT_OWN_HELP;
+            }
             return "a host answers for as long as it runs: start it again, of the driver `tidegate driver status` says more";
         }
         match self.status {
@@ -340,7 +343,7 @@ impl Client {
         };
         loop {
             let answered = send(&self.end, &self.request[..length], &mut self.reply).map_err(|error| {
-                Refused { status: Status::Malformed, system: Some(told(&error)), refusal: None }
+                Refused { status: Status::Malformed, system: Some(Box::new(told(&error))), refusal: None }
             })?;
             let short = control::parse_reply::<()>(&self.reply[..answered]) == Err(Status::ReplyTooLarge);
             if !short {
@@ -366,13 +369,17 @@ impl Client {
     }
 }
 
-/// Why there is no answer, in words.
-fn told(error: &io::Error) -> String {
-    match error.kind() {
+/// Why there is no answer.
+fn told(error: &io::Error) -> Error {
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return error.clone();
+    }
+    let words = match error.kind() {
         _ if hung_up(error) => "it hung up".into(),
         io::ErrorKind::InvalidData => "what it says is no reply".into(),
         _ => error.to_string(),
-    }
+    };
+    Error::new("host-io", Exit::Driver, words)
 }
 
 /// The reply of `runtime` to a control message, whatever its length.

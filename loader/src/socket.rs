@@ -3,7 +3,7 @@
 //! On the socket stand requests and replies one after the other, each as long as its header says.
 //!
 //! One socket has a name, `vm`: a user's own, where verbs look that name no host. Its folder is the user's alone, so that nobody else can
-//! put a host of theirs there.
+//! put a host of theirs there; and who answers there must run as the user, or as root.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,19 @@ use tidegate_abi::control::{self, HEADER_SIZE, Header};
 use crate::error::{Error, Exit};
 
 #[cfg(unix)]
-use nix::unistd::geteuid;
+use nix::unistd::{Uid, geteuid};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream as Stream;
 
 /// What the host in user space is called that is at the user's own socket.
 pub const VM: &str = "vm";
+
+/// The code of the error that somebody else may be, or is, where the user's own host should be.
+pub(crate) const NOT_OWN: &str = "host-folder";
+
+/// What to do about it.
+pub(crate) const NOT_OWN_HELP: &str = "let it be a folder of yours that nobody else may write to (chmod 700), or name the socket: \
+     --control PATH where a host is started, --host PATH where it is spoken to";
 
 /// Where `vm` is: in the folder that the system gives each user for such things, else in one of the user's own among temporary files.
 #[cfg(unix)]
@@ -47,28 +54,66 @@ pub(crate) fn to_listen(path: &Path) -> Result<PathBuf, Error> {
     // One that is there is looked at: somebody else may have made it.
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::file("make", folder, &error));
+            Err(Error::file("make", folder, &error))
         }
-        _ => is_own(folder)?,
+        _ if is_own(folder)? => Ok(socket),
+        _ => Err(Error::file("find", folder, &io::ErrorKind::NotFound.into())),
     }
-    Ok(socket)
 }
 
-/// Whether `folder` is this user's, and nobody else can put anything there. One that is not there is nobody's.
+/// Whether `folder` is there. One that is must be this user's, and nobody else's to put anything into; one that is not may be
+/// anybody's in a moment.
 #[cfg(unix)]
-fn is_own(folder: &Path) -> Result<(), Error> {
+fn is_own(folder: &Path) -> Result<bool, Error> {
     use std::os::unix::fs::MetadataExt;
 
     match fs::symlink_metadata(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(data) if data.is_dir() && data.uid() == geteuid().as_raw() && data.mode() & 0o022 == 0 => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(data) if data.is_dir() && data.uid() == geteuid().as_raw() && data.mode() & 0o022 == 0 => Ok(true),
         _ => {
             let message = format!("{} is not yours alone: others could put a host there", folder.display());
-            Err(Error::new("host-folder", Exit::Denied, message).with_help(
-                "let it be a folder of yours that nobody else may write to (chmod 700), or name the socket: --control PATH \
-                 where a host is started, --host PATH where it is spoken to",
-            ))
+            Err(Error::new(NOT_OWN, Exit::Denied, message).with_help(NOT_OWN_HELP))
         }
+    }
+}
+
+/// Who listens at the other end of `stream`.
+#[cfg(target_os = "linux")]
+fn listener(stream: &Stream) -> io::Result<Uid> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    Ok(Uid::from_raw(getsockopt(stream, PeerCredentials)?.uid()))
+}
+
+/// Who listens at the other end of `stream`.
+#[cfg(all(unix, not(target_os = "linux")))]
+fn listener(stream: &Stream) -> io::Result<Uid> {
+    Ok(nix::unistd::getpeereid(stream)?.0)
+}
+
+/// Connects to the socket at `path`; when it is the `users` own, only to a host of the user's, or of root's, who may do anything anyway.
+#[cfg(unix)]
+fn reach(path: &Path, users: bool) -> Result<Stream, Error> {
+    let stream = Stream::connect(path).map_err(|error| unanswered(path, &error))?;
+    if users {
+        let uid = listener(&stream).map_err(|error| unanswered(path, &error))?;
+        if uid != geteuid() && !uid.is_root() {
+            let message = format!("user {uid} answers at {}, and no host of yours", path.display());
+            return Err(Error::new(NOT_OWN, Exit::Denied, message).with_help(NOT_OWN_HELP));
+        }
+    }
+    Ok(stream)
+}
+
+/// Nobody answers at `path`, or may be asked.
+#[cfg(unix)]
+fn unanswered(path: &Path, error: &io::Error) -> Error {
+    let message = format!("no host answers at {}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::new("host-denied", Exit::Denied, message)
+            .with_help("a host's socket is its owner's alone: run this as the same user"),
+        _ => Error::new("host-none", Exit::Driver, message).with_help(
+            "`tidegate proxy --control PATH ...` is a host, and so is `tidegate tun`, for as long as it runs",
+        ),
     }
 }
 
@@ -78,6 +123,8 @@ fn is_own(folder: &Path) -> Result<(), Error> {
 pub struct Socket {
     stream: RefCell<Stream>,
     path: PathBuf,
+    /// Whether it is the user's own, `vm`.
+    users: bool,
 }
 
 #[cfg(unix)]
@@ -85,11 +132,14 @@ impl Socket {
     /// Connects to the user's own host, `vm`.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect)'s, or others may write to the folder of its socket.
+    /// As [`connect`](Self::connect)'s, or others may write to the folder of its socket, or somebody else listens there.
     pub fn connect_own() -> Result<Self, Error> {
         let path = own();
-        path.parent().map_or(Ok(()), is_own)?;
-        Self::connect(&path).map_err(|error| match error.code {
+        let connected = match path.parent().map_or(Ok(true), is_own)? {
+            true => Self::to(&path, true),
+            false => Err(unanswered(&path, &io::ErrorKind::NotFound.into())),
+        };
+        connected.map_err(|error| match error.code {
             "host-none" => error.with_help(
                 "start one: `tidegate proxy --control vm ...` or `tidegate tun --control vm ...`; or name another one: --host PATH, or \
                  TIDEGATE_HOST=PATH in the environment",
@@ -103,23 +153,18 @@ impl Socket {
     /// # Errors
     /// Nobody listens there, or it may not be used.
     pub fn connect(path: &Path) -> Result<Self, Error> {
-        let connected = Stream::connect(path);
-        connected.map(|stream| Self { stream: RefCell::new(stream), path: path.into() }).map_err(|error| {
-            let message = format!("no host answers at {}: {error}", path.display());
-            match error.kind() {
-                io::ErrorKind::PermissionDenied => Error::new("host-denied", Exit::Denied, message)
-                    .with_help("a host's socket is its owner's alone: run this as the same user"),
-                _ => Error::new("host-none", Exit::Driver, message)
-                    .with_help("`tidegate proxy --control PATH ...` is a host, and so is `tidegate tun`, for as long as it runs"),
-            }
-        })
+        Self::to(path, false)
+    }
+
+    fn to(path: &Path, users: bool) -> Result<Self, Error> {
+        Ok(Self { stream: RefCell::new(reach(path, users)?), path: path.into(), users })
     }
 
     /// Sends a control message and waits for its reply, for which `reply` is made larger when it must be. Returns the length of
     /// the reply.
     ///
     /// # Errors
-    /// The host has gone, or speaks of something else.
+    /// The host has gone, or speaks of something else; an [`Error`] is inside when somebody else has taken its place.
     pub fn exchange(&self, request: &[u8], reply: &mut Vec<u8>) -> io::Result<usize> {
         let answered = self.ask(request, reply);
         let Err(error) = &answered else { return answered };
@@ -128,8 +173,11 @@ impl Socket {
         if changes || !hung_up(error) {
             return answered;
         }
-        let Ok(stream) = Stream::connect(&self.path) else { return answered };
-        self.stream.replace(stream);
+        match reach(&self.path, self.users) {
+            Ok(stream) => self.stream.replace(stream),
+            Err(error) if error.code == NOT_OWN => return Err(io::Error::other(error)),
+            Err(_) => return answered,
+        };
         self.ask(request, reply)
     }
 
@@ -208,4 +256,20 @@ pub(crate) fn message_length(head: &[u8; HEADER_SIZE]) -> Option<usize> {
     let [.., l0, l1, l2, l3, _, _, _, _] = *head;
     let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok()?.checked_add(head.len())?;
     (length <= tidegate_abi::limits::MAX_MESSAGE).then_some(length)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::DirBuilderExt;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_not_the_users_own() {
+        let folder = env::temp_dir().join(format!("tidegate-own-{}", std::process::id()));
+        assert_eq!(is_own(&folder), Ok(false));
+        fs::DirBuilder::new().mode(0o700).create(&folder).expect("a folder");
+        assert_eq!(is_own(&folder), Ok(true));
+        fs::remove_dir(&folder).expect("it is there");
+    }
 }

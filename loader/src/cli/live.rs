@@ -86,8 +86,11 @@ pub(super) fn trust(named: Option<&Path>, host: Option<&Path>) -> Option<PathBuf
 
 /// An error of the host's, met while `doing` something.
 pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
+    let message = format!("cannot {doing}: {refused}");
+    if let Some(silent) = refused.silent() {
+        return Error { message, ..silent };
+    }
     let (code, exit) = match refused.status {
-        _ if refused.system.is_some() => ("host-io", Exit::Driver),
         Status::Version => ("host-version", Exit::Driver),
         Status::NotFound => ("not-found", Exit::NotFound),
         Status::NoTraffic => ("hook-unshown", Exit::Usage),
@@ -95,7 +98,7 @@ pub(super) fn refused(doing: &str, refused: &Refused) -> Error {
         Status::Refused | Status::OverBudget => ("program-refused", Exit::Refused),
         _ => ("host-refused", Exit::Usage),
     };
-    Error::new(code, exit, format!("cannot {doing}: {refused}")).with_help(refused.help())
+    Error::new(code, exit, message).with_help(refused.help())
 }
 
 /// The thing that `text` names, by its id or by its name: `known` has both of each.
@@ -128,7 +131,8 @@ mod tests {
             system: None,
             refusal: None,
         });
-        let silent = Refused { status: Status::Malformed, system: Some("gone".into()), refusal: None };
+        let gone = Box::new(Error::new("host-io", Exit::Driver, "gone"));
+        let silent = Refused { status: Status::Malformed, system: Some(gone), refusal: None };
         let all: Vec<_> = refusals.chain([silent]).collect();
         assert!(all.len() > 10, "{all:?}");
         for answer in &all {

@@ -92,7 +92,8 @@ impl Host {
         Self::start_at(command, &socket.clone(), socket)
     }
 
-    fn start_at(mut command: Command, told: &Path, socket: PathBuf) -> Self {
+    /// One that `command` starts, which is told to listen at `told`; that is at `socket` then.
+    pub(crate) fn start_at(mut command: Command, told: &Path, socket: PathBuf) -> Self {
         let mut process = command
             .args(["-j", "proxy", "--listen", "127.0.0.1:0", "--upstream", &echo().to_string()])
             .arg("--control")

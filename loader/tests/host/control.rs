@@ -279,6 +279,46 @@ fn who_names_no_host_speaks_to_the_users_own() {
 }
 
 #[test]
+fn where_the_users_own_host_should_be_nobody_else_is_spoken_to() {
+    use std::os::unix::process::CommandExt;
+
+    let mut somebody = tidegate();
+    somebody.uid(65_533);
+    // That takes root, and a path to the command that is open to all.
+    if !tidegate().uid(65_533).arg("version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("no command of another user can be had");
+        return;
+    }
+    let folder = folder("host-impostor");
+    let (own, other) = (folder.join("tidegate.sock"), folder.join("other"));
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let host = Host::start_at(somebody, &other, other.clone());
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
+    host.run(&["prog", "show"]).ok();
+
+    // It takes the place of a host that hangs up in the middle.
+    let listener = UnixListener::bind(&own).expect("a socket");
+    let socket = own.clone();
+    let leaves = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        stream.read_exact(&mut [0; HEADER_SIZE]).expect("a request");
+        fs::rename(other, socket).expect("it is there");
+    });
+    for when in ["while it speaks", "when it comes"] {
+        let ran = Ran::of(tidegate().args(["-j", "prog", "show"]).env("XDG_RUNTIME_DIR", &folder));
+        assert_eq!(
+            (ran.exit, &ran.json()["error"]["code"]),
+            (4, &"host-folder".into()),
+            "{when}: {}",
+            ran.out
+        );
+    }
+    leaves.join().expect("no panic");
+    let named = Ran::of(tidegate().arg("--host").arg(&own).args(["prog", "show"]));
+    assert_eq!(named.ok(), "0 programs\n", "one that is named is whoever's it is");
+}
+
+#[test]
 fn who_is_asked_to_terminate_says_what_it_came_to_and_leaves_nothing() {
     let mut host = Host::start(&folder("host-terminate"));
     assert_eq!(host.say(&mut host.connect(), "hello", 5).as_deref(), Some("hello"));

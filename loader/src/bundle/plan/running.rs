@@ -25,15 +25,18 @@ pub(super) struct Running {
 }
 
 pub(super) fn failed(doing: &str, refused: &Refused) -> Error {
+    let message = format!("cannot {doing}: {refused}");
+    if let Some(silent) = refused.silent() {
+        return Error { message, ..silent };
+    }
     let exit = match refused.status {
-        _ if refused.system.is_some() => Exit::Driver,
         Status::Version => Exit::Driver,
         Status::Refused | Status::OverBudget => Exit::Refused,
         Status::NotGranted => Exit::Denied,
         Status::NoTraffic => Exit::Usage,
         _ => Exit::Partial,
     };
-    Error::new("apply", exit, format!("cannot {doing}: {refused}")).with_help(refused.help())
+    Error::new("apply", exit, message).with_help(refused.help())
 }
 
 impl Running {
