@@ -11,7 +11,7 @@ mod report;
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::thread;
@@ -200,13 +200,33 @@ async fn serve(options: &Options, engine: &Engine, report: &mut Report) -> Resul
 
 /// Where a connection goes and how programs see it.
 fn ends(options: &Options, number: u64, peer: SocketAddr) -> connection::Ends {
-    let remote = options.remote.unwrap_or(options.upstream);
+    // Where both families are listened to, an IPv4 client has an IPv6 address that says so.
+    let (peer, upstream) = (canonical(peer), canonical(options.upstream));
+    let (client, service) = of_one_family(peer, options.remote.map_or(upstream, canonical));
     let (local, remote, opened) = if options.inbound {
-        (remote, peer, Direction::Inbound)
+        (service, client, Direction::Inbound)
     } else {
-        (peer, remote, Direction::Outbound)
+        (client, service, Direction::Outbound)
     };
-    connection::Ends { number, peer, upstream: options.upstream, local, remote, opened }
+    connection::Ends { number, peer, upstream, local, remote, opened }
+}
+
+/// The same end, of IPv4 where its address is one of IPv4 in that of IPv6.
+fn canonical(mut end: SocketAddr) -> SocketAddr {
+    end.set_ip(end.ip().to_canonical());
+    end
+}
+
+/// Both ends as programs can be shown them: a connection has one family. Where a proxy leads from one to the other it is IPv6, in
+/// which IPv4 has a place.
+fn of_one_family(client: SocketAddr, service: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let mapped = |mut end: SocketAddr| {
+        if let IpAddr::V4(v4) = end.ip() {
+            end.set_ip(v4.to_ipv6_mapped().into());
+        }
+        end
+    };
+    if client.is_ipv4() == service.is_ipv4() { (client, service) } else { (mapped(client), mapped(service)) }
 }
 
 fn cannot_listen(options: &Options, error: &io::Error) -> Error {
@@ -243,4 +263,23 @@ async fn watch(at: usize, policy: Policy, engine: Engine, told: mpsc::Sender<Lin
 
 async fn replace(at: usize, policy: &Policy, engine: &Engine) -> Result<(), Error> {
     engine.replace(at, Object::read(&policy.file)?, policy.setup()?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_shown_both_ends_in_one_family() {
+        let end = |text: &str| text.parse::<SocketAddr>().expect("an end");
+        for (client, service, shown) in [
+            ("[::ffff:10.0.0.1]:9", "10.0.0.2:80", ("10.0.0.1:9", "10.0.0.2:80")),
+            ("10.0.0.1:9", "[::ffff:10.0.0.2]:80", ("10.0.0.1:9", "10.0.0.2:80")),
+            ("[::ffff:10.0.0.1]:9", "[fd00::2]:80", ("[::ffff:10.0.0.1]:9", "[fd00::2]:80")),
+            ("[fd00::1]:9", "10.0.0.2:80", ("[fd00::1]:9", "[::ffff:10.0.0.2]:80")),
+        ] {
+            let (client, service) = (canonical(end(client)), canonical(end(service)));
+            assert_eq!(of_one_family(client, service), (end(shown.0), end(shown.1)));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -93,9 +93,19 @@ impl Host {
     }
 
     /// One that `command` starts, which is told to listen at `told`; that is at `socket` then.
-    pub(crate) fn start_at(mut command: Command, told: &Path, socket: PathBuf) -> Self {
+    pub(crate) fn start_at(command: Command, told: &Path, socket: PathBuf) -> Self {
+        Self::start_on(command, "127.0.0.1:0", told, socket)
+    }
+
+    /// One that accepts IPv4 and IPv6.
+    pub(crate) fn start_dual(folder: &Path) -> Self {
+        let socket = folder.join("host");
+        Self::start_on(tidegate(), "[::]:0", &socket.clone(), socket)
+    }
+
+    fn start_on(mut command: Command, listen: &str, told: &Path, socket: PathBuf) -> Self {
         let mut process = command
-            .args(["-j", "proxy", "--listen", "127.0.0.1:0", "--upstream", &echo().to_string()])
+            .args(["-j", "proxy", "--listen", listen, "--upstream", &echo().to_string()])
             .arg("--control")
             .arg(told)
             .stdout(Stdio::piped())
@@ -116,8 +126,9 @@ impl Host {
         Ran::of(tidegate().arg("--host").arg(&self.socket).args(words))
     }
 
+    /// A connection by IPv4.
     pub(crate) fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).expect("it listens")
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.address.port())).expect("it listens")
     }
 
     /// Says `text` over a connection, and gives what comes back for it in `length` bytes; `None` when the connection is reset.

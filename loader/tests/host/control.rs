@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
@@ -127,6 +128,27 @@ fn a_link_is_shown_what_fits_its_filter() {
     }
     let ran = host.run(&["-j", "link", "attach", "cut", "stream-v6", "--filter", "host 127.0.0.1"]);
     assert_eq!((ran.exit, &ran.json()["error"]["code"]), (1, &"link-filter".into()));
+}
+
+#[test]
+fn a_client_of_ipv4_is_one_where_both_families_are_listened_to() {
+    let both = TcpListener::bind("[::]:0").and_then(|listener| {
+        let port = listener.local_addr()?.port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+    });
+    if both.is_err() {
+        eprintln!("nothing listens to both families here");
+        return;
+    }
+    let host = Host::start_dual(&folder("host-dual"));
+    host.run(&["prog", "load", GATE, "--prog", "cut", "--map", "cuts.113=0"]).ok();
+    host.run(&["link", "attach", "cut", "--filter", "remote net 127.0.0.0/8"]).ok();
+    let mut stream = host.connect();
+    assert_eq!(host.say(&mut stream, "hello", 5).as_deref(), Some("hello"));
+    let flow = host.run(&["-j", "flow", "list"]).json()["flows"][0].clone();
+    let local = stream.local_addr().expect("an address").to_string();
+    assert_eq!((&flow["hook"], &flow["local"]), (&"stream-v4".into(), &local.into()), "{flow}");
+    assert_eq!(host.say(&mut stream, "quit", 4), None, "the filter holds: the connection is reset");
 }
 
 #[test]
