@@ -193,7 +193,8 @@ enum Noun {
         --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080 --remote 127.0.0.1:80\n  \
         curl http://127.0.0.1:8000/\n\n\
         Several objects run one behind the other; what is said behind an object is about it:\n  \
-        tidegate proxy tls_sni_allow.o --map 'allowed.good.example=1' exfil_cap.o --map 'cap.0=1000000' \\\n      \
+        tidegate proxy tls_sni_allow.o --map 'allowed.good.example=1' \\\n      \
+        exfil_cap.o --prog exfil_cap --map 'cap.0=1000000' \\\n      \
         --listen 127.0.0.1:8443 --upstream 127.0.0.1:443\n\n\
         With --control it is a host, whose policies come and go while connections pass; no object need be named then:\n  \
         tidegate proxy --control vm --listen 127.0.0.1:8000 --upstream 127.0.0.1:8080\n  \

@@ -1,12 +1,13 @@
-//! The examples in help texts are commands that work: each parses, and what it says of maps fits the policy that it names.
+//! The examples in help texts are commands that work: each parses, and what it says of programs and maps fits the policies that it names.
 
 use std::path::Path;
 use std::process::Command;
 
 use clap::{CommandFactory, Parser};
+use tidegate_abi::ProgramType;
 
 use super::{Cli, Noun, prog};
-use crate::host::Planned;
+use crate::host::Machine;
 use crate::object::Object;
 use crate::run::Policy;
 
@@ -52,6 +53,16 @@ fn policies(noun: &Noun) -> Vec<&Policy> {
     }
 }
 
+/// The type of the programs that a command runs, where others are refused.
+fn shown(noun: &Noun) -> Option<ProgramType> {
+    match noun {
+        Noun::Proxy(_) => Some(ProgramType::Stream),
+        #[cfg(target_os = "linux")]
+        Noun::Tun(_) => Some(ProgramType::Send),
+        _ => None,
+    }
+}
+
 /// The object of a policy of the library; `None` when it is an author's own.
 fn compiled(policy: &Policy) -> Option<Object> {
     let name = policy.file.file_stem()?.to_str()?;
@@ -82,9 +93,10 @@ fn what_help_texts_tell_to_type_can_be_typed() {
         for policy in policies(&cli.noun) {
             let Some(object) = compiled(policy) else { continue };
             let setup = policy.setup_over().unwrap_or_else(|error| panic!("{words:?}: {error}"));
-            if let Err(error) = Planned::new(&object, &setup) {
-                panic!("{words:?}: {error}");
-            }
+            // As the command does it: an object with several programs does not say which one runs.
+            let machine = Machine::new(&object, &setup).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+            let beside = shown(&cli.noun).and_then(|kind| machine.runs_beside(kind));
+            assert_eq!(beside, None, "{words:?}: it would never run");
             fitted += 1;
         }
     }
