@@ -101,10 +101,14 @@ mod unix {
     /// So many of them have room at a time.
     const LARGE: usize = 4;
 
-    /// A socket that is listened on. Its file goes with it.
+    /// Which file it is, whatever it is called: device and number.
+    type File = (u64, u64);
+
+    /// A socket that is listened on. Its file goes with it, and no other that has its name by then.
     pub(crate) struct Control {
         listener: UnixListener,
         path: PathBuf,
+        file: Option<File>,
     }
 
     impl Control {
@@ -140,14 +144,15 @@ mod unix {
             let private = PathBuf::from(private);
             DirBuilder::new().mode(0o700).create(&private).map_err(cannot)?;
             let made = private.join("s");
-            let listener = UnixListener::bind(&made).and_then(|listener| {
+            let control = UnixListener::bind(&made).and_then(|listener| {
                 fs::set_permissions(&made, Permissions::from_mode(0o600))?;
+                let file = file_at(&made);
                 fs::rename(&made, path)?;
-                Ok(listener)
+                Ok(Self { listener, path: path.into(), file })
             });
             // What could not be moved goes with its folder.
             let _ = fs::remove_dir_all(&private);
-            Ok(Self { listener: listener.map_err(cannot)?, path: path.into() })
+            control.map_err(cannot)
         }
 
         /// Answers whoever connects, until it is dropped.
@@ -179,9 +184,16 @@ mod unix {
 
     impl Drop for Control {
         fn drop(&mut self) {
-            // Nobody answers there any more, file or no file.
-            let _ = fs::remove_file(&self.path);
+            if self.file.is_some() && self.file == file_at(&self.path) {
+                // Nobody answers there any more, file or no file.
+                let _ = fs::remove_file(&self.path);
+            }
         }
+    }
+
+    fn file_at(path: &Path) -> Option<File> {
+        use std::os::unix::fs::MetadataExt;
+        fs::symlink_metadata(path).ok().map(|data| (data.dev(), data.ino()))
     }
 
     fn is_socket(path: &Path) -> bool {

@@ -410,6 +410,16 @@ fn a_control_socket_is_its_owners_alone_and_nobody_elses_file() {
     assert_eq!(host.run(&["prog", "show"]).ok(), "0 programs\n");
 }
 
+#[test]
+fn a_host_that_ends_leaves_the_socket_of_the_one_that_took_its_place() {
+    let folder = folder("host-place");
+    let mut first = Host::start(&folder);
+    fs::rename(&first.socket, folder.join("elsewhere")).expect("it is there");
+    let second = Host::start(&folder);
+    assert_eq!(first.terminate(), Some(0));
+    assert_eq!(second.run(&["prog", "show"]).ok(), "0 programs\n");
+}
+
 /// Sends bytes as they are; the status of the reply, or `None` when the host hangs up.
 fn send(stream: &mut UnixStream, bytes: &[u8]) -> Option<Status> {
     stream.write_all(bytes).ok()?;
