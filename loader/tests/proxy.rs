@@ -357,7 +357,8 @@ fn what_was_relayed_becomes_a_scenario_that_passes() {
     for text in ["nothing to see", "a q"] {
         let mut client = proxy.connect();
         client.write_all(text.as_bytes()).expect("the proxy reads");
-        client.shutdown(Shutdown::Write).expect("connected");
+        // The second one may be reset by now.
+        let _ = client.shutdown(Shutdown::Write);
         let _ = client.read_to_end(&mut Vec::new());
     }
     proxy.end();
