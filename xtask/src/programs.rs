@@ -101,10 +101,11 @@ fn examples() -> Result<Vec<Source>> {
     Ok(examples)
 }
 
-/// Renders the documentation of the SDK, examples included. Warnings fail it.
+/// Renders the documentation of the SDK, examples included. Warnings fail it. In a folder of its own: rustdoc can't go on with an
+/// index that one of another version wrote.
 pub(crate) fn document_sdk() -> Result<()> {
     setup::need(&[&setup::POLICIES])?;
-    let words = "/usr/bin/rustdoc --edition 2024 --target bpfel-unknown-none --crate-name tidegate_sdk -D warnings -o target/doc";
+    let words = "/usr/bin/rustdoc --edition 2024 --target bpfel-unknown-none --crate-name tidegate_sdk -D warnings -o target/doc-sdk";
     shell::run(shell::command(&words.split(' ').collect::<Vec<_>>()).arg(SDK))
 }
 
