@@ -46,8 +46,7 @@ pub fn parse(text: &str) -> Result<LinkFilter, String> {
             "host" | "net" => set_net(end, word, next()?)?,
             "proto" => {
                 let number = next()?;
-                let known = PROTOCOLS.iter().find(|(name, _)| *name == number).map(|(_, number)| *number);
-                let number = known.or_else(|| number.parse().ok());
+                let number = called(&PROTOCOLS, number).or_else(|| number.parse().ok());
                 once(&mut filter.protocol, "the protocol", number.ok_or("`proto` is a number up to 255")?)?;
             }
             "src" | "dst" => {
@@ -62,12 +61,9 @@ pub fn parse(text: &str) -> Result<LinkFilter, String> {
                 ));
             }
             word => {
-                let of = |names: &[(&str, u8)]| {
-                    names.iter().find(|(name, _)| *name == word).map(|(_, number)| *number)
-                };
-                if let Some(protocol) = of(&PROTOCOLS) {
+                if let Some(protocol) = called(&PROTOCOLS, word) {
                     once(&mut filter.protocol, "the protocol", protocol)?;
-                } else if let Some(direction) = of(&DIRECTIONS) {
+                } else if let Some(direction) = called(&DIRECTIONS, word) {
                     once(&mut filter.direction, "the direction", direction)?;
                 } else {
                     return Err(format!(
@@ -79,6 +75,11 @@ pub fn parse(text: &str) -> Result<LinkFilter, String> {
         }
     }
     Ok(filter)
+}
+
+/// The number of a name.
+fn called(names: &[(&str, u8)], name: &str) -> Option<u8> {
+    names.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
 fn once<T>(place: &mut Option<T>, what: &str, value: T) -> Result<(), String> {
@@ -145,15 +146,10 @@ pub fn hooks(said: &[Hook], kind: ProgramType, filter: Option<&LinkFilter>) -> R
     let Some(filter) = filter else {
         return Ok(if said.is_empty() { kind.hooks().to_vec() } else { said.to_vec() });
     };
-    let fits = |hook: &Hook| filter.check(*hook).is_ok();
-    let family = filter.family().or(match filter.protocol {
-        Some(ICMP) => Some(4),
-        Some(ICMP_V6) => Some(6),
-        _ => None,
-    });
-    let all = kind.hooks().into_iter().filter(|hook| family.is_none_or(|family| hook.family() == family));
+    let is_of = |hook: &Hook| filter.family().is_none_or(|family| hook.family() == family);
+    let all = kind.hooks().into_iter().filter(is_of);
     let hooks = if said.is_empty() { all.collect() } else { said.to_vec() };
-    match hooks.iter().find(|hook| !fits(hook)) {
+    match hooks.iter().find(|hook| filter.check(**hook).is_err()) {
         None => Ok(hooks),
         Some(hook) => {
             let message = format!("`{}` never holds at {}", show(filter), hook.name());

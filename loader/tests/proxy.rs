@@ -212,39 +212,45 @@ fn marking(name: &str, mark: &[u8; 6]) -> PathBuf {
     path
 }
 
+/// Sends back what comes.
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 64];
+    loop {
+        match stream.read(&mut buffer).expect("the client's bytes") {
+            0 => return,
+            length => stream.write_all(&buffer[..length]).expect("the client reads"),
+        }
+    }
+}
+
+/// Sends `text`; `expected` comes back.
+fn says(client: &mut TcpStream, text: &str, expected: &str) {
+    client.write_all(text.as_bytes()).expect("connected");
+    let mut answer = vec![0; expected.len()];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&answer), expected);
+}
+
 #[test]
 fn a_new_version_takes_over_in_the_middle_of_a_connection() {
-    let (address, served) = upstream(1, |mut stream| {
-        let mut buffer = [0; 64];
-        loop {
-            match stream.read(&mut buffer).expect("the client's bytes") {
-                0 => return,
-                length => stream.write_all(&buffer[..length]).expect("the client reads"),
-            }
-        }
-    });
+    let (address, served) = upstream(1, echo);
     let file = marking("proxy-hot-replace.o", b"<one1>");
     let mut options = options("mark", address, 1);
     policy(&mut options).file = file.clone();
     options.watch = true;
     let proxy = Proxy::start(options);
     let mut client = proxy.connect();
-    let mut say = |text: &[u8], expected: &[u8]| {
-        client.write_all(text).expect("connected");
-        let mut answer = vec![0; expected.len()];
-        client.read_exact(&mut answer).expect("an answer");
-        assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(expected));
-    };
-    say(b"a", b"<one1>a");
+    let mut say = |text, expected| says(&mut client, text, expected);
+    say("a", "<one1>a");
 
     marking("proxy-hot-replace.o", b"<two2>");
     assert!(matches!(proxy.lines.recv(), Ok(Line::Replaced { .. })));
-    say(b"b", b"<two2>b");
+    say("b", "<two2>b");
 
     fs::write(&file, b"no object").expect("a file");
     let Ok(Line::NotReplaced { reason, .. }) = proxy.lines.recv() else { panic!("it was replaced") };
     assert!(reason.contains("object"), "{reason}");
-    say(b"c", b"<two2>c");
+    say("c", "<two2>c");
     drop(client);
     served.join().expect("served");
     let summary = proxy.end();
@@ -285,31 +291,18 @@ fn objects_run_one_behind_the_other_in_the_order_that_they_are_named() {
 
 #[test]
 fn each_object_of_a_chain_is_replaced_in_its_place() {
-    let (address, served) = upstream(1, |mut stream| {
-        let mut buffer = [0; 64];
-        loop {
-            match stream.read(&mut buffer).expect("the client's bytes") {
-                0 => return,
-                length => stream.write_all(&buffer[..length]).expect("the client reads"),
-            }
-        }
-    });
+    let (address, served) = upstream(1, echo);
     let mut options = options("mark", address, 1);
     policy(&mut options).file = marking("proxy-chain.o", b"<one1>");
     options.chain.0.insert(0, cutting());
     options.watch = true;
     let proxy = Proxy::start(options);
     let mut client = proxy.connect();
-    let mut say = |text: &[u8], expected: &[u8]| {
-        client.write_all(text).expect("connected");
-        let mut answer = vec![0; expected.len()];
-        client.read_exact(&mut answer).expect("an answer");
-        assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(expected));
-    };
-    say(b"a", b"<one1>a");
+    let mut say = |text, expected| says(&mut client, text, expected);
+    say("a", "<one1>a");
     marking("proxy-chain.o", b"<two2>");
     assert!(matches!(proxy.lines.recv(), Ok(Line::Replaced { .. })));
-    say(b"b", b"<two2>b");
+    say("b", "<two2>b");
     drop(client);
     served.join().expect("served");
     assert_eq!(proxy.end().replaced, 1);

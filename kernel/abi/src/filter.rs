@@ -79,23 +79,22 @@ impl LinkFilter {
         let nets = [self.local.net, self.remote.net, self.either.net].into_iter().flatten();
         let ports = [self.local.ports, self.remote.ports, self.either.ports];
         let mut ports = ports.as_flattened().iter().flatten();
-        let may_be = |protocol| match protocol {
-            _ if is_stream => protocol == TCP,
-            ICMP => hook.family() == 4,
-            ICMP_V6 => hook.family() == 6,
-            _ => true,
-        };
         let may_have_ports = self.protocol.is_none_or(|protocol| matches!(protocol, TCP | UDP));
         let holds = self.direction.is_none_or(|direction| direction <= u8::from(is_stream))
-            && self.protocol.is_none_or(may_be)
+            && self.protocol.is_none_or(|protocol| protocol == TCP || !is_stream)
+            && self.family().is_none_or(|family| family == hook.family())
             && nets.clone().all(|net| net.family == hook.family() && net.prefix <= net.width())
             && ports.all(|ports| may_have_ports && ports.first <= ports.last);
         if holds { Ok(()) } else { Err(Status::Invalid) }
     }
 
-    /// The family of its addresses, where it names some.
+    /// The address family that it is about, where its protocol or its addresses are of one.
     pub fn family(&self) -> Option<u8> {
-        [self.local, self.remote, self.either].iter().find_map(|end| end.net).map(|net| net.family)
+        match self.protocol {
+            Some(ICMP) => Some(4),
+            Some(ICMP_V6) => Some(6),
+            _ => [self.local, self.remote, self.either].iter().find_map(|end| end.net).map(|net| net.family),
+        }
     }
 }
 
